@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * agent: the event loop of the host side. The capture source's descriptor, the signals and a clock
+ * come in; events go to flow, blocks to the uplink's thread. Never waits for the network or the
+ * disk here: the kernel's ring buffer must not fill while somebody else is slow.
+ */
+#include "agent.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/notify.h"
+#include "capture.h"
+#include "filter.h"
+#include "flow.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <openssl/rand.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct agent {
+	const struct agent_conf *conf; /* borrowed */
+	struct event_base *base;
+	struct event *input, *more, *tick, *sig[3];
+	struct capture *capture;
+	struct filter *filter;
+	struct flows *flows;
+	struct ship *ship;
+	bool failed;
+};
+
+static void on_event(void *ctx, const struct sslc_event *ev)
+{
+	flows_event(((struct agent *)ctx)->flows, ev);
+}
+
+static void skip_flow(void *ctx, uint64_t flow)
+{
+	struct agent *a = ctx;
+
+	a->capture->ops->skip_flow(a->capture, flow);
+}
+
+/* Take a batch. What it leaves in the ring comes next, after signals and the clock had their turn.
+ */
+static void on_input(evutil_socket_t fd, short what, void *ctx)
+{
+	struct agent *a = ctx;
+	int n = a->capture->ops->poll(a->capture);
+
+	(void)fd;
+	(void)what;
+	if (n < 0) {
+		log_error("agent: reading events failed: %s", strerror(-n));
+		a->failed = true;
+		event_base_loopbreak(a->base);
+		return;
+	}
+	ship_flush(a->ship);
+	if (n > 0)
+		event_active(a->more, EV_TIMEOUT, 0);
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *ctx)
+{
+	struct agent *a = ctx;
+
+	(void)fd;
+	(void)what;
+	a->capture->ops->tick(a->capture);
+	filter_refresh(a->filter);
+	flows_tick(a->flows, clock_mono_ns(), clock_wall_offset_ns());
+	ship_flush(a->ship);
+}
+
+static void on_signal(evutil_socket_t sig, short what, void *ctx)
+{
+	struct agent *a = ctx;
+
+	(void)what;
+	if (sig != SIGUSR1) {
+		event_base_loopbreak(a->base);
+		return;
+	}
+	a->capture->ops->tick(a->capture);
+	metrics_dump(stderr, true);
+}
+
+static int open_stages(struct agent *a)
+{
+	const struct agent_conf *conf = a->conf;
+	const struct capture_conf cc = {
+		.ring_bytes = conf->ring_bytes, .on_event = on_event, .ctx = a};
+	struct flows_conf fc = {.skip = skip_flow, .ctx = a};
+	int err;
+
+	err = filter_new(&a->filter, conf->iface, conf->filter);
+	if (!err)
+		err = ship_new(&a->ship, conf->queue_bytes);
+	if (err)
+		return err;
+	fc.ship = a->ship;
+	fc.filter = a->filter;
+	if (RAND_bytes(fc.agent, sizeof(fc.agent)) != 1)
+		return -EIO;
+	err = flows_new(&a->flows, &fc);
+	if (err)
+		return err;
+	flows_tick(a->flows, clock_mono_ns(), clock_wall_offset_ns());
+	return capture_bpf_ops.open(&a->capture, &cc);
+}
+
+static int open_loop(struct agent *a)
+{
+	static const int signals[3] = {SIGINT, SIGTERM, SIGUSR1};
+	const struct timeval second = {.tv_sec = 1};
+
+	a->base = event_base_new();
+	if (!a->base)
+		return -ENOMEM;
+	a->input = event_new(a->base, a->capture->ops->fd(a->capture), EV_READ | EV_PERSIST,
+			     on_input, a);
+	a->more = event_new(a->base, -1, 0, on_input, a);
+	a->tick = event_new(a->base, -1, EV_PERSIST, on_tick, a);
+	if (!a->input || !a->more || !a->tick || event_add(a->input, NULL) ||
+	    event_add(a->tick, &second))
+		return -ENOMEM;
+	for (int i = 0; i < 3; i++) {
+		a->sig[i] = evsignal_new(a->base, signals[i], on_signal, a);
+		if (!a->sig[i] || event_add(a->sig[i], NULL))
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+/* What is in the ring now is still told; then every flow ends. */
+static void drain(struct agent *a)
+{
+	for (int i = 0; i < 64 && a->capture->ops->poll(a->capture) > 0; i++)
+		;
+	a->capture->ops->tick(a->capture);
+	flows_close_all(a->flows, clock_mono_ns());
+	ship_flush(a->ship);
+}
+
+static void close_all(struct agent *a)
+{
+	for (int i = 0; i < 3; i++)
+		if (a->sig[i])
+			event_free(a->sig[i]);
+	if (a->input)
+		event_free(a->input);
+	if (a->more)
+		event_free(a->more);
+	if (a->tick)
+		event_free(a->tick);
+	if (a->base)
+		event_base_free(a->base);
+	if (a->capture)
+		a->capture->ops->close(a->capture);
+	flows_free(a->flows);
+	filter_free(a->filter);
+	ship_free(a->ship);
+}
+
+int agent_run(const struct agent_conf *conf)
+{
+	struct agent a = {.conf = conf};
+	bool started = false;
+	int err;
+
+	signal(SIGPIPE, SIG_IGN);
+	err = open_stages(&a);
+	if (!err)
+		err = open_loop(&a);
+	if (!err) {
+		started = true;
+		err = conf->uplink->start(conf->uplink_ctx, a.ship);
+	}
+	if (!err) {
+		notify_ready();
+		event_base_dispatch(a.base);
+		notify_stopping();
+		drain(&a);
+	}
+	if (started)
+		conf->uplink->stop(conf->uplink_ctx, AGENT_DRAIN_MS);
+	if (!err)
+		metrics_dump(stderr, false);
+	close_all(&a);
+	return err || a.failed ? 1 : 0;
+}

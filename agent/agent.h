@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* agent: wires capture → flow → ship → uplink; start, drain, stop. */
+#ifndef SSLC_AGENT_AGENT_H
+#define SSLC_AGENT_AGENT_H
+
+#include "ship.h"
+
+/* Where the blocks go: the tunnel, or the collector's half in this process. Runs a thread of its
+ * own. */
+struct uplink_ops {
+	int (*start)(void *ctx, struct ship *ship); /* logs its own error */
+	void (*stop)(void *ctx, unsigned drain_ms); /* also when start failed */
+};
+
+struct agent_conf {
+	const char *iface;  /* or "any" */
+	const char *filter; /* pcap filter, or NULL */
+	size_t ring_bytes, queue_bytes;
+	const struct uplink_ops *uplink;
+	void *uplink_ctx;
+};
+
+#define AGENT_DRAIN_MS 5000 /* how long a stop waits for the uplink */
+
+/** Runs until SIGINT or SIGTERM. Exit status 0 or 1 (logged). */
+int agent_run(const struct agent_conf *conf);
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* capture: what a source of plaintext is. It delivers struct sslc_event, in order for each flow. */
+#ifndef SSLC_AGENT_CAPTURE_H
+#define SSLC_AGENT_CAPTURE_H
+
+#include <linux/types.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "event.h"
+
+struct capture;
+
+struct capture_conf {
+	size_t ring_bytes; /* of the kernel ring buffer; a power of two */
+	/* One event; ev->size bytes, borrowed during the call. */
+	void (*on_event)(void *ctx, const struct sslc_event *ev);
+	void *ctx;
+};
+
+struct capture_ops {
+	const char *name;                                                   /* "bpf", "preload" */
+	int (*open)(struct capture **out, const struct capture_conf *conf); /* logs its own error */
+	int (*fd)(const struct capture *c); /* readable when poll() has work */
+	int (*poll)(struct capture *c);     /* deliver what is there; events delivered, or -errno */
+	void (*skip_flow)(struct capture *c,
+			  uint64_t flow); /* its bytes are not wanted: stop copying them */
+	void (*tick)(struct capture *c);  /* about once a second: rescan, read loss counters */
+	void (*close)(struct capture *c); /* accepts NULL */
+};
+
+struct capture { /* first member of each source's own struct */
+	const struct capture_ops *ops;
+};
+
+extern const struct capture_ops capture_bpf_ops;
+
+#endif

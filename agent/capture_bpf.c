@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * capture_bpf: source 1. Loads the kernel half, attaches it to every TLS library file that libwatch
+ * reports, and hands on the events of the ring buffer. Never looks into an event.
+ */
+#include "capture.h"
+
+#include "base/log.h"
+#include "base/metrics.h"
+#include "elfsym.h"
+#include "libwatch.h"
+
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "capture.skel.h"
+
+#define POLL_BATCH 8192 /* events between two looks at the rest of the program */
+
+static COUNTER_DEFINE(libs_attached, "capture_libs_attached", "TLS library files with probes");
+static COUNTER_DEFINE(libs_failed, "capture_libs_failed",
+		      "TLS library files that could not be probed");
+static COUNTER_DEFINE(events_seen, "capture_events", "events read from the kernel");
+static COUNTER_DEFINE(events_broken, "capture_events_broken", "events of impossible size, ignored");
+
+/* In the order of enum loss in bpf/maps.bpf.h. */
+static struct counter losses[] = {
+	{.name = "capture_bytes_lost_ring_full",
+	 .help = "plaintext bytes: kernel ring buffer full"},
+	{.name = "capture_events_lost_ring_full",
+	 .help = "connection events: kernel ring buffer full"},
+	{.name = "capture_bytes_lost_fault",
+	 .help = "plaintext bytes: application memory unreadable"},
+	{.name = "capture_calls_lost_threads", .help = "TLS calls: too many threads inside one"},
+	{.name = "capture_calls_lost_objects", .help = "TLS calls: too many TLS objects"},
+	{.name = "capture_flows_lost_sockets", .help = "connections: too many sockets"},
+	{.name = "capture_calls_lost_nested", .help = "TLS calls nested too deep"},
+	{.name = "capture_bytes_lost_call_length",
+	 .help = "plaintext bytes beyond what one call can carry"},
+	{.name = "capture_bytes_lost_late",
+	 .help = "plaintext bytes read after the socket was gone"},
+};
+#define N_LOSSES (sizeof(losses) / sizeof(losses[0]))
+
+struct source {
+	struct capture base;
+	struct capture_conf conf;
+	struct capture_bpf *skel;
+	struct ring_buffer *ring;
+	struct libwatch *watch;
+	int epoll_fd;
+	struct bpf_link **links; /* one a probe and library file */
+	size_t n_links;
+	int batch; /* events left to deliver in this poll() */
+};
+
+/* What is probed in a library. Each program exists in the kernel half as enter_… and leave_…. */
+enum { N_PROBES = 6 };
+static const char *const symbols[N_PROBES] = {
+	"SSL_read", "SSL_write", "SSL_read_ex", "SSL_write_ex", "SSL_do_handshake", "SSL_free",
+};
+
+static struct bpf_program *enter_program(const struct source *s, int probe)
+{
+	struct bpf_program *const v[N_PROBES] = {
+		s->skel->progs.enter_ssl_read,         s->skel->progs.enter_ssl_write,
+		s->skel->progs.enter_ssl_read_ex,      s->skel->progs.enter_ssl_write_ex,
+		s->skel->progs.enter_ssl_do_handshake, s->skel->progs.enter_ssl_free,
+	};
+	return v[probe];
+}
+
+static struct bpf_program *leave_program(const struct source *s, int probe)
+{
+	struct bpf_program *const v[N_PROBES] = {
+		s->skel->progs.leave_ssl_read,         s->skel->progs.leave_ssl_write,
+		s->skel->progs.leave_ssl_read_ex,      s->skel->progs.leave_ssl_write_ex,
+		s->skel->progs.leave_ssl_do_handshake, NULL,
+	};
+	return v[probe];
+}
+
+static int attach_one(struct source *s, struct bpf_program *prog, bool retprobe, const char *path,
+		      uint64_t offset)
+{
+	LIBBPF_OPTS(bpf_uprobe_opts, opts, .retprobe = retprobe);
+	struct bpf_link **links, *link;
+
+	if (!prog)
+		return 0;
+	links = realloc(s->links, (s->n_links + 1) * sizeof(struct bpf_link *));
+	if (!links)
+		return -ENOMEM;
+	s->links = links;
+	link = bpf_program__attach_uprobe_opts(prog, -1, path, offset, &opts);
+	if (!link)
+		return -errno;
+	s->links[s->n_links++] = link;
+	return 0;
+}
+
+static void drop_links(struct source *s, size_t keep)
+{
+	while (s->n_links > keep)
+		bpf_link__destroy(s->links[--s->n_links]);
+}
+
+/* All of a file's probes or none: half of them would show half of a conversation. */
+static int attach_library(struct source *s, int fd, const uint64_t offsets[N_PROBES])
+{
+	size_t before = s->n_links;
+	char path[64];
+	int err = 0;
+
+	/* Names the very file, whatever its name is now or in whose mount namespace. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	for (int i = 0; i < N_PROBES && !err; i++) {
+		if (!offsets[i])
+			continue;
+		/* Return first: a call that is entered is then also seen leaving. */
+		err = attach_one(s, leave_program(s, i), true, path, offsets[i]);
+		if (!err)
+			err = attach_one(s, enter_program(s, i), false, path, offsets[i]);
+	}
+	if (err)
+		drop_links(s, before);
+	return err;
+}
+
+static void on_library(void *ctx, int fd, const char *path)
+{
+	struct source *s = ctx;
+	uint64_t offsets[N_PROBES];
+	int n = elfsym_offsets(fd, symbols, N_PROBES, offsets), err;
+
+	if (n < 0) {
+		counter_inc(&libs_failed);
+		log_warn("capture: %s: not a usable ELF file of this machine: programs using it "
+			 "are not "
+			 "mirrored",
+			 path);
+		return;
+	}
+	if (!offsets[0] || !offsets[1]) {
+		log_debug("capture: %s: no SSL_read and SSL_write inside", path);
+		return;
+	}
+	err = attach_library(s, fd, offsets);
+	if (err) {
+		counter_inc(&libs_failed);
+		log_warn("capture: %s: cannot place probes: %s: programs using it are not mirrored",
+			 path, strerror(-err));
+		return;
+	}
+	counter_inc(&libs_attached);
+	log_info("capture: probes on %s", path);
+}
+
+static int on_record(void *ctx, void *data, size_t size)
+{
+	struct source *s = ctx;
+	const struct sslc_event *ev = data;
+
+	if (size < sizeof(*ev) || ev->size > size)
+		counter_inc(&events_broken);
+	else
+		s->conf.on_event(s->conf.ctx, ev);
+	return --s->batch > 0 ? 0 : -EAGAIN;
+}
+
+static int libbpf_log(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	/* Our own line says what went wrong and what to do; the loader's are for developers. */
+	if (log_is_on(LOG_DEBUG) && level != LIBBPF_DEBUG)
+		log_vat(LOG_DEBUG, fmt, ap);
+	return 0;
+}
+
+/* What the running kernel must offer, checked first because the loader's own words help nobody. */
+static int check_kernel(void)
+{
+	struct btf *btf = btf__load_vmlinux_btf();
+	int err = 0;
+
+	if (libbpf_get_error(btf)) {
+		log_error("capture: this kernel has no type information (/sys/kernel/btf/vmlinux): "
+			  "a kernel "
+			  "built with CONFIG_DEBUG_INFO_BTF is needed");
+		return -ENOTSUP;
+	}
+	if (btf__find_by_name_kind(btf, "btf_trace_sock_send_length", BTF_KIND_TYPEDEF) < 0) {
+		log_error("capture: this kernel has no sock:sock_send_length tracepoint: Linux 6.3 "
+			  "or newer "
+			  "is needed");
+		err = -ENOTSUP;
+	}
+	btf__free(btf);
+	return err;
+}
+
+static int learn_self(struct source *s)
+{
+	LIBBPF_OPTS(bpf_test_run_opts, opts);
+
+	return bpf_prog_test_run_opts(bpf_program__fd(s->skel->progs.learn_self), &opts);
+}
+
+static int load(struct source *s)
+{
+	int err;
+
+	s->skel = capture_bpf__open();
+	if (!s->skel)
+		return -errno;
+	bpf_program__set_autoattach(s->skel->progs.learn_self,
+				    false); /* run by learn_self() only */
+	err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);
+	if (!err)
+		err = capture_bpf__load(s->skel);
+	if (!err)
+		err = learn_self(s);
+	if (err)
+		return err;
+	/* Uprobes have no target yet: attach() takes only the tracepoints. */
+	return capture_bpf__attach(s->skel);
+}
+
+static int open_ring(struct source *s)
+{
+	struct epoll_event ev = {.events = EPOLLIN};
+
+	s->ring = ring_buffer__new(bpf_map__fd(s->skel->maps.events), on_record, s, NULL);
+	if (!s->ring)
+		return -errno;
+	return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, ring_buffer__epoll_fd(s->ring), &ev) ? -errno
+											  : 0;
+}
+
+static void say_load_error(int err)
+{
+	if (err == -EPERM || err == -EACCES)
+		log_error(
+			"capture: no privilege to load BPF programs: run as root, or with CAP_BPF, "
+			"CAP_PERFMON and CAP_SYS_PTRACE");
+	else
+		log_error("capture: the kernel refused the BPF programs: %s (-v tells more)",
+			  strerror(-err));
+}
+
+static void source_close(struct capture *c)
+{
+	struct source *s = (struct source *)c;
+
+	if (!s)
+		return;
+	libwatch_close(s->watch);
+	drop_links(s, 0);
+	free(s->links);
+	ring_buffer__free(s->ring);
+	capture_bpf__destroy(s->skel);
+	if (s->epoll_fd >= 0)
+		close(s->epoll_fd);
+	free(s);
+}
+
+static int source_open(struct capture **out, const struct capture_conf *conf)
+{
+	struct source *s = calloc(1, sizeof(*s));
+	int err;
+
+	if (!s)
+		return -ENOMEM;
+	s->base.ops = &capture_bpf_ops;
+	s->conf = *conf;
+	libbpf_set_print(libbpf_log);
+	s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (s->epoll_fd < 0) {
+		err = -errno;
+		goto fail;
+	}
+	err = check_kernel();
+	if (err)
+		goto fail;
+	err = load(s);
+	if (!err)
+		err = open_ring(s);
+	if (err) {
+		say_load_error(err);
+		goto fail;
+	}
+	/* Watch before the first scan: what appears in between is seen by one of the two. */
+	err = libwatch_open(&s->watch, s->epoll_fd, on_library, s);
+	if (err)
+		goto fail;
+	libwatch_scan(s->watch);
+	*out = &s->base;
+	return 0;
+fail:
+	source_close(&s->base);
+	return err;
+}
+
+static int source_fd(const struct capture *c)
+{
+	return ((const struct source *)c)->epoll_fd;
+}
+
+static int source_poll(struct capture *c)
+{
+	struct source *s = (struct source *)c;
+	struct epoll_event ev[8];
+	int err, n = epoll_wait(s->epoll_fd, ev, 8, 0); /* clears the edge of whatever woke us */
+
+	(void)n;
+	libwatch_poll(s->watch);
+	s->batch = POLL_BATCH;
+	err = ring_buffer__consume(s->ring);
+	if (err < 0 && err != -EAGAIN)
+		return err;
+	counter_add(&events_seen, (uint64_t)(POLL_BATCH - s->batch));
+	return POLL_BATCH - s->batch;
+}
+
+static void source_skip_flow(struct capture *c, uint64_t flow)
+{
+	struct source *s = (struct source *)c;
+	uint8_t one = 1;
+
+	bpf_map_update_elem(bpf_map__fd(s->skel->maps.skipped), &flow, &one, BPF_ANY);
+}
+
+static void source_tick(struct capture *c)
+{
+	struct source *s = (struct source *)c;
+	int n_cpus = libbpf_num_possible_cpus(), fd = bpf_map__fd(s->skel->maps.losses);
+	uint64_t *v = calloc(n_cpus > 0 ? (size_t)n_cpus : 1, sizeof(*v));
+
+	for (uint32_t key = 0; v && n_cpus > 0 && key < N_LOSSES; key++) {
+		uint64_t sum = 0;
+
+		if (bpf_map_lookup_elem(fd, &key, v))
+			continue;
+		for (int i = 0; i < n_cpus; i++)
+			sum += v[i];
+		counter_set(&losses[key], sum);
+	}
+	free(v);
+}
+
+const struct capture_ops capture_bpf_ops = {
+	.name = "bpf",
+	.open = source_open,
+	.fd = source_fd,
+	.poll = source_poll,
+	.skip_flow = source_skip_flow,
+	.tick = source_tick,
+	.close = source_close,
+};

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * main: the one binary. Reads its options, closes the doors through which plaintext could leave by
+ * accident, and runs the agent, the collector, or both in one process. The only file that knows
+ * both.
+ */
+#include "agent.h"
+#include "enroll.h"
+#include "options.h"
+#include "tunnel.h"
+
+#include "../collector/collector.h"
+#include "base/log.h"
+#include "base/pki.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* --- uplink 1: a collector elsewhere ------------------------------------------------------------
+ */
+
+struct remote {
+	struct tunnel_conf conf;
+	struct tunnel *tunnel;
+};
+
+static int remote_start(void *ctx, struct ship *ship)
+{
+	struct remote *r = ctx;
+
+	return tunnel_start(&r->tunnel, &r->conf, ship);
+}
+
+static void remote_stop(void *ctx, unsigned drain_ms)
+{
+	struct remote *r = ctx;
+
+	tunnel_stop(r->tunnel, drain_ms);
+	r->tunnel = NULL;
+}
+
+static const struct uplink_ops remote_ops = {.start = remote_start, .stop = remote_stop};
+
+/* --- uplink 2: the collector's half in this process ---------------------------------------------
+ */
+
+struct local {
+	const struct sink_conf *sinks; /* borrowed */
+	unsigned n_sinks;
+	struct collector_local *collector;
+	struct ship *ship;
+	pthread_t thread;
+	bool running;
+	atomic_bool stop;
+};
+
+/* Everything that is queued now goes through the sinks, and is acknowledged once they are flushed.
+ */
+static int pump(struct local *l)
+{
+	struct ship_block b;
+	uint64_t last = 0;
+	int wait_ms;
+
+	while (ship_take(l->ship, &b)) {
+		if (collector_local_frames(l->collector, b.frames))
+			log_error("agent: a block of our own was refused seq=%llu",
+				  (unsigned long long)b.seq);
+		last = b.seq;
+		ship_return(l->ship, true);
+	}
+	wait_ms = collector_local_tick(l->collector);
+	if (last)
+		ship_ack(l->ship, last);
+	return wait_ms;
+}
+
+static void *local_thread(void *ctx)
+{
+	struct local *l = ctx;
+	struct pollfd p = {.fd = ship_wake_fd(l->ship), .events = POLLIN};
+
+	while (!atomic_load(&l->stop)) {
+		int wait_ms = pump(l);
+
+		(void)poll(&p, 1, wait_ms);
+	}
+	pump(l);
+	return NULL;
+}
+
+static int local_start(void *ctx, struct ship *ship)
+{
+	struct local *l = ctx;
+	sigset_t all, old;
+	int err;
+
+	l->ship = ship;
+	err = collector_local_new(&l->collector, l->sinks, l->n_sinks);
+	if (err)
+		return err;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the main thread's */
+	err = -pthread_create(&l->thread, NULL, local_thread, l);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	l->running = !err;
+	return err;
+}
+
+static void local_stop(void *ctx, unsigned drain_ms)
+{
+	struct local *l = ctx;
+
+	for (unsigned waited = 0; l->running && !ship_is_empty(l->ship) && waited < drain_ms;
+	     waited += 10)
+		usleep(10000);
+	atomic_store(&l->stop, true);
+	if (l->running)
+		pthread_join(l->thread, NULL);
+	l->running = false;
+	collector_local_free(l->collector);
+	l->collector = NULL;
+}
+
+static const struct uplink_ops local_ops = {.start = local_start, .stop = local_stop};
+
+/* --- modes --------------------------------------------------------------------------------------
+ */
+
+static struct tls_files own_files(const struct options *o)
+{
+	return (struct tls_files){.ca = o->ca, .cert = o->cert, .key = o->key};
+}
+
+static int run_agent(const struct options *o)
+{
+	struct remote remote = {.conf = {.host = o->host,
+					 .port = o->port,
+					 .files = own_files(o),
+					 .state_dir = o->state_dir,
+					 .insecure = o->insecure,
+					 .zstd_level = o->zstd_level}};
+	struct local local = {.sinks = o->sinks, .n_sinks = o->n_sinks};
+	struct agent_conf conf = {
+		.iface = o->iface,
+		.filter = o->filter,
+		.ring_bytes = o->ring_bytes,
+		.queue_bytes = o->queue_bytes,
+		.uplink = o->mode == MODE_AGENT ? &remote_ops : &local_ops,
+		.uplink_ctx = o->mode == MODE_AGENT ? (void *)&remote : (void *)&local,
+	};
+
+	return agent_run(&conf);
+}
+
+static int run_collector(const struct options *o)
+{
+	struct collector_conf conf = {
+		.listen_addr = o->listen_addr,
+		.port = o->port,
+		.state_dir = o->state_dir,
+		.files = own_files(o),
+		.insecure = o->insecure,
+		.sinks = o->sinks,
+		.n_sinks = o->n_sinks,
+	};
+
+	return collector_run(&conf);
+}
+
+static int print_token(const struct options *o)
+{
+	char token[PKI_TOKEN_STRLEN];
+	int err = pki_collector_init(o->state_dir);
+
+	if (err >= 0)
+		err = pki_token_new(o->state_dir, o->token_ttl_s, token);
+	if (err < 0) {
+		log_error("token: cannot make one in %s: %s", o->state_dir, strerror(-err));
+		return 1;
+	}
+	puts(token);
+	return 0;
+}
+
+/* A core file or a debugger of the same user would hold other programs' plaintext. */
+static void close_doors(void)
+{
+	const struct rlimit none = {0, 0};
+
+	(void)setrlimit(RLIMIT_CORE, &none);
+#ifndef __SANITIZE_ADDRESS__ /* its leak check attaches to us like a debugger */
+	(void)prctl(PR_SET_DUMPABLE, 0);
+#endif
+	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+static int run(const struct options *o)
+{
+	switch (o->mode) {
+	case MODE_AGENT:
+	case MODE_ALONE:
+		return run_agent(o);
+	case MODE_COLLECTOR:
+		return run_collector(o);
+	case MODE_ENROLL:
+		return enroll_run(o->host, o->port, o->token, o->state_dir);
+	case MODE_TOKEN:
+		return print_token(o);
+	case MODE_HELP:
+		options_print_help();
+		return 0;
+	case MODE_VERSION:
+		options_print_version();
+		return 0;
+	}
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o;
+	int status;
+
+	if (options_parse(&o, argc, argv))
+		return 2;
+	if (o.verbose)
+		log_set_level(LOG_DEBUG);
+	close_doors();
+	status = run(&o);
+	options_fini(&o);
+	return status;
+}

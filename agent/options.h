@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * options: argv and /etc/sslcollector/sslcollector.yaml → one struct. The command line wins. Wrong
+ * usage is one line that says what to do.
+ */
+#ifndef SSLC_AGENT_OPTIONS_H
+#define SSLC_AGENT_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../collector/sink.h"
+
+enum options_mode {
+	MODE_AGENT,     /* -I … -t HOST */
+	MODE_ALONE,     /* -I … with -o, -w or --print */
+	MODE_COLLECTOR, /* -C with -o, -w or --print */
+	MODE_ENROLL,    /* enroll HOST TOKEN */
+	MODE_TOKEN,     /* token: print a new enrolment token (on the collector's host) */
+	MODE_HELP,
+	MODE_VERSION,
+};
+
+struct options { /* owns its strings; options_fini() frees them */
+	enum options_mode mode;
+	char *iface;   /* -I */
+	char *filter;  /* trailing arguments joined by spaces; NULL: none */
+	char *host;    /* -t, or enroll's HOST */
+	uint16_t port; /* -t HOST:PORT or -p; default SSLC_PORT */
+	char *token;
+	char *listen_addr; /* -C: --listen ADDR */
+	char *state_dir;   /* --state-dir; default /var/lib/sslcollector */
+	char *ca, *cert, *key;
+	bool insecure;
+	int zstd_level;       /* --compress N, 0 to 19; default 1 */
+	size_t queue_bytes;   /* --queue SIZE (K, M, G suffix); default 64M */
+	size_t ring_bytes;    /* --ring SIZE; rounded up to a power of two; default 64M */
+	unsigned token_ttl_s; /* token --expires DURATION (s, m, h, d); default 1h */
+	bool verbose;
+	struct sink_conf sinks[SINKS_MAX];
+	unsigned n_sinks;
+};
+
+/**
+ * 0, or -EINVAL after one line on stderr (exit status 2). The configuration file is read when
+ * --config names it, or when the default exists; an explicit one that cannot be read is an error.
+ */
+int options_parse(struct options *o, int argc, char **argv) __attribute__((warn_unused_result));
+void options_fini(struct options *o);
+void options_print_help(void);
+void options_print_version(void);
+
+#endif

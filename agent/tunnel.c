@@ -1,0 +1,1029 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tunnel: the uplink. Blocks from ship in, TLS to the collector out, acknowledgements back to ship. One
+ * thread with its own event loop; names are resolved in a helper thread, so that this one never blocks
+ * and can always be stopped. Back-pressure stays in ship: at most OUTPUT_MAX encoded bytes wait here.
+ * Never looks into a frame of a block, never touches a flow.
+ */
+#include "tunnel.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/bufferevent_ssl.h>
+#include <event2/event.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/x509v3.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "zblock.h"
+
+#define BACKOFF_MIN_MS  200
+#define BACKOFF_MAX_MS  10000
+#define LIVED_S         10 /* a link that lived so long was a good one: back-off starts anew */
+#define CONNECT_S       5  /* one address; the next may answer */
+#define HANDSHAKE_S     10 /* TLS and welcome together */
+#define PING_S          5
+#define SILENT_S        30
+#define TICK_MS         500
+#define DRAIN_POLL_MS   2
+#define SAY_AGAIN_MS    60000 /* the same trouble is told once a minute */
+#define LOST_LINE_MS    1000
+#define OUTPUT_MAX      (1u << 20) /* encoded bytes waiting for the socket */
+#define OUTPUT_RESUME   (512u << 10)
+#define UNSENT_MAX      (128 << 10) /* of those, in the kernel: a ping must not queue behind megabytes */
+#define IN_MAX          (ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX)
+#define REOPEN_MAX      (256u << 20) /* all open flows told again; a flow takes 100 to 1700 bytes */
+#define CERT_WARN_S     (30L * 24 * 60 * 60)
+
+static COUNTER_DEFINE(n_connected, "tunnel_connected", "links to the collector that came up");
+static COUNTER_DEFINE(n_lost, "tunnel_lost", "links to the collector that were lost");
+static COUNTER_DEFINE(n_failed, "tunnel_connect_failed", "attempts to connect that failed");
+static COUNTER_DEFINE(n_refused, "tunnel_refused", "links refused by the collector, or by us");
+static COUNTER_DEFINE(n_blocks, "tunnel_blocks_sent", "blocks sent, those sent again included");
+static COUNTER_DEFINE(n_bytes, "tunnel_bytes_sent", "bytes of envelopes given to TLS");
+static COUNTER_DEFINE(g_up, "tunnel_up", "1 while the link is up");
+
+enum tunnel_state {
+	TUNNEL_WAIT,      /* back-off; the retry timer is pending */
+	TUNNEL_RESOLVE,   /* the helper thread looks the name up */
+	TUNNEL_CONNECT,   /* TCP to addr is under way on fd */
+	TUNNEL_HANDSHAKE, /* TLS */
+	TUNNEL_HELLO,     /* our hello is out, the welcome is awaited */
+	TUNNEL_UP,        /* blocks flow */
+};
+
+/* Shared with a thread that may outlive the tunnel: whoever leaves last frees it. */
+struct resolve {
+	atomic_int refs;
+	atomic_bool done;
+	char *host, service[8];
+	struct addrinfo *list;
+	int err; /* of getaddrinfo() */
+	int fd;  /* eventfd, readable when done */
+};
+
+struct tunnel {
+	/* Set by tunnel_start(), constant afterwards. */
+	char *host;
+	uint16_t port;
+	char where[300]; /* "HOST:PORT" */
+	bool insecure, own_pki;
+	int zstd_level;
+	SSL_CTX *ctx;
+	struct ship *ship; /* borrowed */
+	uint8_t agent[16];
+	char name[256]; /* of this host */
+	pthread_t thread;
+	int stop_fd;
+
+	/* The thread's. */
+	struct event_base *base;
+	struct event *stop_ev, *wake_ev, *tick_ev, *retry_ev, *resolve_ev, *connect_ev;
+	enum tunnel_state state;
+	struct resolve *resolve;
+	const struct addrinfo *addr; /* the one being tried; borrowed from resolve */
+	int fd;                      /* while it connects, else -1 */
+	struct bufferevent *bev;
+	SSL *ssl; /* borrowed from bev */
+	struct zblock_enc *enc;
+	struct zblock_dec *dec;
+	struct buf in, out, frames;
+	uint64_t since_ns;    /* start of TLS; once up: when it came up */
+	uint64_t alive_ns;    /* last byte received, or taken by the peer */
+	uint64_t tx_ns, ping_ns;
+	unsigned backoff_ms;
+	bool acked; /* this link had a block acknowledged */
+	bool was_up, knows_collector;
+	uint8_t collector[16]; /* of the last link */
+	char said[512];
+	uint64_t said_ns;
+	struct log_rate lost_rate;
+};
+
+static void connect_next(struct tunnel *t, int last_err);
+
+/* ---- what people read ---- */
+
+/* Trouble of an attempt: once, and again only when it changes or a minute has passed. */
+static void say(struct tunnel *t, const char *text)
+{
+	uint64_t now_ns = clock_mono_ns();
+
+	if (strcmp(text, t->said) == 0 && now_ns - t->said_ns < SAY_AGAIN_MS * NS_PER_MS)
+		return;
+	snprintf(t->said, sizeof(t->said), "%s", text);
+	t->said_ns = now_ns;
+	log_warn("tunnel: %s; trying again", text);
+}
+
+static void say_lost(struct tunnel *t, const char *text)
+{
+	uint64_t held;
+
+	if (log_rate_ok(&t->lost_rate, LOST_LINE_MS, &held))
+		log_warn("tunnel: lost: %s; reconnecting to %s", text, t->where);
+}
+
+/* ---- end of a link, back-off ---- */
+
+static void state_set(struct tunnel *t, enum tunnel_state state)
+{
+	log_debug("tunnel: state=%d", (int)state);
+	t->state = state;
+	counter_set(&g_up, state == TUNNEL_UP);
+}
+
+static void resolve_unref(struct resolve *r)
+{
+	if (!r || atomic_fetch_sub(&r->refs, 1) != 1)
+		return;
+	if (r->list)
+		freeaddrinfo(r->list);
+	if (r->fd >= 0)
+		close(r->fd);
+	free(r->host);
+	free(r);
+}
+
+static void event_drop(struct event **ev)
+{
+	if (*ev)
+		event_free(*ev);
+	*ev = NULL;
+}
+
+/* Back to nothing: no socket, no lookup, no codec. Safe in every state. */
+static void link_close(struct tunnel *t)
+{
+	event_drop(&t->wake_ev);
+	event_drop(&t->connect_ev);
+	event_drop(&t->resolve_ev);
+	resolve_unref(t->resolve);
+	t->resolve = NULL;
+	t->addr = NULL;
+	if (t->fd >= 0)
+		close(t->fd);
+	t->fd = -1;
+	if (t->bev) {
+		if (t->state >= TUNNEL_HELLO)
+			SSL_shutdown(t->ssl); /* a polite end; nobody waits for an answer */
+		ERR_clear_error();
+		bufferevent_free(t->bev);
+	}
+	t->bev = NULL;
+	t->ssl = NULL;
+	zblock_enc_free(t->enc);
+	zblock_dec_free(t->dec);
+	t->enc = NULL;
+	t->dec = NULL;
+	buf_reset(&t->in);
+}
+
+/* A millisecond count between half and all of `ms`: a thousand agents must not come back as one. */
+static unsigned jitter(unsigned ms)
+{
+	uint32_t r = 0;
+
+	if (getrandom(&r, sizeof(r), GRND_NONBLOCK) != (ssize_t)sizeof(r))
+		r = (uint32_t)clock_mono_ns();
+	return ms / 2 + r % (ms / 2 + 1);
+}
+
+static void retry_later(struct tunnel *t)
+{
+	unsigned ms = jitter(t->backoff_ms);
+	struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = (suseconds_t)(ms % 1000) * 1000};
+
+	t->backoff_ms = t->backoff_ms * 2 < BACKOFF_MAX_MS ? t->backoff_ms * 2 : BACKOFF_MAX_MS;
+	state_set(t, TUNNEL_WAIT);
+	event_add(t->retry_ev, &tv);
+}
+
+/* The one way by which an attempt or a link ends. `text` may be NULL: already told. */
+static void link_fail(struct tunnel *t, const char *text)
+{
+	bool was_up = t->state == TUNNEL_UP;
+
+	if (was_up) {
+		counter_inc(&n_lost);
+		/* It worked: start over soon. It did not: a collector in trouble is left alone for longer. */
+		if (t->acked || clock_mono_ns() - t->since_ns > LIVED_S * NS_PER_S)
+			t->backoff_ms = BACKOFF_MIN_MS;
+	} else {
+		counter_inc(&n_failed);
+	}
+	if (text && was_up)
+		say_lost(t, text);
+	else if (text)
+		say(t, text);
+	link_close(t);
+	retry_later(t);
+}
+
+static void __attribute__((format(printf, 2, 3))) link_failf(struct tunnel *t, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	link_fail(t, text);
+}
+
+/* ---- sending ---- */
+
+/* Encode one envelope and hand it to the socket. False: the link failed and is gone. */
+static bool send_envelope(struct tunnel *t, enum zblock_kind kind, uint64_t seq, struct span frames)
+{
+	int err;
+
+	buf_reset(&t->out);
+	err = zblock_encode(t->enc, kind, seq, frames, &t->out);
+	if (!err && bufferevent_write(t->bev, t->out.p, t->out.len))
+		err = -ENOMEM;
+	if (err)
+		return false;
+	counter_add(&n_bytes, t->out.len);
+	t->tx_ns = clock_mono_ns();
+	return true;
+}
+
+/* t->frames as one control envelope. */
+static bool send_control(struct tunnel *t)
+{
+	bool ok = !t->frames.bad &&
+		  send_envelope(t, ZBLOCK_CONTROL, 0, buf_span(&t->frames));
+
+	buf_reset(&t->frames);
+	return ok;
+}
+
+static bool output_is_full(const struct tunnel *t)
+{
+	return evbuffer_get_length(bufferevent_get_output(t->bev)) >= OUTPUT_MAX;
+}
+
+static void pump(struct tunnel *t)
+{
+	struct ship_block b;
+
+	while (!output_is_full(t)) {
+		bool sent;
+
+		if (!ship_take(t->ship, &b))
+			return;
+		sent = send_envelope(t, ZBLOCK_DATA, b.seq, b.frames);
+		ship_return(t->ship, sent);
+		if (!sent) {
+			link_fail(t, "cannot encode a block");
+			return;
+		}
+		counter_inc(&n_blocks);
+	}
+	event_del(t->wake_ev); /* ship keeps the rest until on_write() */
+}
+
+static void on_wake(evutil_socket_t fd, short what, void *ctx)
+{
+	struct tunnel *t = ctx;
+
+	(void)fd;
+	(void)what;
+	pump(t);
+}
+
+static void on_write(struct bufferevent *bev, void *ctx)
+{
+	struct tunnel *t = ctx;
+
+	(void)bev;
+	if (t->state != TUNNEL_UP || event_pending(t->wake_ev, EV_READ, NULL))
+		return;
+	event_add(t->wake_ev, NULL);
+	pump(t);
+}
+
+static void on_output_moved(struct evbuffer *output, const struct evbuffer_cb_info *info, void *ctx)
+{
+	struct tunnel *t = ctx;
+
+	(void)output;
+	if (info->n_deleted)
+		t->alive_ns = clock_mono_ns();
+}
+
+/* ---- hello, welcome ---- */
+
+static bool send_hello(struct tunnel *t)
+{
+	struct frame_hello m = {
+		.version = SSLC_PROTO_VERSION,
+		.link = 0,
+		.n_links = 1,
+		.next_seq = ship_first_seq(t->ship),
+		.ts_ns = clock_wall_ns(),
+		.host = span_str(t->name),
+		.software = span_str("sslcollector " SSLC_VERSION),
+	};
+
+	memcpy(m.agent, t->agent, sizeof(m.agent));
+	frame_put_hello(&t->frames, &m);
+	return send_control(t);
+}
+
+/* Bytes at the front of `s` that are whole frames and fit into one envelope. */
+static size_t envelope_cut(struct span s)
+{
+	size_t at = 0;
+
+	while (at < s.len) {
+		struct frame f;
+		ssize_t n = frame_decode(span_of(s.p + at, s.len - at), &f);
+
+		if (n <= 0 || at + (size_t)n > ZBLOCK_RAW_MAX)
+			break;
+		at += (size_t)n;
+	}
+	return at;
+}
+
+static bool send_reopen(struct tunnel *t, struct span s)
+{
+	while (s.len) {
+		size_t n = envelope_cut(s);
+
+		if (!n || !send_envelope(t, ZBLOCK_CONTROL, 0, span_of(s.p, n)))
+			return false;
+		s = span_of(s.p + n, s.len - n);
+	}
+	return true;
+}
+
+static bool resume(struct tunnel *t, const struct frame_welcome *m)
+{
+	/* Before the first link nothing was ever acknowledged: the blocks open their flows themselves. */
+	bool is_new = t->knows_collector && memcmp(t->collector, m->collector, 16) != 0;
+	struct buf reopen;
+	bool ok;
+
+	buf_init(&reopen, REOPEN_MAX);
+	ok = ship_rewind(t->ship, m->resume_seq, is_new, &reopen) == 0 &&
+	     send_reopen(t, buf_span(&reopen));
+	buf_fini(&reopen);
+	if (ok) {
+		memcpy(t->collector, m->collector, sizeof(t->collector));
+		t->knows_collector = true;
+	}
+	return ok;
+}
+
+static void on_welcome(struct tunnel *t, const struct frame_welcome *m)
+{
+	if (m->version != SSLC_PROTO_VERSION) {
+		link_failf(t, "the collector speaks protocol %u, this agent %u: update the older one",
+			   m->version, SSLC_PROTO_VERSION);
+		return;
+	}
+	if (!resume(t, m)) {
+		link_fail(t, "cannot resume: out of memory");
+		return;
+	}
+	t->wake_ev = event_new(t->base, ship_wake_fd(t->ship), EV_READ | EV_PERSIST, on_wake, t);
+	if (!t->wake_ev || event_add(t->wake_ev, NULL)) {
+		link_fail(t, "out of memory");
+		return;
+	}
+	state_set(t, TUNNEL_UP);
+	counter_inc(&n_connected);
+	log_info("tunnel: %s to %s", t->was_up ? "reconnected" : "connected", t->where);
+	t->since_ns = clock_mono_ns();
+	t->was_up = true;
+	t->acked = false;
+	t->said[0] = '\0';
+	pump(t);
+}
+
+/* ---- receiving ---- */
+
+/* The peer is authenticated, but its text still goes to a terminal. */
+static void printable(struct span s, char *out, size_t size)
+{
+	size_t n = s.len < size - 1 ? s.len : size - 1;
+
+	for (size_t i = 0; i < n; i++)
+		out[i] = (char)(s.p[i] >= 0x20 && s.p[i] < 0x7f ? s.p[i] : '?');
+	out[n] = '\0';
+}
+
+static void on_refused(struct tunnel *t, const struct frame_refused *m)
+{
+	char text[300];
+
+	counter_inc(&n_refused);
+	printable(m->text, text, sizeof(text));
+	link_failf(t, "%s refuses this agent: %s", t->where, text);
+}
+
+static void on_frame(struct tunnel *t, const struct frame *f)
+{
+	struct frame_welcome w;
+	struct frame_refused r;
+	struct frame_ack a;
+
+	if (f->type == FRAME_WELCOME && t->state == TUNNEL_HELLO && !frame_get_welcome(f, &w)) {
+		on_welcome(t, &w);
+	} else if (f->type == FRAME_REFUSED && !frame_get_refused(f, &r)) {
+		on_refused(t, &r);
+	} else if (f->type == FRAME_ACK && t->state == TUNNEL_UP && !frame_get_ack(f, &a)) {
+		t->acked = true;
+		ship_ack(t->ship, a.seq);
+	} else if (f->type == FRAME_HELLO || f->type == FRAME_WELCOME || f->type == FRAME_REFUSED ||
+		   f->type == FRAME_ACK) {
+		link_fail(t, "the collector breaks the protocol");
+	} /* pong, and types of a later version: being heard of is all they are for */
+}
+
+/* False: the link is gone. */
+static bool on_envelope(struct tunnel *t, struct span frames)
+{
+	while (frames.len) {
+		struct frame f;
+		ssize_t n = frame_decode(frames, &f);
+
+		if (n <= 0) {
+			link_fail(t, "the collector breaks the protocol");
+			return false;
+		}
+		on_frame(t, &f);
+		if (!t->bev)
+			return false;
+		frames = span_of(frames.p + n, frames.len - (size_t)n);
+	}
+	return true;
+}
+
+static void take_envelopes(struct tunnel *t)
+{
+	size_t used = 0;
+
+	while (used < t->in.len) {
+		struct zblock z;
+		ssize_t n = zblock_decode(t->dec, span_of(t->in.p + used, t->in.len - used), &z);
+
+		if (n < 0 || (n > 0 && z.kind != ZBLOCK_CONTROL)) {
+			link_fail(t, "the collector breaks the protocol");
+			return;
+		}
+		if (n == 0)
+			break;
+		if (!on_envelope(t, z.frames))
+			return;
+		used += (size_t)n;
+	}
+	buf_consume(&t->in, used);
+}
+
+static void on_read(struct bufferevent *bev, void *ctx)
+{
+	struct evbuffer *in = bufferevent_get_input(bev);
+	struct tunnel *t = ctx;
+	uint8_t chunk[4096];
+	int n;
+
+	t->alive_ns = clock_mono_ns();
+	while (t->bev && (n = evbuffer_remove(in, chunk, sizeof(chunk))) > 0) {
+		wr_bytes(&t->in, chunk, (size_t)n);
+		if (t->in.bad)
+			link_fail(t, "the collector breaks the protocol");
+		else
+			take_envelopes(t);
+	}
+}
+
+/* ---- TLS ---- */
+
+/* The first code of OpenSSL's own; libevent mixes SSL_get_error() values, which are small, among them. */
+static unsigned long bev_code(struct bufferevent *bev)
+{
+	unsigned long code, found = 0;
+
+	while ((code = bufferevent_get_openssl_error(bev)))
+		if (!found && (ERR_GET_LIB(code) || ERR_SYSTEM_ERROR(code)))
+			found = code;
+	return found;
+}
+
+/* We do not accept the collector's certificate: why, and what to do. */
+static void fail_verify(struct tunnel *t, long verify)
+{
+	const char *cause = X509_verify_cert_error_string(verify);
+
+	counter_inc(&n_refused);
+	if (verify == X509_V_ERR_HOSTNAME_MISMATCH || verify == X509_V_ERR_IP_ADDRESS_MISMATCH)
+		link_failf(t,
+			   "the certificate of %s is for another name: give -t the name that stands in "
+			   "it",
+			   t->where);
+	else if (t->own_pki)
+		link_failf(t, "the certificate of %s is not accepted: %s: check --ca", t->where, cause);
+	else
+		link_failf(t,
+			   "%s is not the collector that this endpoint was enrolled with: %s: check -t, "
+			   "or run `sslcollector enroll HOST TOKEN` and restart the agent",
+			   t->where, cause);
+}
+
+static void fail_tls(struct tunnel *t, short what, int sock_err)
+{
+	unsigned long code = bev_code(t->bev);
+	long verify = SSL_get_verify_result(t->ssl);
+	char cause[128];
+
+	tls_code_text(code, cause, sizeof(cause));
+	if (!code && (what & BEV_EVENT_ERROR) && sock_err && sock_err != EAGAIN)
+		snprintf(cause, sizeof(cause), "%s", strerror(sock_err));
+	if (t->state == TUNNEL_HANDSHAKE && !t->insecure && verify != X509_V_OK) {
+		fail_verify(t, verify);
+	} else if (tls_is_auth_alert(code)) {
+		counter_inc(&n_refused);
+		link_failf(t, "%s does not accept this endpoint's certificate: %s: %s", t->where, cause,
+			   t->own_pki ? "check --cert here and --ca there"
+				      : "run `sslcollector enroll HOST TOKEN` and restart the agent");
+	} else if (t->state == TUNNEL_HANDSHAKE) {
+		link_failf(t, "TLS with %s: %s: is an sslcollector listening there?", t->where, cause);
+	} else {
+		link_fail(t, cause);
+	}
+}
+
+static void on_event(struct bufferevent *bev, short what, void *ctx)
+{
+	int sock_err = EVUTIL_SOCKET_ERROR();
+	struct tunnel *t = ctx;
+
+	if (what & BEV_EVENT_CONNECTED) {
+		state_set(t, TUNNEL_HELLO);
+		if (!send_hello(t))
+			link_fail(t, "cannot say hello: out of memory");
+		return;
+	}
+	if (!(what & (BEV_EVENT_EOF | BEV_EVENT_ERROR)))
+		return;
+	on_read(bev, t); /* a refusal may stand before the end */
+	if (t->bev)
+		fail_tls(t, what, sock_err);
+}
+
+static bool is_address(const char *host)
+{
+	uint8_t raw[16];
+
+	return inet_pton(AF_INET, host, raw) == 1 || inet_pton(AF_INET6, host, raw) == 1;
+}
+
+/*
+ * With own PKI a CA signs many things: the certificate must also be for the host we asked for. The CA that
+ * enrolment made exists for one collector alone, and its only serverAuth certificate is that collector's:
+ * there a name would add nothing but trouble with aliases and changing addresses.
+ */
+static bool set_name(struct tunnel *t, SSL *ssl)
+{
+	bool is_addr = is_address(t->host);
+
+	if (!is_addr && SSL_set_tlsext_host_name(ssl, t->host) != 1)
+		return false;
+	if (t->insecure || !t->own_pki)
+		return true;
+	if (is_addr)
+		return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), t->host) == 1;
+	return SSL_set1_host(ssl, t->host) == 1;
+}
+
+static SSL *ssl_new(struct tunnel *t)
+{
+	static const unsigned char alpn[] = "\x06" SSLC_ALPN;
+	SSL *ssl = SSL_new(t->ctx);
+
+	_Static_assert(sizeof(SSLC_ALPN) - 1 == 0x06, "length before the name");
+	if (ssl && SSL_set_alpn_protos(ssl, alpn, sizeof(alpn) - 1) == 0 && set_name(t, ssl))
+		return ssl;
+	SSL_free(ssl);
+	ERR_clear_error();
+	return NULL;
+}
+
+static void start_tls(struct tunnel *t)
+{
+	SSL *ssl = ssl_new(t);
+
+	if (ssl)
+		t->bev = bufferevent_openssl_socket_new(t->base, t->fd, ssl,
+							BUFFEREVENT_SSL_CONNECTING,
+							BEV_OPT_CLOSE_ON_FREE);
+	if (!t->bev) {
+		SSL_free(ssl);
+		link_fail(t, "cannot start TLS: out of memory");
+		return;
+	}
+	t->fd = -1; /* bev's now */
+	t->ssl = ssl;
+	if (zblock_enc_new(&t->enc, t->zstd_level) || zblock_dec_new(&t->dec)) {
+		link_fail(t, "out of memory");
+		return;
+	}
+	state_set(t, TUNNEL_HANDSHAKE);
+	t->since_ns = t->alive_ns = t->tx_ns = t->ping_ns = clock_mono_ns();
+	evbuffer_add_cb(bufferevent_get_output(t->bev), on_output_moved, t);
+	bufferevent_setcb(t->bev, on_read, on_write, on_event, t);
+	bufferevent_setwatermark(t->bev, EV_WRITE, OUTPUT_RESUME, 0);
+	bufferevent_enable(t->bev, EV_READ | EV_WRITE);
+}
+
+/* ---- TCP ---- */
+
+static void socket_tune(int fd)
+{
+	int one = 1, unsent = UNSENT_MAX, dead_ms = SILENT_S * 1000;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead_ms, sizeof(dead_ms));
+}
+
+static void on_connect(evutil_socket_t fd, short what, void *ctx)
+{
+	struct tunnel *t = ctx;
+	socklen_t len = sizeof(int);
+	int err = ETIMEDOUT;
+
+	event_drop(&t->connect_ev);
+	if (!(what & EV_TIMEOUT) && getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
+		err = errno;
+	if (!err) {
+		start_tls(t);
+		return;
+	}
+	close(t->fd);
+	t->fd = -1;
+	t->addr = t->addr->ai_next;
+	connect_next(t, err);
+}
+
+/* Begin with t->addr; 0, or the errno that makes us try the next. */
+static int connect_start(struct tunnel *t)
+{
+	static const struct timeval wait = {.tv_sec = CONNECT_S};
+
+	t->fd = socket(t->addr->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (t->fd < 0)
+		return errno;
+	socket_tune(t->fd);
+	if (connect(t->fd, t->addr->ai_addr, t->addr->ai_addrlen) < 0 && errno != EINPROGRESS)
+		return errno;
+	t->connect_ev = event_new(t->base, t->fd, EV_WRITE, on_connect, t);
+	if (!t->connect_ev || event_add(t->connect_ev, &wait))
+		return ENOMEM;
+	return 0;
+}
+
+static void connect_next(struct tunnel *t, int last_err)
+{
+	state_set(t, TUNNEL_CONNECT);
+	for (; t->addr; t->addr = t->addr->ai_next) {
+		int err = connect_start(t);
+
+		if (!err)
+			return;
+		last_err = err;
+		event_drop(&t->connect_ev);
+		if (t->fd >= 0)
+			close(t->fd);
+		t->fd = -1;
+	}
+	link_failf(t, "cannot connect to %s: %s", t->where, strerror(last_err));
+}
+
+/* ---- names ---- */
+
+static void lookup(struct resolve *r)
+{
+	static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
+	static const struct addrinfo literal = {.ai_socktype = SOCK_STREAM,
+						.ai_flags = AI_NUMERICHOST};
+
+	r->err = getaddrinfo(r->host, r->service, &literal, &r->list);
+	if (r->err)
+		r->err = getaddrinfo(r->host, r->service, &hints, &r->list);
+}
+
+static void *resolve_main(void *arg)
+{
+	struct resolve *r = arg;
+	uint64_t one = 1;
+
+	lookup(r);
+	atomic_store(&r->done, true);
+	if (write(r->fd, &one, sizeof(one)) < 0)
+		log_debug("tunnel: resolve: %s", strerror(errno));
+	resolve_unref(r);
+	return NULL;
+}
+
+static void on_resolved(evutil_socket_t fd, short what, void *ctx)
+{
+	struct tunnel *t = ctx;
+	struct resolve *r = t->resolve;
+
+	(void)fd;
+	(void)what;
+	if (!atomic_load(&r->done))
+		return;
+	event_drop(&t->resolve_ev);
+	if (r->err) {
+		link_failf(t, "cannot resolve %s: %s", t->host, gai_strerror(r->err));
+		return;
+	}
+	t->addr = r->list;
+	connect_next(t, EHOSTUNREACH);
+}
+
+static struct resolve *resolve_new(const char *host, uint16_t port)
+{
+	struct resolve *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return NULL;
+	atomic_init(&r->refs, 1);
+	snprintf(r->service, sizeof(r->service), "%u", port);
+	r->host = strdup(host);
+	r->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (r->host && r->fd >= 0)
+		return r;
+	resolve_unref(r);
+	return NULL;
+}
+
+static bool resolve_start(struct resolve *r)
+{
+	pthread_t thread;
+
+	atomic_fetch_add(&r->refs, 1);
+	if (pthread_create(&thread, NULL, resolve_main, r)) {
+		resolve_unref(r);
+		return false;
+	}
+	pthread_detach(thread);
+	return true;
+}
+
+static void attempt(struct tunnel *t)
+{
+	state_set(t, TUNNEL_RESOLVE);
+	t->resolve = resolve_new(t->host, t->port);
+	if (t->resolve)
+		t->resolve_ev = event_new(t->base, t->resolve->fd, EV_READ, on_resolved, t);
+	if (!t->resolve_ev || event_add(t->resolve_ev, NULL) || !resolve_start(t->resolve))
+		link_fail(t, "cannot resolve: out of memory or threads");
+}
+
+/* ---- timers ---- */
+
+static void on_retry(evutil_socket_t fd, short what, void *ctx)
+{
+	(void)fd;
+	(void)what;
+	attempt(ctx);
+}
+
+static void ping_when_idle(struct tunnel *t, uint64_t now_ns)
+{
+	struct frame_ping m = {.ts_ns = now_ns};
+	uint64_t idle_ns = PING_S * NS_PER_S;
+
+	/* Silence of either side: the collector wants to hear us, and we want to hear it. */
+	if (now_ns - t->ping_ns < idle_ns ||
+	    (now_ns - t->tx_ns < idle_ns && now_ns - t->alive_ns < idle_ns))
+		return;
+	t->ping_ns = now_ns;
+	frame_put_ping(&t->frames, &m, false);
+	if (!send_control(t))
+		link_fail(t, "cannot ping: out of memory");
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *ctx)
+{
+	struct tunnel *t = ctx;
+	uint64_t now_ns = clock_mono_ns();
+
+	(void)fd;
+	(void)what;
+	switch (t->state) {
+	case TUNNEL_WAIT:
+	case TUNNEL_RESOLVE:
+	case TUNNEL_CONNECT:
+		break; /* these have timers of their own */
+	case TUNNEL_HANDSHAKE:
+	case TUNNEL_HELLO:
+		if (now_ns - t->since_ns > HANDSHAKE_S * NS_PER_S)
+			link_failf(t, "%s does not answer: is an sslcollector listening there?", t->where);
+		break;
+	case TUNNEL_UP:
+		if (now_ns - t->alive_ns > SILENT_S * NS_PER_S)
+			link_fail(t, "the collector is silent");
+		else
+			ping_when_idle(t, now_ns);
+		break;
+	}
+}
+
+/* ---- the thread ---- */
+
+static void on_stop(evutil_socket_t fd, short what, void *ctx)
+{
+	struct tunnel *t = ctx;
+
+	(void)fd;
+	(void)what;
+	event_base_loopbreak(t->base);
+}
+
+static void *tunnel_main(void *arg)
+{
+	struct tunnel *t = arg;
+
+	attempt(t);
+	event_base_dispatch(t->base);
+	link_close(t);
+	return NULL;
+}
+
+static int loop_open(struct tunnel *t)
+{
+	static const struct timeval tick = {.tv_usec = TICK_MS * 1000};
+
+	t->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (t->stop_fd < 0)
+		return -errno;
+	t->base = event_base_new();
+	if (!t->base)
+		return -ENOMEM;
+	t->stop_ev = event_new(t->base, t->stop_fd, EV_READ, on_stop, t);
+	t->tick_ev = event_new(t->base, -1, EV_PERSIST, on_tick, t);
+	t->retry_ev = evtimer_new(t->base, on_retry, t);
+	if (!t->stop_ev || !t->tick_ev || !t->retry_ev || event_add(t->stop_ev, NULL) ||
+	    event_add(t->tick_ev, &tick))
+		return -ENOMEM;
+	return 0;
+}
+
+static void tunnel_free(struct tunnel *t)
+{
+	event_drop(&t->stop_ev);
+	event_drop(&t->tick_ev);
+	event_drop(&t->retry_ev);
+	if (t->base)
+		event_base_free(t->base);
+	if (t->stop_fd >= 0)
+		close(t->stop_fd);
+	buf_fini(&t->in);
+	buf_cleanse(&t->out);
+	buf_fini(&t->frames);
+	SSL_CTX_free(t->ctx);
+	free(t->host);
+	free(t);
+}
+
+/* ---- start, stop ---- */
+
+static void warn_expiry(SSL_CTX *ctx)
+{
+	time_t soon = time(NULL) + CERT_WARN_S;
+	X509 *cert = SSL_CTX_get0_certificate(ctx);
+
+	if (cert && X509_cmp_time(X509_get0_notAfter(cert), &soon) < 0)
+		log_warn("tunnel: this endpoint's certificate expires within 30 days, or has expired: enrol "
+			 "it again");
+}
+
+static int enrolled_ctx(SSL_CTX **out, const char *dir)
+{
+	char ca[4096], cert[4096], key[4096];
+	struct tls_files files = {.ca = ca, .cert = cert, .key = key};
+	const int size = (int)sizeof(ca);
+
+	if (!dir || snprintf(ca, sizeof(ca), "%s/ca.pem", dir) >= size ||
+	    snprintf(cert, sizeof(cert), "%s/agent.pem", dir) >= size ||
+	    snprintf(key, sizeof(key), "%s/agent.key", dir) >= size)
+		return -EINVAL;
+	if (access(cert, F_OK) < 0 && errno == ENOENT) {
+		log_error("tunnel: this endpoint is not enrolled (no %s): run `sslcollector enroll HOST "
+			  "TOKEN` first; `sslcollector token` on the collector prints a token",
+			  cert);
+		return -ENOENT;
+	}
+	return tls_client_ctx(out, &files, false);
+}
+
+static int credentials_open(struct tunnel *t, const struct tunnel_conf *conf)
+{
+	const struct tls_files *f = &conf->files;
+	int err;
+
+	t->own_pki = f->ca || f->cert || f->key;
+	if (conf->insecure)
+		return tls_client_ctx(&t->ctx, f, true);
+	if (t->own_pki && !(f->ca && f->cert && f->key)) {
+		log_error("tunnel: own certificates: --ca, --cert and --key belong together");
+		return -EINVAL;
+	}
+	err = t->own_pki ? tls_client_ctx(&t->ctx, f, false) : enrolled_ctx(&t->ctx, conf->state_dir);
+	if (!err)
+		warn_expiry(t->ctx);
+	return err;
+}
+
+/* Signals are for the main thread: this one, and the resolvers it starts, have them all blocked. */
+static int thread_start(struct tunnel *t)
+{
+	sigset_t all, before;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	err = pthread_create(&t->thread, NULL, tunnel_main, t);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return -err;
+}
+
+int tunnel_start(struct tunnel **out, const struct tunnel_conf *conf, struct ship *ship)
+{
+	struct tunnel *t = calloc(1, sizeof(*t));
+	int err;
+
+	if (!t)
+		return -ENOMEM;
+	t->stop_fd = t->fd = -1;
+	t->port = conf->port;
+	t->insecure = conf->insecure;
+	t->zstd_level = conf->zstd_level;
+	t->ship = ship;
+	t->backoff_ms = BACKOFF_MIN_MS;
+	buf_init(&t->in, IN_MAX);
+	buf_init(&t->out, ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX);
+	buf_init(&t->frames, FRAME_HEADER_LEN + FRAME_BODY_MAX);
+	snprintf(t->where, sizeof(t->where), strchr(conf->host, ':') ? "[%s]:%u" : "%s:%u", conf->host,
+		 conf->port);
+	if (gethostname(t->name, sizeof(t->name) - 1))
+		t->name[0] = '\0';
+	t->host = strdup(conf->host);
+	err = t->host ? 0 : -ENOMEM;
+	if (!err && getrandom(t->agent, sizeof(t->agent), 0) != (ssize_t)sizeof(t->agent))
+		err = -EIO;
+	if (!err)
+		err = credentials_open(t, conf);
+	if (!err)
+		err = loop_open(t);
+	if (!err)
+		err = thread_start(t);
+	if (err) {
+		tunnel_free(t);
+		return err;
+	}
+	*out = t;
+	return 0;
+}
+
+void tunnel_stop(struct tunnel *t, unsigned drain_ms)
+{
+	static const struct timespec poll = {.tv_nsec = DRAIN_POLL_MS * 1000000};
+	uint64_t end_ns = clock_mono_ns() + drain_ms * NS_PER_MS, one = 1;
+
+	if (!t)
+		return;
+	while (!ship_is_empty(t->ship) && clock_mono_ns() < end_ns)
+		nanosleep(&poll, NULL);
+	if (write(t->stop_fd, &one, sizeof(one)) < 0)
+		log_debug("tunnel: stop: %s", strerror(errno));
+	pthread_join(t->thread, NULL); /* it never blocks: all its waiting is in the event loop */
+	tunnel_free(t);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * capture: the kernel half. In: calls of TLS libraries and the socket operations inside them. Out:
+ * struct sslc_event in one ring buffer. Never blocks, never changes what it watches.
+ */
+#include "types.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+#include "event.h"
+#include "maps.bpf.h"
+#include "emit.bpf.h"
+#include "sock.bpf.h"
+#include "openssl.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* A thread that dies inside a call never returns from it. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_thread_exit, struct task_struct *task)
+{
+	__u64 tid = bpf_get_current_pid_tgid();
+
+	(void)task;
+	bpf_map_delete_elem(&calls, &tid);
+	return 0;
+}
+
+/* Run once by the agent in its own context: who we are, in the kernel's terms. */
+SEC("raw_tp")
+int learn_self(void *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	(void)ctx;
+	self_tgid = bpf_get_current_pid_tgid() >> 32;
+	self_inode = (__u64)BPF_CORE_READ(task, mm, exe_file, f_inode);
+	return 0;
+}

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* maps: what the programs remember, who creates an entry and who removes it. */
+#ifndef SSLC_BPF_MAPS_H
+#define SSLC_BPF_MAPS_H
+
+/* Every way in which a byte can be missed here; agent/capture_bpf.c names them for people. */
+enum loss {
+	LOSS_RING_FULL,       /* bytes: no room in the ring buffer */
+	LOSS_RING_FULL_EVENT, /* events other than data */
+	LOSS_FAULT,           /* bytes: the buffer could not be read */
+	LOSS_CALLS_FULL,      /* calls: table of threads inside a TLS call is full */
+	LOSS_CONNS_FULL,      /* calls: table of TLS objects */
+	LOSS_SOCKS_FULL,      /* connections: table of sockets */
+	LOSS_TOO_DEEP,        /* calls nested deeper than CALL_DEPTH */
+	LOSS_CALL_TOO_LONG,   /* bytes of one call beyond what this kernel's program can copy */
+	LOSS_LATE,            /* bytes: read after the socket was gone */
+	LOSS_MAX,
+};
+
+#define CALL_DEPTH 4
+#define MAX_CALLS  16384
+#define MAX_CONNS  65536
+#define MAX_SOCKS  65536
+
+/* One TLS call that has been entered and not yet left. */
+struct call {
+	__u64 sp; /* stack pointer at entry: names the call when it returns */
+	__u64 ssl;
+	__u64 buf;
+	__u64 outp; /* size_t * of the _ex calls */
+	__u64 kind;
+};
+
+/* A thread's stack of them. Made at the first call, removed at thread exit. */
+struct calls {
+	__u32 depth;
+	__u32 pad;
+	struct call v[CALL_DEPTH];
+};
+
+/* A TLS object. Made when first seen, removed by SSL_free; the oldest go when the table is full. */
+struct conn {
+	__u64 sk; /* struct sock *, as a number; 0: not bound yet */
+	__u64 flow;
+	__u64 pos[2];   /* bytes seen while not bound, by enum sslc_dir */
+	__u32 excluded; /* belongs to this program itself */
+	__u32 pad;
+};
+
+/* A TCP socket that carries TLS. Made by the first nested operation, removed by tcp_destroy_sock.
+ */
+struct sock_info {
+	__u64 flow;
+	__u64 pos[2]; /* bytes seen, by enum sslc_dir */
+	__u32 eof;    /* end of stream told already */
+	__u32 announced;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 << 20); /* set again at load */
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CALLS);
+	__type(key, __u64); /* pid_tgid */
+	__type(value, struct calls);
+} calls SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_CONNS);
+	__type(key, struct sslc_conn_id);
+	__type(value, struct conn);
+} conns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_SOCKS);
+	__type(key, __u64); /* struct sock * */
+	__type(value, struct sock_info);
+} socks SEC(".maps");
+
+/* Flows that the agent does not want: written by the agent, removed with the socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_SOCKS);
+	__type(key, __u64); /* flow */
+	__type(value, __u8);
+} skipped SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LOSS_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} losses SEC(".maps");
+
+/* Next flow number of each CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} flow_seq SEC(".maps");
+
+/* This program's own identity, learnt by learn_self. */
+__u32 self_tgid = 0;
+__u64 self_inode = 0;
+
+static __always_inline void count(enum loss what, __u64 n)
+{
+	__u32 key = what;
+	__u64 *v = bpf_map_lookup_elem(&losses, &key);
+
+	if (v)
+		*v += n;
+}
+
+static __always_inline __u64 next_flow(void)
+{
+	__u32 key = 0;
+	__u64 *v = bpf_map_lookup_elem(&flow_seq, &key);
+
+	if (!v)
+		return 0;
+	return ((__u64)bpf_get_smp_processor_id() + 1) << 48 | __sync_fetch_and_add(v, 1);
+}
+
+#endif

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * openssl: entry and return of the library's calls. Entry remembers the arguments on the thread's
+ * stack of calls; return takes them off and emits what was really moved.
+ *
+ * A call is named by its stack pointer: entries left behind by longjmp() or a missed return have a
+ * lower one than the caller's next call and are dropped then; a probe that fires twice for one call
+ * (the same file reached through two mounts) finds nothing the second time.
+ */
+#ifndef SSLC_BPF_OPENSSL_H
+#define SSLC_BPF_OPENSSL_H
+
+enum call_kind { CALL_READ, CALL_READ_EX, CALL_WRITE, CALL_WRITE_EX, CALL_HANDSHAKE };
+
+#if defined(__TARGET_ARCH_x86)
+#define RETURN_POPS 8 /* ret takes the return address off the stack */
+#else
+#define RETURN_POPS 0
+#endif
+
+static __always_inline struct calls *calls_get(__u64 tid)
+{
+	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
+	static const struct calls empty;
+
+	if (cs)
+		return cs;
+	if (bpf_map_update_elem(&calls, &tid, &empty, BPF_NOEXIST)) {
+		count(LOSS_CALLS_FULL, 1);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&calls, &tid);
+}
+
+static __always_inline int enter(struct pt_regs *ctx, enum call_kind kind)
+{
+	__u64 tid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx);
+	struct calls *cs;
+	struct call *c;
+	__u32 d;
+
+	if (tid >> 32 == self_tgid)
+		return 0;
+	cs = calls_get(tid);
+	if (!cs)
+		return 0;
+	for (int i = 0; i < CALL_DEPTH; i++) { /* stacks grow down: what is below us has ended */
+		d = cs->depth - 1;
+		if (d < CALL_DEPTH && cs->v[d].sp <= sp)
+			cs->depth = d;
+	}
+	d = cs->depth;
+	if (d >= CALL_DEPTH) {
+		count(LOSS_TOO_DEEP, 1);
+		return 0;
+	}
+	c = &cs->v[d];
+	c->sp = sp;
+	c->ssl = PT_REGS_PARM1(ctx);
+	c->buf = PT_REGS_PARM2(ctx);
+	c->outp = PT_REGS_PARM4(ctx);
+	c->kind = kind;
+	cs->depth = d + 1;
+	return 0;
+}
+
+/* Take the call that returns now off the stack. False when its entry was not seen. */
+static __always_inline bool leave(struct pt_regs *ctx, enum call_kind kind, struct call *out,
+				  __u64 *outer_ssl)
+{
+	__u64 tid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx) - RETURN_POPS;
+	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
+
+	*outer_ssl = 0;
+	if (!cs)
+		return false;
+	for (__u32 i = 0; i < CALL_DEPTH; i++) {
+		if (i >= cs->depth || cs->v[i].sp != sp || cs->v[i].kind != kind)
+			continue;
+		*out = cs->v[i];
+		cs->depth = i;
+		if (i)
+			*outer_ssl = cs->v[0].ssl;
+		return true;
+	}
+	return false;
+}
+
+/* Bytes that the call moved: SSL_read() and SSL_write() return them, the _ex calls store them. */
+static __always_inline __u64 moved(struct pt_regs *ctx, const struct call *c)
+{
+	int ret = (int)PT_REGS_RC(ctx);
+	__u64 n = 0;
+
+	if (ret <= 0)
+		return 0;
+	if (c->kind == CALL_READ || c->kind == CALL_WRITE)
+		return ret;
+	if (bpf_probe_read_user(&n, sizeof(n), (void *)c->outp))
+		count(LOSS_FAULT, 1);
+	return n;
+}
+
+/* Positions count bytes whether or not they can be emitted: a missing one shows as a hole. */
+static __always_inline bool place(struct conn *c, struct emit *e, __u64 n)
+{
+	struct sock_info *info;
+
+	e->flow = c->flow;
+	if (!c->flow) {
+		e->pos = __sync_fetch_and_add(&c->pos[e->dir & 1], n);
+		return true;
+	}
+	if (bpf_map_lookup_elem(&skipped, &c->flow))
+		return false;
+	info = bpf_map_lookup_elem(&socks, &c->sk);
+	if (!info || info->flow != c->flow) {
+		count(LOSS_LATE, n);
+		return false;
+	}
+	e->pos = __sync_fetch_and_add(&info->pos[e->dir & 1], n);
+	return true;
+}
+
+/* An inner call of a TLS connection inside another on one socket carries records, not plaintext. */
+static __always_inline bool carries_records(const struct conn *c, __u64 outer_ssl)
+{
+	struct sslc_conn_id id;
+	struct conn *outer;
+
+	if (!outer_ssl)
+		return false;
+	id = conn_id_of(outer_ssl);
+	outer = bpf_map_lookup_elem(&conns, &id);
+	return !c->flow || !outer || !outer->flow || outer->flow == c->flow;
+}
+
+static __always_inline int finish(struct pt_regs *ctx, enum call_kind kind, enum sslc_dir dir)
+{
+	struct emit e = {.dir = dir};
+	__u64 outer_ssl, n;
+	struct call call;
+	struct conn *c;
+
+	if (!leave(ctx, kind, &call, &outer_ssl))
+		return 0;
+	n = moved(ctx, &call);
+	if (!n)
+		return 0;
+	e.conn = conn_id_of(call.ssl);
+	c = conn_get(&e.conn);
+	if (!c || c->excluded || carries_records(c, outer_ssl) || !place(c, &e, n))
+		return 0;
+	e.ts_ns = bpf_ktime_get_ns();
+	e.buf = call.buf;
+	e.left = n;
+	e.tid = (__u32)bpf_get_current_pid_tgid();
+	emit_all(&e);
+	return 0;
+}
+
+#define TLS_CALL(name, kind, dir)                                                                  \
+	SEC("uprobe") int enter_##name(struct pt_regs *ctx)                                        \
+	{                                                                                          \
+		return enter(ctx, kind);                                                           \
+	}                                                                                          \
+	SEC("uretprobe") int leave_##name(struct pt_regs *ctx)                                     \
+	{                                                                                          \
+		return finish(ctx, kind, dir);                                                     \
+	}
+
+TLS_CALL(ssl_read, CALL_READ, SSLC_DIR_IN)
+TLS_CALL(ssl_read_ex, CALL_READ_EX, SSLC_DIR_IN)
+TLS_CALL(ssl_write, CALL_WRITE, SSLC_DIR_OUT)
+TLS_CALL(ssl_write_ex, CALL_WRITE_EX, SSLC_DIR_OUT)
+
+/* Moves no plaintext, but its socket operations bind the object before the first data. */
+SEC("uprobe") int enter_ssl_do_handshake(struct pt_regs *ctx)
+{
+	return enter(ctx, CALL_HANDSHAKE);
+}
+
+SEC("uretprobe") int leave_ssl_do_handshake(struct pt_regs *ctx)
+{
+	struct call call;
+	__u64 outer_ssl;
+
+	leave(ctx, CALL_HANDSHAKE, &call, &outer_ssl);
+	return 0;
+}
+
+SEC("uprobe") int enter_ssl_free(struct pt_regs *ctx)
+{
+	struct sslc_conn_id id = conn_id_of(PT_REGS_PARM1(ctx));
+
+	bpf_map_delete_elem(&conns, &id);
+	return 0;
+}
+
+#endif

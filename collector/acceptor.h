@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * acceptor: the TLS server. Sockets in; received bytes go to ingest (or to enrolment, by ALPN), answers
+ * go back. Decides who may connect, how long a peer may be silent, and how much may wait for it. Runs
+ * in its event base's thread.
+ */
+#ifndef SSLC_COLLECTOR_ACCEPTOR_H
+#define SSLC_COLLECTOR_ACCEPTOR_H
+
+#include <event2/event.h>
+
+#include "base/tls.h"
+#include "ingest.h"
+
+#define ACCEPTOR_LINKS_MAX      4096 /* links past their handshake; beyond: REFUSE_BUSY. Bounds memory */
+#define ACCEPTOR_HANDSHAKES_MAX 1024 /* strangers may hold so many sockets, never the links' own */
+#define ACCEPTOR_HANDSHAKE_S    10   /* for TLS, and again for the hello or the enrolment request */
+#define ACCEPTOR_SILENT_S       30   /* the agent pings each 5 s */
+
+struct acceptor_conf { /* all pointers borrowed until acceptor_close() */
+	struct event_base *base;
+	struct ingest_hub *hub;
+	const char *listen_addr; /* NULL: all addresses, IPv6 and IPv4 */
+	uint16_t port;           /* 0: any free one, see acceptor_port() */
+	struct tls_files files;
+	bool insecure;           /* ask for no certificate */
+	const char *enroll_dir;  /* state directory that signs; NULL: own PKI, enrolment is refused */
+	unsigned max_links;      /* 0: ACCEPTOR_LINKS_MAX */
+};
+
+struct acceptor;
+
+/** Listens. 0, or -errno (logged, with what to do). */
+int acceptor_open(struct acceptor **out, const struct acceptor_conf *conf) WARN_UNUSED;
+/** The port it listens on. */
+uint16_t acceptor_port(const struct acceptor *a);
+/** Sinks are flushed: acknowledge what came in since the last call. Cheap when nothing did. */
+void acceptor_flushed(struct acceptor *a);
+/** About once a second: close links that are silent, late, or replaced by newer ones. */
+void acceptor_tick(struct acceptor *a, uint64_t now_ns);
+/** Accept nobody any more; links go on. */
+void acceptor_stop(struct acceptor *a);
+/** Close all links and free. Accepts NULL. */
+void acceptor_close(struct acceptor *a);
+
+#endif

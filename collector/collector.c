@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * collector: wires acceptor → ingest → session → forge → sinks into one loop and one thread. Options in,
+ * exit status out. Each round: what the links brought, timers, one flush of the sinks, then the
+ * acknowledgements of what was flushed.
+ */
+#include "collector.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "acceptor.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/pki.h"
+#include "ingest.h"
+#include "session.h"
+
+#define FIRST_TOKEN_TTL_S 3600
+
+/* The part that needs no network: shared by a collector and an endpoint that works alone. */
+struct middle {
+	struct sink_set sinks;
+	struct sessions *sessions;
+	uint64_t tick_ns; /* when the once-a-second work is due */
+};
+
+struct collector {
+	struct middle middle;
+	struct ingest_hub *hub;
+	struct acceptor *acceptor;
+	struct event_base *base;
+	struct event *sigint, *sigterm, *sigusr1, *timer;
+	bool stop;
+};
+
+/* ---- sessions and sinks ---- */
+
+static int middle_open(struct middle *m, const struct sink_conf *sinks, unsigned n)
+{
+	int err = sinks_open(&m->sinks, sinks, n);
+
+	if (err)
+		return err;
+	err = sessions_new(&m->sessions, NULL, &m->sinks);
+	if (err)
+		sinks_close(&m->sinks);
+	return err;
+}
+
+static void middle_close(struct middle *m)
+{
+	if (!m->sessions)
+		return;
+	sessions_close_all(m->sessions, clock_mono_ns());
+	sinks_flush(&m->sinks);
+	sessions_free(m->sessions);
+	sinks_close(&m->sinks);
+	m->sessions = NULL;
+}
+
+/* Timers and a flush. Returns ns until a timer is due; *second: the once-a-second work ran. */
+static uint64_t middle_round(struct middle *m, bool *second)
+{
+	uint64_t now_ns = clock_mono_ns();
+	uint64_t wait_ns = sessions_tick(m->sessions, now_ns);
+
+	*second = now_ns >= m->tick_ns;
+	if (*second) {
+		m->tick_ns = now_ns + NS_PER_S;
+		sinks_tick(&m->sinks, now_ns);
+	}
+	sinks_flush(&m->sinks);
+	if (wait_ns > m->tick_ns - now_ns)
+		wait_ns = m->tick_ns - now_ns;
+	return wait_ns < NS_PER_MS ? NS_PER_MS : wait_ns;
+}
+
+/* ---- one collector ---- */
+
+/* sd_notify(3)'s protocol: one datagram. A leading '@' names an abstract socket. */
+static void notify(const char *state)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	size_t len;
+	int fd;
+
+	if (!path || (path[0] != '/' && path[0] != '@'))
+		return;
+	len = strlen(path);
+	if (len >= sizeof(sa.sun_path))
+		return;
+	memcpy(sa.sun_path, path, len);
+	if (path[0] == '@')
+		sa.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&sa,
+		   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
+		log_warn("collector: sd_notify: %s", strerror(errno));
+	close(fd);
+}
+
+static void on_stop(evutil_socket_t fd, short what, void *ctx)
+{
+	struct collector *c = ctx;
+
+	(void)fd;
+	(void)what;
+	c->stop = true;
+}
+
+static void on_usr1(evutil_socket_t fd, short what, void *ctx)
+{
+	(void)fd;
+	(void)what;
+	(void)ctx;
+	metrics_dump(stderr, true);
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *ctx)
+{
+	(void)fd;
+	(void)what;
+	(void)ctx; /* its only work is to end event_base_loop() */
+}
+
+static struct event *signal_new(struct collector *c, int sig, event_callback_fn fn)
+{
+	struct event *ev = evsignal_new(c->base, sig, fn, c);
+
+	if (ev && event_add(ev, NULL)) {
+		event_free(ev);
+		ev = NULL;
+	}
+	return ev;
+}
+
+/* Pokes are due after 2 ms: epoll's own millisecond timers would round up. */
+static struct event_base *base_new(void)
+{
+	struct event_config *conf = event_config_new();
+	struct event_base *base = NULL;
+
+	if (conf && event_config_set_flag(conf, EVENT_BASE_FLAG_PRECISE_TIMER) == 0)
+		base = event_base_new_with_config(conf);
+	if (conf)
+		event_config_free(conf);
+	return base;
+}
+
+static int loop_open(struct collector *c)
+{
+	c->base = base_new();
+	if (!c->base)
+		return -ENOMEM;
+	c->sigint = signal_new(c, SIGINT, on_stop);
+	c->sigterm = signal_new(c, SIGTERM, on_stop);
+	c->sigusr1 = signal_new(c, SIGUSR1, on_usr1);
+	c->timer = evtimer_new(c->base, on_timer, c);
+	return c->sigint && c->sigterm && c->sigusr1 && c->timer ? 0 : -ENOMEM;
+}
+
+static void loop_close(struct collector *c)
+{
+	struct event *const all[] = {c->sigint, c->sigterm, c->sigusr1, c->timer};
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		if (all[i])
+			event_free(all[i]);
+	if (c->base)
+		event_base_free(c->base);
+}
+
+/* Printed to a person at the first start, once; never through the log. */
+static int print_first_token(const struct collector_conf *conf)
+{
+	char token[PKI_TOKEN_STRLEN], host[256] = "";
+	int err = pki_token_new(conf->state_dir, FIRST_TOKEN_TTL_S, token);
+
+	if (err)
+		return err;
+	if (gethostname(host, sizeof(host) - 1) || !host[0])
+		snprintf(host, sizeof(host), "COLLECTOR");
+	fprintf(stderr,
+		"sslcollector: this collector has a new certificate authority. To enrol an endpoint, run "
+		"there:\n"
+		"    sslcollector enroll %s",
+		host);
+	if (conf->port != SSLC_PORT)
+		fprintf(stderr, ":%u", conf->port);
+	fprintf(stderr, " %s\n"
+			"The token works once and for one hour. `sslcollector token` prints another.\n",
+		token);
+	explicit_bzero(token, sizeof(token));
+	return 0;
+}
+
+struct credentials {
+	struct tls_files files;
+	char ca[4096], cert[4096], key[4096];
+	bool own; /* the administrator's PKI: nothing to enrol with */
+};
+
+static int state_dir_files(struct credentials *cr, const char *dir)
+{
+	const int size = (int)sizeof(cr->ca);
+
+	if (snprintf(cr->ca, sizeof(cr->ca), "%s/ca.pem", dir) >= size ||
+	    snprintf(cr->cert, sizeof(cr->cert), "%s/collector.pem", dir) >= size ||
+	    snprintf(cr->key, sizeof(cr->key), "%s/collector.key", dir) >= size)
+		return -ENAMETOOLONG;
+	cr->files = (struct tls_files){.ca = cr->ca, .cert = cr->cert, .key = cr->key};
+	return 0;
+}
+
+static int credentials_open(struct credentials *cr, const struct collector_conf *conf)
+{
+	const struct tls_files *f = &conf->files;
+	int made;
+
+	cr->own = f->ca || f->cert || f->key;
+	if (cr->own) {
+		cr->files = *f;
+		if (f->cert && f->key && (f->ca || conf->insecure))
+			return 0;
+		log_error("collector: own certificates: --ca, --cert and --key belong together");
+		return -EINVAL;
+	}
+	made = pki_collector_init(conf->state_dir);
+	if (made < 0)
+		return made;
+	if (made && !conf->insecure) {
+		made = print_first_token(conf);
+		if (made)
+			return made;
+	} else if (!conf->insecure) {
+		log_info("collector: to enrol an endpoint, print a token: sslcollector token");
+	}
+	return state_dir_files(cr, conf->state_dir);
+}
+
+static int collector_open(struct collector *c, const struct collector_conf *conf)
+{
+	struct credentials cr = {0};
+	struct acceptor_conf ac = {
+		.listen_addr = conf->listen_addr,
+		.port = conf->port,
+		.insecure = conf->insecure,
+	};
+	int err;
+
+	err = credentials_open(&cr, conf);
+	if (!err)
+		err = middle_open(&c->middle, conf->sinks, conf->n_sinks);
+	if (!err)
+		err = loop_open(c);
+	if (!err)
+		err = ingest_hub_new(&c->hub, c->middle.sessions);
+	if (err)
+		return err;
+	ac.base = c->base;
+	ac.hub = c->hub;
+	ac.files = cr.files;
+	ac.enroll_dir = cr.own ? NULL : conf->state_dir;
+	return acceptor_open(&c->acceptor, &ac);
+}
+
+static void collector_loop(struct collector *c)
+{
+	uint64_t wait_ns = NS_PER_MS;
+	bool second = false;
+
+	while (!c->stop) {
+		struct timeval tv = {.tv_sec = (time_t)(wait_ns / NS_PER_S),
+				     .tv_usec = (suseconds_t)(wait_ns % NS_PER_S / 1000)};
+
+		event_add(c->timer, &tv);
+		if (event_base_loop(c->base, EVLOOP_ONCE) < 0) {
+			log_error("collector: event loop: %s", strerror(errno));
+			return;
+		}
+		wait_ns = middle_round(&c->middle, &second);
+		acceptor_flushed(c->acceptor);
+		if (!second)
+			continue;
+		ingest_hub_tick(c->hub, clock_mono_ns());
+		acceptor_tick(c->acceptor, clock_mono_ns());
+	}
+}
+
+int collector_run(const struct collector_conf *conf)
+{
+	struct collector c = {0};
+	bool done = false;
+	int err;
+
+	signal(SIGPIPE, SIG_IGN);
+	err = collector_open(&c, conf);
+	if (!err) {
+		log_info("collector: listening port=%u%s", acceptor_port(c.acceptor),
+			 conf->insecure ? " (insecure: anyone may send)" : "");
+		fputs("ready\n", stderr);
+		notify("READY=1");
+		collector_loop(&c);
+		done = c.stop;
+		notify("STOPPING=1");
+		acceptor_stop(c.acceptor);
+	} else if (err == -ENOMEM) {
+		log_error("collector: not started: out of memory"); /* all else was logged below */
+	}
+	/* Links first: nothing may come in while the forged connections are closed. */
+	acceptor_close(c.acceptor);
+	middle_close(&c.middle);
+	ingest_hub_free(c.hub);
+	loop_close(&c);
+	if (!err)
+		metrics_dump(stderr, false);
+	return done ? 0 : 1;
+}
+
+/* ---- an endpoint alone ---- */
+
+struct collector_local {
+	struct middle middle;
+	struct session_origin *origin; /* borrowed from the table */
+};
+
+int collector_local_new(struct collector_local **out, const struct sink_conf *sinks, unsigned n)
+{
+	static const uint8_t self[16] = {0}; /* the only origin of this table */
+	struct collector_local *c = calloc(1, sizeof(*c));
+	char host[256] = "";
+	int err;
+
+	if (!c)
+		return -ENOMEM;
+	err = middle_open(&c->middle, sinks, n);
+	if (err)
+		goto fail;
+	if (gethostname(host, sizeof(host) - 1))
+		host[0] = '\0';
+	c->origin = sessions_origin(c->middle.sessions, self, span_str(host));
+	if (!c->origin) {
+		err = -ENOMEM;
+		goto fail;
+	}
+	*out = c;
+	return 0;
+fail:
+	collector_local_free(c);
+	return err;
+}
+
+int collector_local_frames(struct collector_local *c, struct span frames)
+{
+	return ingest_frames(c->middle.sessions, c->origin, frames, clock_mono_ns());
+}
+
+int collector_local_tick(struct collector_local *c)
+{
+	bool second;
+
+	/* Rounded up: called a little late rather than twice. At most a second, see middle_round(). */
+	return (int)((middle_round(&c->middle, &second) + NS_PER_MS - 1) / NS_PER_MS);
+}
+
+void collector_local_free(struct collector_local *c)
+{
+	if (!c)
+		return;
+	middle_close(&c->middle);
+	free(c);
+}

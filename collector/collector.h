@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* collector: wires acceptor → ingest → session → forge → sinks into one event loop. */
+#ifndef SSLC_COLLECTOR_COLLECTOR_H
+#define SSLC_COLLECTOR_COLLECTOR_H
+
+#include "sink.h"
+#include "base/tls.h"
+
+struct collector_conf {
+	const char *listen_addr; /* NULL: all addresses, IPv6 and IPv4 */
+	uint16_t port;
+	const char *state_dir;  /* CA, certificate, tokens; made with mode 0700 when absent */
+	struct tls_files files; /* own PKI; all NULL: the state directory's */
+	bool insecure;
+	const struct sink_conf *sinks; /* borrowed */
+	unsigned n_sinks;
+};
+
+/** Runs until SIGINT or SIGTERM, then closes every forged connection. Exit status 0 or 1 (logged).
+ */
+int collector_run(const struct collector_conf *conf);
+
+/* The collector's half inside an endpoint that works alone: same sessions, same sinks, no tunnel.
+ */
+struct collector_local;
+int collector_local_new(struct collector_local **out, const struct sink_conf *sinks,
+			unsigned n) WARN_UNUSED;
+/** One block of frames from this process. */
+int collector_local_frames(struct collector_local *c, struct span frames) WARN_UNUSED;
+/** Flush and run timers; returns ms until the next call is due, at most 1000. */
+int collector_local_tick(struct collector_local *c);
+/** Reset what is open, flush, close the sinks. Accepts NULL. */
+void collector_local_free(struct collector_local *c);
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * forge: one session's bytes → Ethernet/IP/TCP frames that an IDS believes. Time is an argument;
+ * output goes to a callback. Knows nothing of tables, agents or files.
+ */
+#ifndef SSLC_COLLECTOR_FORGE_H
+#define SSLC_COLLECTOR_FORGE_H
+
+#include "frame.h"
+
+#define FORGE_ACK_EVERY                                                                            \
+	(16u << 10) /* at most this many bytes of one direction without an acknowledgement */
+
+enum forge_state {
+	FORGE_NEW,         /* nothing emitted yet: no SYN before the first byte */
+	FORGE_ESTABLISHED, /* handshake emitted */
+	FORGE_CLOSED,      /* FINs acknowledged or RST emitted; the tuple is free again */
+};
+
+struct forge_flow; /* see below: allocated inside struct session */
+
+/* Where frames go. `first`: SYN, or the first segment of a message. */
+struct forge_out {
+	void (*emit)(void *ctx, struct span l2, uint64_t ts_ns, bool first);
+	void *ctx;
+	uint8_t *frame; /* caller's scratch of FORGE_FRAME_MAX bytes, borrowed */
+};
+#define FORGE_FRAME_MAX (65535u + 18u)
+
+struct forge_side {
+	uint32_t isn;
+	uint32_t nxt;   /* next sequence number this side sends */
+	uint32_t acked; /* what the other side has acknowledged of it */
+	uint16_t ip_id; /* of the next packet: +1 for every packet of this side */
+	bool fin_sent;
+	bool in_message; /* a message began and its last byte has not been sent */
+};
+
+struct forge_flow {
+	uint8_t addr[2][16];       /* [FLOW_C2S]: client, [FLOW_S2C]: server */
+	uint16_t port[2];          /* host order */
+	uint16_t mss;              /* payload bytes a segment */
+	uint8_t family;            /* 4 or 6 */
+	uint8_t state;             /* enum forge_state */
+	struct forge_side side[2]; /* by who sends */
+	uint64_t last_ts_ns;       /* time never runs backwards within a flow */
+};
+
+/**
+ * Prepare a flow. session: 16 bytes, the source of both ISNs (deterministic: PROTOCOL.md 3.5),
+ * mixed with incarnation (0 for the first handshake of a session, +1 for each further one). mtu: of
+ * the output.
+ */
+void forge_init(struct forge_flow *f, const struct frame_flow_open *open, uint32_t incarnation,
+		uint32_t mtu);
+/** Handshake and window update. Called implicitly by the first data or gap. */
+void forge_handshake(struct forge_flow *f, struct forge_out *out, uint64_t ts_ns);
+/** Segments, PSH on the last when end, an ACK from the peer when end and every FORGE_ACK_EVERY
+ * bytes. */
+void forge_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, struct span bytes,
+		bool end, uint64_t ts_ns);
+/** Sequence numbers advance over `len` bytes that nobody has; acknowledged like data. */
+void forge_gap(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t len,
+	       uint64_t ts_ns);
+/** A bare repeated ACK of the data's sender, so that an IDS inspects now (FORGING.md 7.5). */
+void forge_poke(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t ts_ns);
+/** FIN of one side and its ACK. The flow is CLOSED after both. No effect before the handshake or
+ * twice. */
+void forge_fin(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t ts_ns);
+/** RST from one side with the right sequence number. CLOSED afterwards. No effect unless
+ * ESTABLISHED. */
+void forge_rst(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t ts_ns);
+
+#endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ingest: link bytes → envelopes → frames → sessions. One struct a link; decides what is protocol
+ * and what is not; writes the answers (welcome, ack, pong, refused) into a buffer. No sockets:
+ * acceptor moves the bytes. Emitted once: blocks already seen from this agent instance and link are
+ * skipped.
+ */
+#ifndef SSLC_COLLECTOR_INGEST_H
+#define SSLC_COLLECTOR_INGEST_H
+
+#include "session.h"
+
+struct ingest_hub; /* what all links of one collector share: agents seen, their last sequence
+		      numbers */
+struct ingest;     /* one link */
+
+int ingest_hub_new(struct ingest_hub **out,
+		   struct sessions *sessions) WARN_UNUSED; /* sessions borrowed */
+void ingest_hub_free(struct ingest_hub *h);
+/**
+ * About once a second. An agent whose links are all gone for `grace` (INGEST_AGENT_GRACE_S) has its
+ * flows reset and is forgotten.
+ */
+void ingest_hub_tick(struct ingest_hub *h, uint64_t now_ns);
+#define INGEST_AGENT_GRACE_S 60
+
+/** name: the peer for log lines, e.g. "10.0.0.7:41822 (web1)"; copied. */
+int ingest_new(struct ingest **out, struct ingest_hub *h, const char *name) WARN_UNUSED;
+void ingest_free(struct ingest *in);
+/**
+ * Received bytes in, answers appended to `reply`. Keeps incomplete envelopes (bounded by
+ * ZBLOCK_WIRE_MAX). 0: go on. -EBADMSG, -EMSGSIZE, -EPROTO: send what is in `reply`, then close;
+ * logged and counted here.
+ */
+int ingest_bytes(struct ingest *in, struct span bytes, struct buf *reply,
+		 uint64_t now_ns) WARN_UNUSED;
+/** True once this link's hello was accepted. */
+bool ingest_is_greeted(const struct ingest *in);
+/** True when a newer link of the same agent and index took over: close this one, nothing is lost.
+ */
+bool ingest_is_replaced(const struct ingest *in);
+/** Append a control envelope that carries a refusal: for links that end before or without a hello.
+ */
+int ingest_put_refused(struct buf *reply, uint16_t code, const char *text) WARN_UNUSED;
+/** Sinks are flushed: appends an ack for what was consumed since the last one, if anything. */
+void ingest_ack(struct ingest *in, struct buf *reply);
+/** A block's frames that never crossed a tunnel: an endpoint alone. Same checks, same effects. */
+int ingest_frames(struct sessions *t, struct session_origin *o, struct span frames,
+		  uint64_t now_ns) WARN_UNUSED;
+
+#endif

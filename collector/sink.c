@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sink: the outputs of one run. Frames and messages come in, every opened sink gets each; trouble
+ * of one sink stays in it. The table of kinds is here, and what several kinds need: harmless words,
+ * standard output, writing with a bounded wait.
+ */
+#include "sink.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#define MTU_DEFAULT 1500u
+
+static const struct sink_ops *const kinds[] = {
+	&sink_iface_ops,
+	&sink_pcap_ops,
+	&sink_text_ops,
+};
+
+static const struct sink_ops *kind_find(const char *name)
+{
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (!strcmp(kinds[i]->name, name))
+			return kinds[i];
+	return NULL;
+}
+
+static int sink_open_one(struct sink **out, const struct sink_conf *conf)
+{
+	const struct sink_ops *ops = kind_find(conf->kind);
+
+	if (!ops) {
+		log_error("sink: %s: no such kind of output", conf->kind);
+		return -EINVAL;
+	}
+	return ops->open(out, conf);
+}
+
+int sinks_open(struct sink_set *set, const struct sink_conf *conf, unsigned n)
+{
+	int err;
+
+	set->n = 0;
+	if (n > SINKS_MAX) {
+		log_error("sink: %u outputs: at most %d are possible", n, SINKS_MAX);
+		return -E2BIG;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		err = sink_open_one(&set->v[i], &conf[i]);
+		if (err)
+			goto fail;
+		set->n++;
+	}
+	return 0;
+fail:
+	sinks_close(set);
+	return err;
+}
+
+void sinks_packet(struct sink_set *set, struct span l2, uint64_t ts_ns,
+		  const struct sink_flow *flow, bool first)
+{
+	for (unsigned i = 0; i < set->n; i++)
+		if (set->v[i]->ops->packet)
+			set->v[i]->ops->packet(set->v[i], l2, ts_ns, flow, first);
+}
+
+void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir,
+		   struct span bytes, bool end, uint64_t ts_ns)
+{
+	for (unsigned i = 0; i < set->n; i++)
+		if (set->v[i]->ops->message)
+			set->v[i]->ops->message(set->v[i], flow, dir, bytes, end, ts_ns);
+}
+
+void sinks_flush(struct sink_set *set)
+{
+	for (unsigned i = 0; i < set->n; i++)
+		if (set->v[i]->ops->flush)
+			set->v[i]->ops->flush(set->v[i]);
+}
+
+void sinks_tick(struct sink_set *set, uint64_t now_ns)
+{
+	for (unsigned i = 0; i < set->n; i++)
+		if (set->v[i]->ops->tick)
+			set->v[i]->ops->tick(set->v[i], now_ns);
+}
+
+static uint32_t sink_mtu(const struct sink *s)
+{
+	return s->ops->mtu ? s->ops->mtu(s) : MTU_DEFAULT;
+}
+
+uint32_t sinks_mtu(const struct sink_set *set)
+{
+	uint32_t mtu = set->n ? UINT32_MAX : MTU_DEFAULT;
+
+	for (unsigned i = 0; i < set->n; i++)
+		if (sink_mtu(set->v[i]) < mtu)
+			mtu = sink_mtu(set->v[i]);
+	return mtu;
+}
+
+void sinks_close(struct sink_set *set)
+{
+	while (set->n) {
+		struct sink *s = set->v[--set->n];
+
+		s->ops->close(s);
+	}
+}
+
+static bool is_plain(uint8_t c)
+{
+	return c > ' ' && c <= '~' && c != '\\';
+}
+
+static void put_escaped(struct buf *out, uint8_t c)
+{
+	static const char hex[] = "0123456789abcdef";
+	const char text[] = {'\\', 'x', hex[c >> 4], hex[c & 15]};
+
+	wr_bytes(out, text, sizeof(text));
+}
+
+void sink_put_word(struct buf *out, struct span foreign)
+{
+	size_t i = 0;
+
+	while (i < foreign.len) {
+		size_t start = i;
+
+		while (i < foreign.len && is_plain(foreign.p[i]))
+			i++;
+		wr_bytes(out, foreign.p + start, i - start);
+		if (i < foreign.len)
+			put_escaped(out, foreign.p[i++]);
+	}
+}
+
+/* Opening the same pipe or terminal again gives flags that no other process shares with us. */
+static int stdout_reopen(void)
+{
+	return open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+int sink_stdout_open(void)
+{
+	struct stat st;
+	int fd = -1;
+
+	if (fstat(STDOUT_FILENO, &st))
+		return -errno;
+	if (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode))
+		fd = stdout_reopen();
+	if (fd <
+	    0) /* a file, whose position we must keep; a socket; or a terminal of another user */
+		fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+	return fd < 0 ? -errno : fd;
+}
+
+void sink_ignore_write_signals(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
+}
+
+static bool is_writable_before(int fd, uint64_t deadline_ns)
+{
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
+	uint64_t now = clock_mono_ns();
+
+	if (now >= deadline_ns)
+		return false;
+	return poll(&p, 1, (int)((deadline_ns - now + NS_PER_MS - 1) / NS_PER_MS)) != 0;
+}
+
+size_t sink_write(int fd, struct span bytes, unsigned wait_ms, int *err)
+{
+	uint64_t deadline_ns = wait_ms ? clock_mono_ns() + wait_ms * NS_PER_MS : 0;
+	size_t done = 0;
+
+	*err = 0;
+	while (done < bytes.len) {
+		ssize_t n = write(fd, bytes.p + done, bytes.len - done);
+
+		if (n > 0) {
+			done += (size_t)n;
+		} else if (n == 0) {
+			*err = -EIO;
+			break;
+		} else if (errno == EINTR ||
+			   (errno == EAGAIN && is_writable_before(fd, deadline_ns))) {
+			continue;
+		} else {
+			*err = -errno;
+			break;
+		}
+	}
+	return done;
+}

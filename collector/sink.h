@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sink: where forged packets go. A kind is a struct sink_ops in its own file and one line in the
+ * table of sink.c; a set is the outputs of one run. Used by one thread.
+ */
+#ifndef SSLC_COLLECTOR_SINK_H
+#define SSLC_COLLECTOR_SINK_H
+
+#include "frame.h"
+
+struct sink;
+
+/* What a packet or message belongs to; borrowed, valid during the call. */
+struct sink_flow {
+	const struct frame_flow_open *open; /* tuple, process */
+	const char *host;                   /* the agent's host name, printable */
+};
+
+struct sink_conf {
+	const char *kind;   /* "iface", "pcap", "text" */
+	const char *target; /* interface name; file name or "-"; ignored by text */
+};
+
+struct sink_ops {
+	const char *name;
+	int (*open)(struct sink **out, const struct sink_conf *conf); /* logs its own error */
+	/* One whole Ethernet frame. first: it begins a message or a connection (where a comment
+	 * belongs). May be NULL. Copies what it keeps. Trouble is counted and logged by the sink,
+	 * never returned. */
+	void (*packet)(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow,
+		       bool first);
+	/* Bytes of one direction in order, as the application moved them. end: last of a TLS call.
+	 * May be NULL. */
+	void (*message)(struct sink *s, const struct sink_flow *flow, enum flow_dir dir,
+			struct span bytes, bool end, uint64_t ts_ns);
+	void (*flush)(struct sink *s); /* everything given so far leaves now; may be NULL */
+	void (*tick)(struct sink *s,
+		     uint64_t now_ns); /* about once a second: reopen, self-check; may be NULL */
+	uint32_t (*mtu)(const struct sink *s); /* largest IP packet it takes; NULL: 1500 */
+	void (*close)(struct sink *s);         /* flushes; accepts NULL */
+};
+
+struct sink { /* first member of each kind's own struct */
+	const struct sink_ops *ops;
+};
+
+extern const struct sink_ops sink_iface_ops; /* AF_PACKET, sendmmsg */
+extern const struct sink_ops sink_pcap_ops;  /* pcapng, or classic when the name ends in .pcap */
+extern const struct sink_ops sink_text_ops;  /* one readable line a message on stdout */
+
+#define SINKS_MAX 16
+
+struct sink_set {
+	struct sink *v[SINKS_MAX];
+	unsigned n;
+};
+
+/** Open all of conf[n]; on failure those already open are closed again. 0 or -errno (logged). */
+int sinks_open(struct sink_set *set, const struct sink_conf *conf, unsigned n) WARN_UNUSED;
+void sinks_packet(struct sink_set *set, struct span l2, uint64_t ts_ns,
+		  const struct sink_flow *flow, bool first);
+void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir,
+		   struct span bytes, bool end, uint64_t ts_ns);
+void sinks_flush(struct sink_set *set);
+void sinks_tick(struct sink_set *set, uint64_t now_ns);
+/** The smallest mtu() of the set; 1500 for an empty one. Asked again for each new flow. */
+uint32_t sinks_mtu(const struct sink_set *set);
+void sinks_close(struct sink_set *set);
+
+/* What the kinds share. */
+
+/** Append `foreign` as one word: printable ASCII stays; spaces, backslashes and all else become
+ * \xHH. */
+void sink_put_word(struct buf *out, struct span foreign);
+/**
+ * A descriptor of one's own for standard output; the caller closes it. Pipes and terminals become
+ * non-blocking (only for us: a new open file description). fd, or -errno.
+ */
+int sink_stdout_open(void) WARN_UNUSED;
+/**
+ * A reader that goes away is an error of write(2), not the end of this process: ignores SIGPIPE,
+ * and SIGXFSZ (file size limit) for the same reason.
+ */
+void sink_ignore_write_signals(void);
+/**
+ * Write `bytes`; wait at most `wait_ms` in all for a reader that is slow.
+ * Returns bytes written; *err is 0 when that is all of them, -EAGAIN when the reader was too slow,
+ * or another -errno of write(2).
+ */
+size_t sink_write(int fd, struct span bytes, unsigned wait_ms, int *err);
+
+#endif

@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sink_iface: packets onto a network interface. Frames come in, are copied into a batch and leave
+ * with one sendmmsg(2) a batch. The socket is bound to the interface and to no protocol: it never
+ * receives. A frame that cannot leave is counted under its reason; an interface that goes away is
+ * waited for.
+ */
+#include "sink.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <ifaddrs.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if_arp.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+
+#define IFACE_BATCH     64     /* frames a sendmmsg: more gains nothing (measured on veth) */
+#define IFACE_MTU_MIN   68     /* RFC 791: what every link carries; smaller is no Ethernet */
+#define IFACE_MTU_MAX   65535u /* bounds the batch memory */
+#define IFACE_RETRY_NS  50000  /* a full queue of a 10 Gbit/s port drains in some hundred µs: */
+#define IFACE_RETRY_MAX 8      /* tries in all for one flush, then frames are dropped */
+#define IFACE_SNDBUF    (8u << 20) /* holds a batch of the largest frames on their way */
+#define IFACE_WARN_MS   10000      /* between two lines about the same trouble */
+
+static COUNTER_DEFINE(c_packets, "sink_iface_packets", "packets sent on interfaces");
+static COUNTER_DEFINE(c_bytes, "sink_iface_bytes", "bytes sent on interfaces");
+static COUNTER_DEFINE(c_nobufs, "sink_iface_lost_nobufs",
+		      "packets lost: the interface's queue was full, or its peer or cable is down");
+static COUNTER_DEFINE(c_gone, "sink_iface_lost_gone",
+		      "packets lost: the interface was gone or down");
+static COUNTER_DEFINE(c_size, "sink_iface_lost_size",
+		      "packets lost: larger than the interface's MTU");
+
+struct iface_sink {
+	struct sink sink;
+	char name[IFNAMSIZ];
+	int ifindex;
+	uint32_t mtu;
+	int fd;          /* -1 exactly while the interface is gone or down */
+	uint8_t *arena;  /* IFACE_BATCH slots */
+	size_t slot_len; /* mtu and Ethernet header */
+	struct mmsghdr msg[IFACE_BATCH];
+	struct iovec iov[IFACE_BATCH];
+	unsigned n;     /* frames waiting in the batch */
+	bool is_jammed; /* the last flush gave up: no waiting until a frame leaves again */
+	uint64_t lost_gone;
+	struct log_rate nobufs_rate, size_rate;
+};
+
+struct iface_info {
+	int ifindex;
+	uint32_t mtu;
+	unsigned flags; /* IFF_UP, IFF_LOOPBACK */
+	bool is_ethernet;
+};
+
+static int query_fields(int fd, const char *name, struct iface_info *info)
+{
+	struct ifreq req;
+
+	memset(&req, 0, sizeof(req));
+	snprintf(req.ifr_name, sizeof(req.ifr_name), "%s", name);
+	if (ioctl(fd, SIOCGIFINDEX, &req))
+		return -errno;
+	info->ifindex = req.ifr_ifindex;
+	if (ioctl(fd, SIOCGIFFLAGS, &req))
+		return -errno;
+	info->flags = (unsigned short)req.ifr_flags;
+	if (ioctl(fd, SIOCGIFHWADDR, &req))
+		return -errno;
+	info->is_ethernet = req.ifr_hwaddr.sa_family == ARPHRD_ETHER;
+	if (ioctl(fd, SIOCGIFMTU, &req))
+		return -errno;
+	info->mtu = (uint32_t)req.ifr_mtu;
+	if (info->mtu > IFACE_MTU_MAX)
+		info->mtu = IFACE_MTU_MAX;
+	return info->mtu < IFACE_MTU_MIN ? -EINVAL : 0;
+}
+
+static int iface_query(const char *name, struct iface_info *info)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int err;
+
+	if (fd < 0 && errno == EAFNOSUPPORT)
+		fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	err = query_fields(fd, name, info);
+	close(fd);
+	return err;
+}
+
+/* Slots for the present MTU. The batch must be empty. */
+static int arena_resize(struct iface_sink *s, uint32_t mtu)
+{
+	size_t slot_len = mtu + ETH_HLEN;
+	uint8_t *arena = calloc(IFACE_BATCH, slot_len);
+
+	if (!arena)
+		return -ENOMEM;
+	free(s->arena);
+	s->arena = arena;
+	s->slot_len = slot_len;
+	s->mtu = mtu;
+	for (unsigned i = 0; i < IFACE_BATCH; i++) {
+		s->iov[i].iov_base = arena + i * slot_len;
+		s->msg[i].msg_hdr = (struct msghdr){.msg_iov = &s->iov[i], .msg_iovlen = 1};
+	}
+	return 0;
+}
+
+static void arena_cleanse(struct iface_sink *s)
+{
+	if (s->arena)
+		explicit_bzero(s->arena, IFACE_BATCH * s->slot_len);
+	free(s->arena);
+	s->arena = NULL;
+}
+
+/* A packet socket that only sends. */
+static int packet_socket(int ifindex)
+{
+	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = ifindex};
+	int one = 1, sndbuf = IFACE_SNDBUF, err;
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return -errno;
+	/* past the queueing discipline: a drop is reported to us instead of only to a counter */
+	if (setsockopt(fd, SOL_PACKET, PACKET_QDISC_BYPASS, &one, sizeof(one)) ||
+	    bind(fd, (struct sockaddr *)&to, sizeof(to))) {
+		err = -errno;
+		close(fd);
+		return err;
+	}
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &sndbuf, sizeof(sndbuf)))
+		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
+	return fd;
+}
+
+/* Take the interface as it is now; it must be up. */
+static int iface_attach(struct iface_sink *s, const struct iface_info *info)
+{
+	int fd, err;
+
+	if (info->mtu != s->mtu) {
+		err = arena_resize(s, info->mtu);
+		if (err)
+			return err;
+	}
+	fd = packet_socket(info->ifindex);
+	if (fd < 0)
+		return fd;
+	s->fd = fd;
+	s->ifindex = info->ifindex;
+	s->is_jammed = false;
+	return 0;
+}
+
+static void iface_detach(struct iface_sink *s)
+{
+	if (s->fd >= 0)
+		close(s->fd);
+	s->fd = -1;
+}
+
+static void lose_gone(struct iface_sink *s, uint64_t packets)
+{
+	s->lost_gone += packets;
+	counter_add(&c_gone, packets);
+}
+
+static void iface_gone(struct iface_sink *s, int err)
+{
+	iface_detach(s);
+	s->lost_gone = 0;
+	log_error("sink_iface: interface %s is %s: %s; packets for it are counted as lost until it "
+		  "is "
+		  "back",
+		  s->name, err == -ENETDOWN ? "down" : "gone", strerror(-err));
+}
+
+/* Sending */
+
+static void frames_sent(struct iface_sink *s, unsigned from, unsigned n)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = from; i < from + n; i++)
+		bytes += s->iov[i].iov_len;
+	counter_add(&c_packets, n);
+	counter_add(&c_bytes, bytes);
+	s->is_jammed = false;
+}
+
+static void lose_nobufs(struct iface_sink *s)
+{
+	uint64_t held;
+
+	counter_inc(&c_nobufs);
+	s->is_jammed = true;
+	if (log_rate_ok(&s->nobufs_rate, IFACE_WARN_MS, &held))
+		log_warn("sink_iface: interface %s: takes no more packets (queue full, or the "
+			 "other end "
+			 "is down); they are counted as lost total=%llu",
+			 s->name, (unsigned long long)counter_get(&c_nobufs));
+}
+
+static void lose_size(struct iface_sink *s, size_t len)
+{
+	uint64_t held;
+
+	counter_inc(&c_size);
+	if (log_rate_ok(&s->size_rate, IFACE_WARN_MS, &held))
+		log_warn("sink_iface: interface %s: packet larger than its MTU is lost bytes=%zu "
+			 "mtu=%u "
+			 "total=%llu",
+			 s->name, len, s->mtu, (unsigned long long)counter_get(&c_size));
+}
+
+static void retry_pause(void)
+{
+	struct timespec t = {.tv_nsec = IFACE_RETRY_NS};
+
+	(void)nanosleep(&t, NULL);
+}
+
+/*
+ * What a failed send means for the frame at `at`. Returns how many frames to go on by: 0 tries the
+ * same one again.
+ */
+static unsigned send_failed(struct iface_sink *s, unsigned at, int err, unsigned *tries)
+{
+	switch (err) {
+	case -EINTR:
+		return 0;
+	case -ENOBUFS:
+	case -EAGAIN:
+		if (!s->is_jammed && (*tries)++ < IFACE_RETRY_MAX) {
+			retry_pause();
+			return 0;
+		}
+		lose_nobufs(s);
+		return 1;
+	case -EMSGSIZE:
+		lose_size(s, s->iov[at].iov_len);
+		return 1;
+	default: /* ENXIO, ENODEV, ENETDOWN, and what else makes the socket useless */
+		iface_gone(s, err);
+		lose_gone(s, s->n - at);
+		return s->n - at;
+	}
+}
+
+static void iface_flush(struct sink *sink)
+{
+	struct iface_sink *s = (struct iface_sink *)sink;
+	unsigned at = 0, tries = 0;
+
+	while (at < s->n) {
+		int n = sendmmsg(s->fd, s->msg + at, s->n - at, 0);
+
+		if (n > 0) {
+			frames_sent(s, at, (unsigned)n);
+			at += (unsigned)n;
+		} else {
+			at += send_failed(s, at, n ? -errno : -EAGAIN, &tries);
+		}
+	}
+	s->n = 0;
+}
+
+static void iface_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
+			 const struct sink_flow *flow, bool first)
+{
+	struct iface_sink *s = (struct iface_sink *)sink;
+
+	(void)ts_ns;
+	(void)flow;
+	(void)first;
+	if (s->fd < 0) {
+		lose_gone(s, 1);
+	} else if (l2.len > s->slot_len) {
+		lose_size(s, l2.len);
+	} else {
+		memcpy(s->iov[s->n].iov_base, l2.p, l2.len);
+		s->iov[s->n].iov_len = l2.len;
+		if (++s->n == IFACE_BATCH)
+			iface_flush(sink);
+	}
+}
+
+/* Once a second */
+
+static void try_again(struct iface_sink *s, const struct iface_info *info)
+{
+	if (!(info->flags & IFF_UP) || iface_attach(s, info))
+		return;
+	log_info("sink_iface: interface %s is back lost=%llu", s->name,
+		 (unsigned long long)s->lost_gone);
+}
+
+static void iface_tick(struct sink *sink, uint64_t now_ns)
+{
+	struct iface_sink *s = (struct iface_sink *)sink;
+	struct iface_info info;
+	int err;
+
+	(void)now_ns;
+	iface_flush(sink);
+	err = iface_query(s->name, &info);
+	if (err == -ENODEV && s->fd >= 0)
+		iface_gone(s, err);
+	if (err)
+		return;
+	if (s->fd >= 0 && info.ifindex != s->ifindex) /* another one of that name */
+		iface_gone(s, -ENODEV);
+	if (s->fd < 0)
+		try_again(s, &info);
+	else if (info.mtu != s->mtu && !arena_resize(s, info.mtu))
+		log_info("sink_iface: interface %s: MTU is now %u", s->name, s->mtu);
+}
+
+static uint32_t iface_mtu(const struct sink *sink)
+{
+	return ((const struct iface_sink *)sink)->mtu;
+}
+
+/* Opening */
+
+static bool is_link_local(const struct sockaddr *sa)
+{
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
+
+	return sa->sa_family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr);
+}
+
+static bool is_ip_of(const struct ifaddrs *a, const char *name)
+{
+	if (!a->ifa_addr || strcmp(a->ifa_name, name))
+		return false;
+	return a->ifa_addr->sa_family == AF_INET ||
+	       (a->ifa_addr->sa_family == AF_INET6 && !is_link_local(a->ifa_addr));
+}
+
+/* Every interface that is up has a link-local IPv6 address: that one says nothing about its use. */
+static void warn_if_addressed(const char *name)
+{
+	struct ifaddrs *all = NULL;
+
+	if (getifaddrs(&all))
+		return;
+	for (struct ifaddrs *a = all; a; a = a->ifa_next) {
+		if (!is_ip_of(a, name))
+			continue;
+		log_warn(
+			"sink_iface: interface %s has an IP address: real packets on it damage the "
+			"mirrored connections, and mirrored packets may reach its network; use an "
+			"interface that carries nothing else",
+			name);
+		break;
+	}
+	freeifaddrs(all);
+}
+
+static int refuse_query(const char *name, int err)
+{
+	if (err == -ENODEV)
+		log_error("sink_iface: interface %s does not exist; list interfaces with `ip link`",
+			  name);
+	else
+		log_error("sink_iface: interface %s: cannot ask for its properties: %s", name,
+			  strerror(-err));
+	return err;
+}
+
+static int refuse_attach(const char *name, int err)
+{
+	if (err == -EPERM || err == -EACCES)
+		log_error("sink_iface: interface %s: no permission to send packets: run as root or "
+			  "with "
+			  "CAP_NET_RAW",
+			  name);
+	else
+		log_error("sink_iface: interface %s: cannot open: %s", name, strerror(-err));
+	return err;
+}
+
+static int check_name(const char *name)
+{
+	if (*name && strlen(name) < IFNAMSIZ)
+		return 0;
+	log_error("sink_iface: %s: not an interface name; list interfaces with `ip link`", name);
+	return -EINVAL;
+}
+
+static int check_kind(const char *name, const struct iface_info *info)
+{
+	if (info->flags & IFF_LOOPBACK)
+		log_error("sink_iface: interface %s: this host would receive its own mirrored "
+			  "packets; "
+			  "use an interface that carries nothing else",
+			  name);
+	else if (!info->is_ethernet)
+		log_error("sink_iface: interface %s: does not carry Ethernet frames; use a network "
+			  "card, a veth pair or a bridge",
+			  name);
+	else
+		return 0;
+	return -EINVAL;
+}
+
+/* Attach once in any case: missing permission shows now, not when the interface comes up. */
+static int first_attach(struct iface_sink *s, const struct iface_info *info)
+{
+	int err = iface_attach(s, info);
+
+	if (err)
+		return refuse_attach(s->name, err);
+	warn_if_addressed(s->name);
+	if (!(info->flags & IFF_UP)) {
+		log_warn("sink_iface: interface %s is down: packets for it are counted as lost "
+			 "until "
+			 "`ip link set %s up`",
+			 s->name, s->name);
+		iface_detach(s);
+	}
+	return 0;
+}
+
+static void iface_close(struct sink *sink)
+{
+	struct iface_sink *s = (struct iface_sink *)sink;
+
+	if (!s)
+		return;
+	iface_flush(sink);
+	iface_detach(s);
+	arena_cleanse(s);
+	free(s);
+}
+
+static int iface_open(struct sink **out, const struct sink_conf *conf)
+{
+	struct iface_sink *s = NULL;
+	struct iface_info info;
+	int err = check_name(conf->target);
+
+	if (err)
+		return err;
+	err = iface_query(conf->target, &info);
+	if (err)
+		return refuse_query(conf->target, err);
+	err = check_kind(conf->target, &info);
+	if (err)
+		return err;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return refuse_attach(conf->target, -ENOMEM);
+	s->sink.ops = &sink_iface_ops;
+	s->fd = -1;
+	snprintf(s->name, sizeof(s->name), "%s", conf->target);
+	err = first_attach(s, &info);
+	if (err)
+		goto fail;
+	*out = &s->sink;
+	return 0;
+fail:
+	iface_close(&s->sink);
+	return err;
+}
+
+const struct sink_ops sink_iface_ops = {
+	.name = "iface",
+	.open = iface_open,
+	.packet = iface_packet,
+	.flush = iface_flush,
+	.tick = iface_tick,
+	.mtu = iface_mtu,
+	.close = iface_close,
+};

@@ -1,0 +1,662 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sink_pcap: packets into a file, a FIFO or standard output: pcapng with a comment that names the
+ * process, or classic pcap (libpcap writes it) when the name ends in ".pcap". Whole blocks gather
+ * in one buffer; what leaves the buffer is counted, what cannot leave is counted as lost. Never
+ * leaves half a block at the end of a file, never waits long for a reader, never writes to a
+ * terminal. pcapng: draft-ietf-opsawg-pcapng, sections 4.1 to 4.3.
+ */
+#include "sink.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pcap/pcap.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+
+#ifndef SSLC_VERSION
+#define SSLC_VERSION "unknown"
+#endif
+
+#define PCAP_SNAPLEN     262144
+#define PCAP_BUF_MAX     (4u << 20)   /* memory for a disk that is full or a reader that is slow */
+#define PCAP_WRITE_AT    (256u << 10) /* do not wait for flush() with more than this */
+#define PCAP_COMMENT_MAX 16384u /* escaping makes at most 4 of 1; an option's length is 16 bits */
+#define PCAP_STALL_MS    100  /* a slow reader may hold up all other outputs so long, once a tick */
+#define PCAP_CLOSE_MS    2000 /* the same for the last bytes */
+#define PCAP_WARN_MS     30000 /* between two lines about the same slow reader */
+
+#define NG_SHB          0x0a0d0d0au
+#define NG_IDB          1u
+#define NG_EPB          6u
+#define NG_BYTE_ORDER   0x1a2b3c4du
+#define NG_OPT_END      0
+#define NG_OPT_COMMENT  1
+#define NG_SHB_HARDWARE 2
+#define NG_SHB_OS       3
+#define NG_SHB_USERAPPL 4
+#define NG_IF_NAME      2
+#define NG_IF_TSRESOL   9
+#define NG_EPB_FIXED    32u /* an EPB without data and options, its trailing length included */
+#define CLASSIC_RECORD  16u
+
+static COUNTER_DEFINE(c_packets, "sink_pcap_packets", "packets written to files and pipes");
+static COUNTER_DEFINE(c_bytes, "sink_pcap_bytes", "bytes written to files and pipes");
+static COUNTER_DEFINE(c_lost_disk, "sink_pcap_lost_disk", "packets lost: the file took no more");
+static COUNTER_DEFINE(c_lost_reader, "sink_pcap_lost_reader",
+		      "packets lost: a pipe's reader was gone or too slow");
+static COUNTER_DEFINE(c_lost_memory, "sink_pcap_lost_memory", "packets lost: out of memory");
+
+enum pcap_state {
+	PCAP_WRITING, /* fd takes what we give */
+	PCAP_FULL, /* the file takes no more and ends with a whole block; tried again each tick */
+	PCAP_STALLED,   /* the pipe's reader does not read; tried again without waiting */
+	PCAP_NO_READER, /* fd is closed; a FIFO is opened again each tick */
+};
+
+struct pcap_sink;
+
+struct pcap_format {
+	int (*header)(struct pcap_sink *s); /* appends to s->out; 0 or -ENOMEM */
+	void (*packet)(struct pcap_sink *s, struct span l2, uint64_t ts_ns);
+	size_t (*block_len)(const uint8_t *block);
+};
+
+struct pcap_sink {
+	struct sink sink;
+	const struct pcap_format *format;
+	char *name; /* for log lines and for opening again */
+	enum pcap_state state;
+	int fd;             /* -1 in PCAP_NO_READER only */
+	bool is_file;       /* regular: can be cut back */
+	bool is_fifo;       /* has a name: can be opened again */
+	struct buf out;     /* begins at a block border, holds whole blocks */
+	size_t head_len;    /* file header at the front of `out`; not a packet */
+	size_t sent;        /* bytes of the first block that a pipe has taken already */
+	off_t good;         /* regular: file length up to the last whole block */
+	struct buf comment; /* scratch for the packet at hand */
+	uint64_t lost;      /* packets, since the start */
+	bool waited;        /* for a slow reader, since the last tick */
+	struct log_rate slow_rate;
+	pcap_t *dead;          /* classic only */
+	pcap_dumper_t *dumper; /* classic only: writes through a FILE into `out` */
+};
+
+/* Blocks */
+
+static void put_u16(struct buf *b, uint16_t v)
+{
+	wr_bytes(b, &v, sizeof(v)); /* native byte order: the reader looks at the magic */
+}
+
+static void put_u32(struct buf *b, uint32_t v)
+{
+	wr_bytes(b, &v, sizeof(v));
+}
+
+static void put_padded(struct buf *b, struct span v)
+{
+	wr_bytes(b, v.p, v.len);
+	wr_zero(b, -v.len & 3);
+}
+
+static void put_option(struct buf *b, uint16_t code, struct span value)
+{
+	put_u16(b, code);
+	put_u16(b, (uint16_t)value.len);
+	put_padded(b, value);
+}
+
+static size_t block_begin(struct buf *b, uint32_t type)
+{
+	size_t at = b->len;
+
+	put_u32(b, type);
+	put_u32(b, 0); /* length: see block_end() */
+	return at;
+}
+
+static void block_end(struct buf *b, size_t at)
+{
+	uint32_t len = (uint32_t)(b->len - at) + 4;
+
+	put_u32(b, len);
+	if (!b->bad)
+		memcpy(b->p + at + 4, &len, sizeof(len));
+}
+
+static void put_section(struct buf *b)
+{
+	size_t at = block_begin(b, NG_SHB);
+	struct utsname u = {.machine = "unknown"};
+	char os[sizeof(u.sysname) + sizeof(u.release) + 1];
+
+	(void)uname(&u);
+	snprintf(os, sizeof(os), "%s %s", u.sysname, u.release);
+	put_u32(b, NG_BYTE_ORDER);
+	put_u16(b, 1); /* version 1.0 */
+	put_u16(b, 0);
+	put_u32(b, UINT32_MAX); /* section length -1: not known */
+	put_u32(b, UINT32_MAX);
+	put_option(b, NG_SHB_HARDWARE, span_str(u.machine));
+	put_option(b, NG_SHB_OS, span_str(os));
+	put_option(b, NG_SHB_USERAPPL, span_str("sslcollector " SSLC_VERSION));
+	put_option(b, NG_OPT_END, span_of(NULL, 0));
+	block_end(b, at);
+}
+
+static void put_interface(struct buf *b)
+{
+	size_t at = block_begin(b, NG_IDB);
+	const uint8_t tsresol = 9; /* 10^-9 s */
+
+	put_u16(b, DLT_EN10MB); /* same value as LINKTYPE_ETHERNET */
+	put_u16(b, 0);
+	put_u32(b, PCAP_SNAPLEN);
+	put_option(b, NG_IF_NAME, span_str("sslcollector"));
+	put_option(b, NG_IF_TSRESOL, span_of(&tsresol, 1));
+	put_option(b, NG_OPT_END, span_of(NULL, 0));
+	block_end(b, at);
+}
+
+static int ng_header(struct pcap_sink *s)
+{
+	put_section(&s->out);
+	put_interface(&s->out);
+	return s->out.bad ? -ENOMEM : 0;
+}
+
+static void ng_packet(struct pcap_sink *s, struct span l2, uint64_t ts_ns)
+{
+	struct buf *b = &s->out;
+	size_t at = block_begin(b, NG_EPB);
+
+	put_u32(b, 0); /* interface */
+	put_u32(b, (uint32_t)(ts_ns >> 32));
+	put_u32(b, (uint32_t)ts_ns);
+	put_u32(b, (uint32_t)l2.len);
+	put_u32(b, (uint32_t)l2.len);
+	put_padded(b, l2);
+	if (s->comment.len) {
+		put_option(b, NG_OPT_COMMENT, buf_span(&s->comment));
+		put_option(b, NG_OPT_END, span_of(NULL, 0));
+	}
+	block_end(b, at);
+}
+
+static size_t ng_block_len(const uint8_t *block)
+{
+	uint32_t len;
+
+	memcpy(&len, block + 4, sizeof(len));
+	return len;
+}
+
+static ssize_t classic_write(void *cookie, const char *p, size_t n)
+{
+	struct pcap_sink *s = cookie;
+
+	wr_bytes(&s->out, p, n);
+	return s->out.bad ? 0 : (ssize_t)n;
+}
+
+static void classic_close(struct pcap_sink *s)
+{
+	if (s->dumper)
+		pcap_dump_close(s->dumper);
+	if (s->dead)
+		pcap_close(s->dead);
+	s->dumper = NULL;
+	s->dead = NULL;
+}
+
+/* libpcap writes the format into an unbuffered FILE that is nothing but our buffer. */
+static int classic_header(struct pcap_sink *s)
+{
+	FILE *f;
+
+	classic_close(s);
+	if (buf_reserve(&s->out, sizeof(struct pcap_file_header)))
+		return -ENOMEM;
+	s->dead = pcap_open_dead(DLT_EN10MB, PCAP_SNAPLEN);
+	if (!s->dead)
+		return -ENOMEM;
+	f = fopencookie(s, "w", (cookie_io_functions_t){.write = classic_write});
+	if (!f)
+		return -ENOMEM;
+	setvbuf(f, NULL, _IONBF, 0);
+	s->dumper =
+		pcap_dump_fopen(s->dead, f); /* owns f, also when it fails to write the header */
+	return s->dumper ? 0 : -ENOMEM;
+}
+
+static void classic_packet(struct pcap_sink *s, struct span l2, uint64_t ts_ns)
+{
+	struct pcap_pkthdr h = {.caplen = (uint32_t)l2.len, .len = (uint32_t)l2.len};
+
+	h.ts.tv_sec = (time_t)(ts_ns / NS_PER_S);
+	h.ts.tv_usec = (suseconds_t)(ts_ns % NS_PER_S / 1000);
+	pcap_dump((u_char *)s->dumper, &h, l2.p);
+}
+
+static size_t classic_block_len(const uint8_t *block)
+{
+	uint32_t caplen;
+
+	memcpy(&caplen, block + 8, sizeof(caplen));
+	return CLASSIC_RECORD + (size_t)caplen;
+}
+
+static const struct pcap_format format_ng = {ng_header, ng_packet, ng_block_len};
+static const struct pcap_format format_classic = {classic_header, classic_packet,
+						  classic_block_len};
+
+/* pid=… comm=… exe=… host=… flow=…: words, so that foreign names cannot forge a field. */
+static void comment_build(struct pcap_sink *s, const struct sink_flow *flow)
+{
+	const struct frame_flow_open *o = flow->open;
+	struct buf *b = &s->comment;
+	char num[40];
+
+	wr_bytes(b, num, (size_t)snprintf(num, sizeof(num), "pid=%u comm=", o->pid));
+	sink_put_word(b, o->comm);
+	wr_bytes(b, " exe=", 5);
+	sink_put_word(b, o->exe);
+	wr_bytes(b, " host=", 6);
+	sink_put_word(b, span_str(flow->host ? flow->host : ""));
+	wr_bytes(b, num,
+		 (size_t)snprintf(num, sizeof(num), " flow=%llu", (unsigned long long)o->flow));
+}
+
+/* Bookkeeping of what left the buffer */
+
+/* The longest run of whole blocks (and the file header) within the first `limit` bytes of `out`. */
+static size_t whole_blocks(const struct pcap_sink *s, size_t limit, uint64_t *packets)
+{
+	size_t off = s->head_len;
+
+	*packets = 0;
+	if (limit < off)
+		return 0;
+	while (off < limit) {
+		size_t len = s->format->block_len(s->out.p + off);
+
+		if (len > limit - off)
+			break;
+		off += len;
+		++*packets;
+	}
+	return off;
+}
+
+static void settle(struct pcap_sink *s)
+{
+	uint64_t packets;
+	size_t whole = whole_blocks(s, s->sent, &packets);
+
+	buf_consume(&s->out, whole);
+	s->sent -= whole;
+	s->good += (off_t)whole;
+	if (whole)
+		s->head_len = 0;
+	counter_add(&c_packets, packets);
+	counter_add(&c_bytes, whole);
+}
+
+static struct counter *lost_counter(const struct pcap_sink *s)
+{
+	return s->is_file ? &c_lost_disk : &c_lost_reader;
+}
+
+static void lose(struct pcap_sink *s, struct counter *why, uint64_t packets)
+{
+	s->lost += packets;
+	counter_add(why, packets);
+}
+
+static void lose_buffered(struct pcap_sink *s)
+{
+	uint64_t packets;
+
+	(void)whole_blocks(s, s->out.len, &packets);
+	lose(s, lost_counter(s), packets);
+	buf_reset(&s->out);
+	s->sent = 0;
+	s->head_len = 0;
+}
+
+static void set_writing(struct pcap_sink *s)
+{
+	if (s->state == PCAP_FULL || s->state == PCAP_NO_READER)
+		log_info("sink_pcap: %s: writing again lost=%llu", s->name,
+			 (unsigned long long)s->lost);
+	s->state = PCAP_WRITING;
+}
+
+/* Cut the file back so that readers find its end intact; what was cut off is still in `out`. */
+static void file_failed(struct pcap_sink *s, int err)
+{
+	s->sent = 0;
+	if (ftruncate(s->fd, s->good) || lseek(s->fd, s->good, SEEK_SET) < 0)
+		log_error("sink_pcap: %s: cannot cut off an incomplete packet: %s", s->name,
+			  strerror(errno));
+	if (s->head_len)
+		log_error("sink_pcap: %s: cannot write: %s", s->name, strerror(-err));
+	else if (s->state != PCAP_FULL)
+		log_error(
+			"sink_pcap: %s: cannot write: %s; packets for it are counted as lost once "
+			"%u MiB are waiting; trying again every second",
+			s->name, strerror(-err), PCAP_BUF_MAX >> 20);
+	s->state = PCAP_FULL;
+}
+
+static void reader_gone(struct pcap_sink *s, int err)
+{
+	lose_buffered(s);
+	close(s->fd);
+	s->fd = -1;
+	s->state = PCAP_NO_READER;
+	log_error("sink_pcap: %s: the reader is gone: %s; packets for it are counted as lost%s",
+		  s->name, strerror(-err), s->is_fifo ? " until another one opens it" : "");
+}
+
+static void pcap_push(struct pcap_sink *s, unsigned wait_ms)
+{
+	size_t n;
+	int err;
+
+	if (s->fd < 0 || s->sent == s->out.len)
+		return;
+	n = sink_write(s->fd, span_of(s->out.p + s->sent, s->out.len - s->sent), wait_ms, &err);
+	s->sent += n;
+	settle(s);
+	if (s->is_file && err)
+		file_failed(s, err);
+	else if (err && err != -EAGAIN)
+		reader_gone(s, err);
+	else if (n)
+		set_writing(s);
+}
+
+static void set_stalled(struct pcap_sink *s)
+{
+	uint64_t held;
+
+	s->state = PCAP_STALLED;
+	if (log_rate_ok(&s->slow_rate, PCAP_WARN_MS, &held))
+		log_warn(
+			"sink_pcap: %s: its reader is too slow; packets for it are counted as lost "
+			"lost=%llu",
+			s->name, (unsigned long long)s->lost + 1);
+}
+
+static bool has_room(const struct pcap_sink *s, size_t need)
+{
+	return need <= s->out.max - s->out.len;
+}
+
+/* Room for a block of `need` bytes; waits for a slow reader at most once a tick. */
+static bool make_room(struct pcap_sink *s, size_t need)
+{
+	if (has_room(s, need))
+		return true;
+	if (s->state != PCAP_WRITING)
+		return false;
+	pcap_push(s, s->waited ? 0 : PCAP_STALL_MS);
+	s->waited = true;
+	if (s->state == PCAP_WRITING && !has_room(s, need))
+		set_stalled(s);
+	return s->fd >= 0 && has_room(s, need);
+}
+
+static void pcap_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
+			const struct sink_flow *flow, bool first)
+{
+	struct pcap_sink *s = (struct pcap_sink *)sink;
+	size_t need;
+
+	buf_reset(&s->comment);
+	if (first && flow && flow->open && s->format == &format_ng)
+		comment_build(s, flow);
+	need = NG_EPB_FIXED + l2.len + s->comment.len + 16; /* padding, option headers */
+	if (s->fd < 0 || !make_room(s, need)) {
+		lose(s, lost_counter(s), 1);
+	} else if (buf_reserve(&s->out, need)) {
+		s->out.bad = false;
+		lose(s, &c_lost_memory, 1);
+	} else {
+		s->format->packet(s, l2, ts_ns);
+		if (s->out.len - s->sent > PCAP_WRITE_AT && s->state == PCAP_WRITING)
+			pcap_push(s, 0);
+	}
+}
+
+static void pcap_flush(struct sink *sink)
+{
+	struct pcap_sink *s = (struct pcap_sink *)sink;
+
+	if (s->state == PCAP_WRITING || s->state == PCAP_STALLED)
+		pcap_push(s, 0);
+}
+
+/* Opening */
+
+static int refuse(const struct pcap_sink *s, const char *why)
+{
+	log_error("sink_pcap: %s: %s", s->name, why);
+	return -EINVAL;
+}
+
+static int begin_output(struct pcap_sink *s)
+{
+	int err;
+
+	buf_reset(&s->out);
+	s->sent = 0;
+	s->head_len = 0;
+	err = s->format->header(s);
+	if (err)
+		return err;
+	s->head_len = s->out.len;
+	return 0;
+}
+
+static int adopt_stdout(struct pcap_sink *s)
+{
+	struct stat st;
+
+	if (isatty(STDOUT_FILENO))
+		return refuse(s, "packets are not written to a terminal; use a pipe "
+				 "(-w - | tshark -r -) or -w FILE");
+	s->fd = sink_stdout_open();
+	if (s->fd < 0 || fstat(s->fd, &st)) {
+		log_error("sink_pcap: %s: cannot open: %s", s->name, strerror(errno));
+		return -errno;
+	}
+	s->is_file = S_ISREG(st.st_mode);
+	s->good = s->is_file ? lseek(s->fd, 0, SEEK_CUR) : 0;
+	return 0;
+}
+
+/*
+ * The file will hold plaintext, and root may write it into a directory that others can write to: no
+ * symbolic link is followed, no file that belongs to somebody else is filled.
+ */
+static int check_file(struct pcap_sink *s)
+{
+	struct stat st;
+
+	if (fstat(s->fd, &st))
+		return -errno;
+	s->is_file = S_ISREG(st.st_mode);
+	s->is_fifo = S_ISFIFO(st.st_mode);
+	if (!s->is_file && !s->is_fifo)
+		return refuse(s, "is neither a file nor a FIFO; choose another name");
+	if (s->is_file && st.st_uid != geteuid())
+		return refuse(s,
+			      "belongs to another user, who could read the plaintext; remove it or "
+			      "choose another name");
+	if (s->is_file && ftruncate(s->fd, 0))
+		return -errno;
+	return 0;
+}
+
+static bool is_fifo(const char *name)
+{
+	struct stat st;
+
+	return !lstat(name, &st) && S_ISFIFO(st.st_mode);
+}
+
+static int open_failed(const struct pcap_sink *s, int err)
+{
+	if (err == -ELOOP)
+		return refuse(s, "is a symbolic link; name the file itself");
+	if (err == -EISDIR)
+		return refuse(s, "is a directory; name a file in it");
+	log_error("sink_pcap: %s: cannot open: %s", s->name, strerror(-err));
+	return err;
+}
+
+static int open_named(struct pcap_sink *s)
+{
+	int err;
+
+	/* non-blocking: a FIFO without a reader must not hang us; without meaning for files */
+	s->fd = open(s->name, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC,
+		     0600);
+	if (s->fd < 0 && errno == ENXIO && is_fifo(s->name)) {
+		s->is_fifo = true;
+		s->state = PCAP_NO_READER;
+		log_info("sink_pcap: %s: waits for a reader", s->name);
+		return 0;
+	}
+	if (s->fd < 0)
+		return open_failed(s, -errno);
+	err = check_file(s);
+	if (err && err != -EINVAL)
+		return open_failed(s, err);
+	return err;
+}
+
+/* Somebody reads the FIFO now: he gets a file of his own, from its header on. */
+static void reopen_fifo(struct pcap_sink *s)
+{
+	int fd = open(s->name, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0)
+		return;
+	if (fstat(fd, &st) || !S_ISFIFO(st.st_mode) || begin_output(s)) {
+		close(fd);
+		return;
+	}
+	s->fd = fd;
+	pcap_push(s, 0);
+}
+
+static void pcap_tick(struct sink *sink, uint64_t now_ns)
+{
+	struct pcap_sink *s = (struct pcap_sink *)sink;
+
+	(void)now_ns;
+	s->waited = false;
+	if (s->state == PCAP_NO_READER && s->is_fifo)
+		reopen_fifo(s);
+	else
+		pcap_push(s, 0);
+}
+
+static void pcap_close_sink(struct sink *sink)
+{
+	struct pcap_sink *s = (struct pcap_sink *)sink;
+
+	if (!s)
+		return;
+	pcap_push(s, PCAP_CLOSE_MS);
+	lose_buffered(s);
+	if (s->lost)
+		log_warn("sink_pcap: %s: closed lost=%llu", s->name, (unsigned long long)s->lost);
+	if (s->fd >= 0 && close(s->fd))
+		log_error("sink_pcap: %s: cannot close: %s", s->name, strerror(errno));
+	classic_close(s);
+	buf_cleanse(&s->out);
+	buf_fini(&s->comment);
+	free(s->name);
+	free(s);
+}
+
+static bool has_suffix(const char *s, const char *suffix)
+{
+	size_t n = strlen(s), m = strlen(suffix);
+
+	return n > m && !strcmp(s + n - m, suffix);
+}
+
+static int start_writing(struct pcap_sink *s)
+{
+	int err;
+
+	if (s->fd < 0)
+		return 0; /* a FIFO that waits for its reader */
+	err = begin_output(s);
+	if (err)
+		return err;
+	pcap_push(s, 0);
+	/* a disk that is full already is the user's to know now, not in the log of tomorrow */
+	if (s->state != PCAP_FULL && s->fd >= 0)
+		return 0;
+	buf_reset(&s->out);
+	s->head_len = 0;
+	return -EIO;
+}
+
+static int pcap_open_sink(struct sink **out, const struct sink_conf *conf)
+{
+	struct pcap_sink *s = calloc(1, sizeof(*s));
+	bool is_stdout = !strcmp(conf->target, "-");
+	int err;
+
+	if (!s)
+		return -ENOMEM;
+	s->sink.ops = &sink_pcap_ops;
+	s->fd = -1;
+	s->format = has_suffix(conf->target, ".pcap") ? &format_classic : &format_ng;
+	buf_init(&s->out, PCAP_BUF_MAX);
+	buf_init(&s->comment, PCAP_COMMENT_MAX);
+	s->name = strdup(is_stdout ? "standard output" : conf->target);
+	err = -ENOMEM;
+	if (!s->name)
+		goto fail;
+	sink_ignore_write_signals();
+	err = is_stdout ? adopt_stdout(s) : open_named(s);
+	if (err)
+		goto fail;
+	err = start_writing(s);
+	if (err)
+		goto fail;
+	*out = &s->sink;
+	return 0;
+fail:
+	if (err == -ENOMEM)
+		log_error("sink_pcap: %s: out of memory", conf->target);
+	pcap_close_sink(&s->sink);
+	return err;
+}
+
+const struct sink_ops sink_pcap_ops = {
+	.name = "pcap",
+	.open = pcap_open_sink,
+	.packet = pcap_packet,
+	.flush = pcap_flush,
+	.tick = pcap_tick,
+	.close = pcap_close_sink,
+};

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause OR Apache-2.0 */
+/*
+ * event: what a capture source tells the agent. Host-local, native byte order; the only header that
+ * bpf/, preload/ and agent/ share. Needs __u8 .. __u64, __s32 from <linux/types.h> or bpf/types.h.
+ */
+#ifndef SSLC_EVENT_H
+#define SSLC_EVENT_H
+
+enum sslc_event_type {
+	SSLC_EV_OPEN =
+		1, /* struct sslc_ev_open: a TCP connection carries TLS, its tuple is known */
+	SSLC_EV_DATA = 2, /* struct sslc_ev_data: plaintext */
+	SSLC_EV_BIND = 3, /* struct sslc_ev_bind: a TLS object now belongs to that connection */
+	SSLC_EV_SOCK = 4, /* struct sslc_ev_sock: the connection's TCP state changed */
+};
+
+/* Seen from the captured process. */
+enum sslc_dir { SSLC_DIR_IN = 0, SSLC_DIR_OUT = 1 };
+
+enum sslc_role { SSLC_ROLE_UNKNOWN = 0, SSLC_ROLE_CLIENT = 1, SSLC_ROLE_SERVER = 2 };
+
+/* What happened to a socket, in the order in which the kernel did it. */
+enum sslc_sock_what {
+	SSLC_SOCK_LOCAL_FIN = 1, /* this end sent FIN: close() or shutdown(SHUT_WR) */
+	SSLC_SOCK_REMOTE_FIN =
+		2,               /* a FIN arrived; the process may still read what came before it */
+	SSLC_SOCK_EOF = 3,       /* a receive returned 0: everything before the FIN has been read */
+	SSLC_SOCK_ERROR = 4,     /* a receive failed for good (ret < 0, not EAGAIN or EINTR) */
+	SSLC_SOCK_RST_IN = 5,    /* reset by the peer */
+	SSLC_SOCK_RST_OUT = 6,   /* reset by this end: unread data at close, SO_LINGER 0, abort */
+	SSLC_SOCK_TIMEOUT = 7,   /* given up by the kernel */
+	SSLC_SOCK_CLOSED = 8,    /* both FINs done: TCP_CLOSE or TIME_WAIT reached */
+	SSLC_SOCK_DESTROYED = 9, /* no process holds it any more; nothing follows for this flow */
+};
+
+struct sslc_event {
+	__u32 type;  /* enum sslc_event_type */
+	__u32 size;  /* bytes of this event, this header included */
+	__u64 ts_ns; /* CLOCK_MONOTONIC */
+	__u64 flow;  /* the TCP connection, unique while the source lives; 0: not known yet */
+};
+
+/* A TLS object: an SSL pointer means something only together with its process. */
+struct sslc_conn_id {
+	__u64 start_ns; /* process start, CLOCK_BOOTTIME (task_struct.start_boottime) */
+	__u64 ssl;
+	__u32 tgid;
+	__u32 pad;
+};
+
+/* sslc_ev_open.flags */
+#define SSLC_OPEN_ISN_VALID 1u /* iss and irs are the connection's initial sequence numbers */
+#define SSLC_OPEN_LATE      2u /* TLS bytes had moved on it before the first one we saw */
+#define SSLC_OPEN_ROLE_EXACT                                                                       \
+	4u /* role follows from the kernel's own counters, not from a bound port */
+
+struct sslc_ev_open {
+	struct sslc_event ev;
+	struct sslc_conn_id conn;
+	__u8 local_addr[16], remote_addr[16]; /* network order; IPv4 in the first 4 bytes */
+	__u16 local_port, remote_port;        /* host order */
+	__u16 mss;                            /* bytes a segment, as the kernel uses it now */
+	__u8 family;                          /* 4 or 6; IPv4-mapped IPv6 is 4 already */
+	__u8 role;                            /* enum sslc_role: who connected */
+	__u32 flags;
+	__u32 netns;    /* inode number of the socket's network namespace */
+	__u32 iss, irs; /* initial sequence number sent, received */
+	__u32 tid, uid;
+	char comm[16];
+};
+
+/* sslc_ev_data.flags */
+#define SSLC_DATA_END 1u /* last bytes of one TLS call: a message boundary */
+
+struct sslc_ev_data {
+	struct sslc_event ev;
+	struct sslc_conn_id conn;
+	__u64 pos; /* of data[0] in its direction; per flow when ev.flow is known, else per conn */
+	__u32 tid;
+	__u32 len; /* bytes in data[] */
+	__u8 dir;  /* enum sslc_dir */
+	__u8 flags;
+	__u8 pad[6];
+	__u8 data[];
+};
+
+struct sslc_ev_bind {
+	struct sslc_event ev;
+	struct sslc_conn_id conn; /* its unbound bytes, if any were held, belong to ev.flow */
+};
+
+struct sslc_ev_sock {
+	struct sslc_event ev;
+	__u32 what; /* enum sslc_sock_what */
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct sslc_event) == 24, "shared by bpf, preload and agent");
+_Static_assert(sizeof(struct sslc_conn_id) == 24, "shared by bpf, preload and agent");
+_Static_assert(sizeof(struct sslc_ev_open) == 128, "shared by bpf, preload and agent");
+_Static_assert(sizeof(struct sslc_ev_data) == 72, "shared by bpf, preload and agent");
+
+#endif

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * zblock: a run of frames as it crosses the tunnel. PROTOCOL.md section 2. An envelope is either
+ * control (frames as they are, no sequence number) or a block (numbered, one zstd stream a link,
+ * flushed at each block's end so that a block can be decoded as soon as it has arrived).
+ */
+#ifndef SSLC_ZBLOCK_H
+#define SSLC_ZBLOCK_H
+
+#include "base/buf.h"
+
+#define ZBLOCK_HEADER_LEN 20
+#define ZBLOCK_RAW_MAX                                                                             \
+	(1u << 20) /* bytes of frames in one envelope; bounds what a peer can make us hold */
+#define ZBLOCK_WIRE_MAX (ZBLOCK_RAW_MAX + (ZBLOCK_RAW_MAX >> 7) + 1024)
+
+enum zblock_kind { ZBLOCK_CONTROL = 1, ZBLOCK_DATA = 2 };
+
+struct zblock_enc; /* one a link and direction; holds the zstd stream */
+struct zblock_dec;
+
+/** level 0: store uncompressed; 1..: zstd level. 0, or -ENOMEM. */
+int zblock_enc_new(struct zblock_enc **out, int level) WARN_UNUSED;
+void zblock_enc_free(struct zblock_enc *e);
+/**
+ * Append one envelope that carries `frames` (at most ZBLOCK_RAW_MAX bytes) to `out`.
+ * seq is written as given: 0 for ZBLOCK_CONTROL, from 1 upwards without holes for ZBLOCK_DATA.
+ * 0, -EMSGSIZE (frames or out too large), -EIO (zstd). After an error the encoder is spent.
+ */
+int zblock_encode(struct zblock_enc *e, enum zblock_kind kind, uint64_t seq, struct span frames,
+		  struct buf *out) WARN_UNUSED;
+
+struct zblock {
+	enum zblock_kind kind;
+	uint64_t seq;
+	struct span frames; /* borrowed from the decoder until its next call */
+};
+
+int zblock_dec_new(struct zblock_dec **out) WARN_UNUSED;
+void zblock_dec_free(struct zblock_dec *d);
+/**
+ * Decode one envelope from the front of `in`. Same return convention as frame_decode():
+ * bytes consumed; 0: incomplete; -EBADMSG broken header or zstd data, -EMSGSIZE over a limit.
+ * After an error the decoder is spent. Fuzzed: tests/fuzz/fuzz_tunnel.c
+ */
+ssize_t zblock_decode(struct zblock_dec *d, struct span in, struct zblock *out) WARN_UNUSED;
+
+#endif

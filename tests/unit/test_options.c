@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* options: tables of argv (and a YAML file) → struct options, or one line on stderr. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../../agent/options.h"
+
+#define WORDS_MAX 48
+
+static char dir[] = "/tmp/test_options.XXXXXX";
+static char config[64], errors[64];
+
+static void write_file(const char *name, const char *text)
+{
+	FILE *f = fopen(name, "w");
+
+	assert_non_null(f);
+	fputs(text, f);
+	assert_int_equal(fclose(f), 0);
+}
+
+static char *read_file(const char *name)
+{
+	static char text[16384];
+	FILE *f = fopen(name, "r");
+	size_t n;
+
+	assert_non_null(f);
+	n = fread(text, 1, sizeof(text) - 1, f);
+	text[n] = '\0';
+	fclose(f);
+	return text;
+}
+
+/* Words are divided by '|'. The file is always named, so that the host's own one has no say. */
+static int parse(struct options *o, const char *line, const char *yaml)
+{
+	char copy[4096], *argv[WORDS_MAX + 4] = {"sslcollector", "--config", config};
+	int argc = 3, saved = dup(STDERR_FILENO), fd, ret;
+
+	write_file(config, yaml ? yaml : "");
+	snprintf(copy, sizeof(copy), "%s", line);
+	for (char *p = copy; *line && p && argc < WORDS_MAX;)
+		argv[argc++] = strsep(&p, "|");
+	fd = open(errors, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	dup2(fd, STDERR_FILENO);
+	close(fd);
+	ret = options_parse(o, argc, argv);
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	return ret;
+}
+
+static void assert_refused(const char *line, const char *yaml, const char *reason)
+{
+	struct options o;
+	int ret = parse(&o, line, yaml);
+	const char *text = read_file(errors);
+	size_t n = strlen(text);
+
+	if (ret != -22 || !strstr(text, reason))
+		fail_msg("'%s' + '%s' → %d: %s (wanted: %s)", line, yaml ? yaml : "", ret, text,
+			 reason);
+	assert_int_equal(strncmp(text, "sslcollector: ", 14), 0);
+	assert_non_null(strstr(text, " (try --help)\n"));
+	assert_ptr_equal(strchr(text, '\n'), text + n - 1); /* one line */
+}
+
+static void describe(const struct options *o, char *out, size_t size)
+{
+	static const char *const modes[] = {"agent", "alone", "collector", "enroll",
+					    "token", "help",  "version"};
+	size_t n = (size_t)snprintf(out, size, "%s", modes[o->mode]);
+
+#define SHOW(fmt, member, deflt)                                                                   \
+	if (o->member != (deflt))                                                                  \
+	n += (size_t)snprintf(out + n, size - n, " " #member "=" fmt, o->member)
+	SHOW("%s", iface, NULL);
+	SHOW("%s", filter, NULL);
+	SHOW("%s", host, NULL);
+	SHOW("%u", port, 3005);
+	SHOW("%s", token, NULL);
+	SHOW("%s", listen_addr, NULL);
+	if (o->state_dir && strcmp(o->state_dir, "/var/lib/sslcollector") != 0)
+		n += (size_t)snprintf(out + n, size - n, " state_dir=%s", o->state_dir);
+	SHOW("%s", ca, NULL);
+	SHOW("%s", cert, NULL);
+	SHOW("%s", key, NULL);
+	SHOW("%d", insecure, false);
+	SHOW("%d", zstd_level, 1);
+	SHOW("%zu", queue_bytes, 67108864);
+	SHOW("%zu", ring_bytes, 67108864);
+	SHOW("%u", token_ttl_s, 3600);
+	SHOW("%d", verbose, false);
+#undef SHOW
+	for (unsigned i = 0; i < o->n_sinks; i++)
+		n += (size_t)snprintf(out + n, size - n, " %s:%s", o->sinks[i].kind,
+				      o->sinks[i].target);
+}
+
+static void assert_taken(const char *line, const char *yaml, const char *wanted)
+{
+	struct options o;
+	char got[1024];
+	int ret = parse(&o, line, yaml);
+
+	if (ret)
+		fail_msg("'%s' + '%s' refused: %s", line, yaml ? yaml : "", read_file(errors));
+	describe(&o, got, sizeof(got));
+	options_fini(&o);
+	if (strcmp(got, wanted) != 0)
+		fail_msg("'%s' + '%s' gave '%s', wanted '%s'", line, yaml ? yaml : "", got, wanted);
+	assert_string_equal(read_file(errors), "");
+}
+
+static void test_the_spellings_choose_the_mode(void **state)
+{
+	(void)state;
+	assert_taken("-I|eth0|-t|ids1", NULL, "agent iface=eth0 host=ids1");
+	assert_taken("-C|-o|ids0", NULL, "collector iface:ids0");
+	assert_taken("-I|eth0|-o|eth1", NULL, "alone iface=eth0 iface:eth1");
+	assert_taken("-I|any", NULL, "alone iface=any text:-");
+	assert_taken("--interface=any|--to|ids1:99", NULL, "agent iface=any host=ids1 port=99");
+	assert_taken("--collect|--output|a|--output|b|--write|x.pcap|--print", NULL,
+		     "collector iface:a iface:b pcap:x.pcap text:-");
+	assert_taken("-I|eth0|-w|-", NULL, "alone iface=eth0 pcap:-");
+	assert_taken("-h|--nonsense", NULL, "help");
+	assert_taken("-I|eth0|-V", NULL, "version");
+}
+
+static void test_values_are_read(void **state)
+{
+	(void)state;
+	assert_taken("-I|e|-t|h|port|443|and|not|host|::1", NULL,
+		     "agent iface=e filter=port 443 and not host ::1 host=h");
+	assert_taken("-I|e|-t|h|--|-x", NULL, "agent iface=e filter=-x host=h");
+	assert_taken("-I|e|-t|[::1]", NULL, "agent iface=e host=::1");
+	assert_taken("-I|e|-t|[2001:db8::7]:4000|-p|4000", NULL,
+		     "agent iface=e host=2001:db8::7 port=4000");
+	assert_taken("-I|e|-t|h|-p|65535", NULL, "agent iface=e host=h port=65535");
+	assert_taken("-C|--print|--listen|[::]|-p|1", NULL,
+		     "collector port=1 listen_addr=:: text:-");
+	assert_taken("-C|--print|--listen|fe80::1%eth0", NULL,
+		     "collector listen_addr=fe80::1%eth0 text:-");
+	assert_taken("-I|e|-t|h|--ca|a|--cert|b|--key|c", NULL,
+		     "agent iface=e host=h ca=a cert=b key=c");
+	assert_taken("-I|e|-t|h|--insecure|--compress|19|--queue|1G|--ring|65K|-v", NULL,
+		     "agent iface=e host=h insecure=1 zstd_level=19 queue_bytes=1073741824 "
+		     "ring_bytes=131072 verbose=1");
+	assert_taken("-I|e|-t|h|--compress|0|--queue|1048576|--ring|1g", NULL,
+		     "agent iface=e host=h zstd_level=0 queue_bytes=1048576 ring_bytes=1073741824");
+	assert_taken("-C|--print|--state-dir|/s", NULL, "collector state_dir=/s text:-");
+}
+
+static void test_subcommands_are_for_people(void **state)
+{
+	(void)state;
+	assert_taken("enroll|ids1|ABCD-EF", NULL, "enroll host=ids1 token=ABCD-EF");
+	assert_taken("enroll|[::1]:7|T|--state-dir|/s", NULL,
+		     "enroll host=::1 port=7 token=T state_dir=/s");
+	assert_taken("enroll|ids1|T|-p|8", NULL, "enroll host=ids1 port=8 token=T");
+	assert_taken("token", NULL, "token");
+	assert_taken("token|--expires|90", NULL, "token token_ttl_s=90");
+	assert_taken("token|--expires|30d", NULL, "token token_ttl_s=2592000");
+	assert_refused("enroll|ids1", NULL, "enroll: needs HOST[:PORT] and TOKEN");
+	assert_refused("enroll|ids1|T|x", NULL, "enroll: needs HOST[:PORT] and TOKEN");
+	assert_refused("enroll|ids1|T|-I|eth0", NULL, "-I: has no meaning with enroll");
+	assert_refused("token|x", NULL, "token: takes no further word, but got x");
+	assert_refused("token|-p|1", NULL, "-p: has no meaning with token");
+	assert_refused("token|--expires|31d", NULL, "--expires: 31d: must be 1s to 30d");
+	assert_refused("token|--expires|1w", NULL, "--expires: 1w: a duration");
+	assert_refused("token|--expires|0", NULL, "must be 1s");
+}
+
+static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
+{
+	static const char *const rows[][2] = {
+		{"", "say what to mirror with -I"},
+		{"-t|ids1", "say what to mirror with -I"},
+		{"-o|eth1", "say what to mirror with -I"},
+		{"-C", "-C: where to?"},
+		{"-C|-t|ids1",
+		 "passing on to a further collector is not available in this version"},
+		{"-C|-t|ids1|-o|x", "not available in this version"},
+		{"-C|-I|eth0|-o|x", "-C with -I eth0"},
+		{"-I|e|-t|h|-o|x", "-t with -o, -w or --print"},
+		{"-I|e|-t|h|--print", "-t with -o, -w or --print"},
+		{"-I|e|-o|e", "-o e: is the monitored interface"},
+		{"-I|e|-o|lo", "-o lo: this host would receive"},
+		{"-C|-o|lo", "-o lo: this host would receive"},
+		{"-I|e|-o|x|-o|x", "x: the same output is named twice"},
+		{"-C|-w|-|-w|-", "-: the same output is named twice"},
+		{"-I|e|-w|-|--print", "standard output is taken"},
+		{"-I|e|-t|h|--ca|f", "missing: --cert --key"},
+		{"-I|e|-t|h|--cert|f", "missing: --ca --key"},
+		{"-I|e|-t|h|--key|f|--ca|f", "missing: --cert"},
+		{"-I|e|-t|h:0", "0: a port is 1 to 65535"},
+		{"-I|e|-t|h:65536", "65536: a port"},
+		{"-I|e|-t|h:", ": a port"},
+		{"-I|e|-t|:3005", "a host name or address is needed"},
+		{"-I|e|-t|::1", "written [ADDR]"},
+		{"-I|e|-t|[::1", "written [ADDR]"},
+		{"-I|e|-t|[::1]x", "written [ADDR]"},
+		{"-I|e|-t|[]:1", "a host name or address"},
+		{"-I|e|-t|h:1|-p|2", "two different ports"},
+		{"-I|e|-t|h|-p|x", "-p: x: a port"},
+		{"-I|e|-t|h|-p|99999999999999999999999", "a port"},
+		{"-I|e|-t|h|--compress|20", "--compress: 20: a level is 0 to 19"},
+		{"-I|e|-t|h|--compress|-1", "--compress: -1"},
+		{"-I|e|-t|h|--queue|64X", "--queue: 64X: a size"},
+		{"-I|e|-t|h|--queue|64MM", "a size"},
+		{"-I|e|-t|h|--queue|K", "a size"},
+		{"-I|e|-t|h|--queue|1023K", "must be 1024K to 65536M"},
+		{"-I|e|-t|h|--queue|18446744073709551615G", "a size"},
+		{"-I|e|-t|h|--ring|1025M", "--ring: 1025M: must be 64K to 1024M"},
+		{"-I|interface-name-far-too-long", "not an interface name"},
+		{"-I|e|-o|a/b", "-o: a/b: not an interface name"},
+		{"-I|a|-I|b", "-I: given twice"},
+		{"-I|", "-I: its value is empty"},
+		{"-I|e|-w|", "-w: its value is empty"},
+		{"-I", "-I: needs a value"},
+		{"--ring", "--ring: needs a value"},
+		{"-Z", "-Z: no such option"},
+		{"--zzz", "--zzz: no such option"},
+		{"--in", "--in: no such option, or not clear which"},
+		{"--collect=yes", "--collect=yes: takes no value"},
+		{"-C|--print|port|443", "a filter: has no meaning with -C"},
+		{"-C|--print|--ring|1M", "--ring: has no meaning with -C"},
+		{"-I|e|--print|--listen|::", "--listen: has no meaning with -I without -t"},
+		{"-I|e|-t|h|--expires|1h", "--expires: has no meaning with -t"},
+		{"-C|--print|--listen|name", "--listen: name: an IP address"},
+		{"-C|--print|--listen|1.2.3.4:5", "an IP address"},
+		{"-C|-o|1|-o|2|-o|3|-o|4|-o|5|-o|6|-o|7|-o|8|-o|9|-o|a|-o|b|-o|c|-o|d|-o|e|-o|f|-o|"
+		 "g|-o|h",
+		 "at most 16 outputs"},
+		{"-C|-o|1|-o|2|-o|3|-o|4|-o|5|-o|6|-o|7|-o|8|-o|9|-o|a|-o|b|-o|c|-o|d|-o|e|-o|f|-o|"
+		 "g|-w|h",
+		 "at most 16 outputs"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		assert_refused(rows[i][0], NULL, rows[i][1]);
+}
+
+static void test_a_message_carries_no_terminal_escape(void **state)
+{
+	struct options o;
+
+	(void)state;
+	assert_int_equal(parse(&o, "-I|e|-t|h:\x1b[2J\n", NULL), -22);
+	assert_null(strchr(read_file(errors), 0x1b));
+	assert_non_null(strstr(read_file(errors), "?[2J?"));
+}
+
+static void test_the_file_supplies_what_was_not_said(void **state)
+{
+	(void)state;
+	assert_taken("", "interface: any\nto: ids1:4000\nqueue: 2M\n",
+		     "agent iface=any host=ids1 port=4000 queue_bytes=2097152");
+	assert_taken("", "collect: yes\noutput: [ids0, ids1]\nwrite:\n  - a.pcap\nlisten: \"::\"\n",
+		     "collector listen_addr=:: iface:ids0 iface:ids1 pcap:a.pcap");
+	assert_taken("", "interface: e\nfilter: port 443\nverbose: on\nprint: True\n",
+		     "alone iface=e filter=port 443 verbose=1 text:-");
+	assert_taken("-I|e", "to: ids1\nstate-dir: /s\nring: 1M\ncompress: 3\ninsecure: no\n",
+		     "agent iface=e host=ids1 state_dir=/s zstd_level=3 ring_bytes=1048576");
+	assert_taken("-I|e|-t|h", "ca: 1\ncert: 2\nkey: 3\n",
+		     "agent iface=e host=h ca=1 cert=2 key=3");
+	assert_taken("token", "expires: 2m\ncollect: yes\n", "token token_ttl_s=120");
+	assert_taken("enroll|h|T", "port: 77\nto: other:1\ninterface: e\n",
+		     "enroll host=h port=77 token=T");
+	assert_taken("-I|e", "# nothing\n", "alone iface=e text:-");
+}
+
+static void test_the_command_line_wins(void **state)
+{
+	static const char agent[] = "interface: any\nto: ids1:4000\nfilter: port 1\n";
+	static const char by_port[] = "interface: any\nto: ids1\nport: 5\n";
+	static const char sensor[] = "collect: true\noutput: [ids0]\nwrite: [f]\nprint: true\n";
+
+	(void)state;
+	assert_taken("-I|e|port|2", agent, "agent iface=e filter=port 2 host=ids1 port=4000");
+	assert_taken("-p|6", agent, "agent iface=any filter=port 1 host=ids1 port=6");
+	assert_taken("-t|h", agent, "agent iface=any filter=port 1 host=h");
+	assert_taken("-t|h", by_port, "agent iface=any host=h port=5");
+	assert_taken("-t|h:9", by_port, "agent iface=any host=h port=9");
+	assert_refused("-I|e", "to: h:1\nport: 2\n", "two different ports");
+	assert_taken("-t|h:9", agent, "agent iface=any filter=port 1 host=h port=9");
+	assert_taken("-w|-", agent, "alone iface=any filter=port 1 pcap:-");
+	assert_taken("-C|--print", by_port, "collector port=5 text:-");
+	assert_taken("-C", sensor, "collector iface:ids0 pcap:f text:-");
+	assert_taken("-w|g", sensor, "collector pcap:g");
+	assert_taken("-I|e|-t|h", sensor, "agent iface=e host=h");
+	assert_taken("-I|e|-o|x", sensor, "alone iface=e iface:x");
+	assert_taken("-I|e|-t|h|--ca|1|--cert|2|--key|3", "ca: 7\ncert: 8\nkey: 9\n",
+		     "agent iface=e host=h ca=1 cert=2 key=3");
+}
+
+static void test_a_wrong_file_is_named(void **state)
+{
+	static const char *const rows[][2] = {
+		{"prot: 1\n", "test.yaml: there is no setting named prot"},
+		{"insecure: flase\n",
+		 "test.yaml: setting 'insecure' (line: 1, column: 11): yes or no"},
+		{"verbose: yes\noutput: eth1\n",
+		 "test.yaml: setting 'output' (line: 2, column: 9): a list"},
+		{"port:\n", "test.yaml: setting 'port' (line: 1"},
+		{"port: 1\nport: 2\n", "Mapping field already seen: port"},
+		{"port: 0\n", "test.yaml: port: 0: a port is 1 to 65535"},
+		{"queue: lots\n", "test.yaml: queue: lots: a size"},
+		{"ring: 1\n", "test.yaml: ring: 1: must be 64K"},
+		{"compress: 99\n", "test.yaml: compress: 99: a level"},
+		{"expires: 9y\n", "test.yaml: expires: 9y: a duration"},
+		{"to: ::1\n", "test.yaml: to: ::1: an IPv6 address"},
+		{"listen: name\n", "test.yaml: listen: name: an IP address"},
+		{"interface: a/b\n", "test.yaml: interface: a/b: not an interface name"},
+		{"output: [a/b]\n", "test.yaml: output: a/b: not an interface name"},
+		{"port: \"4\n", "test.yaml: "},
+		{"- a\n", "test.yaml: Expecting MAPPING"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		assert_refused("-I|e", rows[i][0], rows[i][1]);
+	assert_refused("", "collect: yes\nto: h\n", "not available in this version");
+}
+
+static void test_a_named_file_must_be_there(void **state)
+{
+	char *argv[] = {"sslcollector", "--config", "/nonexistent/x.yaml", "-I", "e"};
+	struct options o;
+	int saved = dup(STDERR_FILENO), fd = open(errors, O_RDWR | O_CREAT | O_TRUNC, 0600);
+
+	(void)state;
+	dup2(fd, STDERR_FILENO);
+	close(fd);
+	assert_int_equal(options_parse(&o, 5, argv), -22);
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	assert_string_equal(read_file(errors),
+			    "sslcollector: /nonexistent/x.yaml: cannot read: No such file "
+			    "or directory (try --help)\n");
+}
+
+/* The packaged file says nothing as it is, and each example in it is legal by itself. */
+static void test_the_packaged_file_is_legal(void **state)
+{
+	static const char name[] = VECTORS "/../../packaging/conf/sslcollector.yaml";
+	char *text = strdup(read_file(name)), *rest = text, *line, yaml[512];
+	int n = 0;
+
+	(void)state;
+	assert_taken("-I|e", text, "alone iface=e text:-");
+	while ((line = strsep(&rest, "\n"))) {
+		struct options o;
+		int ret;
+
+		if (line[0] != '#' || line[1] < 'a' || line[1] > 'z')
+			continue;
+		snprintf(yaml, sizeof(yaml), "%s\nca: a\ncert: b\nkey: c\n", line + 1);
+		if (!strncmp(line, "#ca", 3) || !strncmp(line, "#cert", 5) ||
+		    !strncmp(line, "#key", 4))
+			snprintf(yaml, sizeof(yaml), "%s\n", line + 1);
+		ret = parse(&o, "token", yaml);
+		if (ret && !strstr(read_file(errors), "--ca, --cert and --key go together"))
+			fail_msg("%s: %s", line, read_file(errors));
+		options_fini(&o);
+		n++;
+	}
+	free(text);
+	assert_int_equal(n, 19); /* as many keys as the parser knows */
+}
+
+static int make_dir(void **state)
+{
+	(void)state;
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(config, sizeof(config), "%s/test.yaml", dir);
+	snprintf(errors, sizeof(errors), "%s/stderr", dir);
+	return 0;
+}
+
+static int remove_dir(void **state)
+{
+	(void)state;
+	unlink(config);
+	unlink(errors);
+	return rmdir(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_the_spellings_choose_the_mode),
+		cmocka_unit_test(test_values_are_read),
+		cmocka_unit_test(test_subcommands_are_for_people),
+		cmocka_unit_test(test_wrong_usage_is_one_line_that_says_what_to_do),
+		cmocka_unit_test(test_a_message_carries_no_terminal_escape),
+		cmocka_unit_test(test_the_file_supplies_what_was_not_said),
+		cmocka_unit_test(test_the_command_line_wins),
+		cmocka_unit_test(test_a_wrong_file_is_named),
+		cmocka_unit_test(test_a_named_file_must_be_there),
+		cmocka_unit_test(test_the_packaged_file_is_legal),
+	};
+
+	return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}

@@ -1,0 +1,1026 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Unit tests of collector/session.c: encoded frames in, packets out to a sink that hands each one to the
+ * independent reader of packet_check.h.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <errno.h>
+#include <cmocka.h>
+
+#include "session.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "packet_check.h"
+
+#define T0 1700000000000000000ull /* the agents' wall clock */
+
+struct capture {
+	struct sink sink; /* first: see sink.h */
+	struct check check;
+	uint32_t mtu;
+	uint64_t messages, message_bytes, message_hash, message_ends;
+	char host[256], comm[64], exe[64];
+};
+
+struct rig {
+	struct capture capture;
+	struct sink_set set;
+	struct sessions *t;
+	struct session_origin *a, *b;
+	struct buf buf;
+	uint64_t now;      /* the collector's clock */
+	char *before;      /* counters when the rig was made */
+};
+
+static uint8_t pattern(int dir, uint64_t pos)
+{
+	return (uint8_t)(pos * 131 + (pos >> 8) * 7 + (unsigned)dir * 91);
+}
+
+static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow, bool first)
+{
+	struct capture *c = (struct capture *)s;
+	uint8_t *copy = malloc(l2.len);
+
+	memcpy(copy, l2.p, l2.len);
+	check_frame(&c->check, copy, l2.len, ts_ns, first);
+	free(copy);
+	snprintf(c->host, sizeof(c->host), "%s", flow->host);
+	snprintf(c->comm, sizeof(c->comm), "%.*s", (int)flow->open->comm.len, (const char *)flow->open->comm.p);
+	snprintf(c->exe, sizeof(c->exe), "%.*s", (int)flow->open->exe.len, (const char *)flow->open->exe.p);
+}
+
+static void on_message(struct sink *s, const struct sink_flow *flow, enum flow_dir dir, struct span bytes,
+		       bool end, uint64_t ts_ns)
+{
+	struct capture *c = (struct capture *)s;
+
+	(void)flow, (void)dir, (void)ts_ns;
+	c->messages++;
+	c->message_ends += end;
+	c->message_bytes += bytes.len;
+	c->message_hash = check_hash(c->message_hash, bytes.p, bytes.len);
+}
+
+static uint32_t capture_mtu(const struct sink *s)
+{
+	return ((const struct capture *)s)->mtu;
+}
+
+static const struct sink_ops capture_ops = {
+	.name = "capture",
+	.packet = on_packet,
+	.message = on_message,
+	.mtu = capture_mtu,
+};
+
+static char *counters(void)
+{
+	char *text = NULL;
+	size_t len = 0;
+	FILE *f = open_memstream(&text, &len);
+
+	metrics_dump(f, true);
+	fclose(f);
+	return text;
+}
+
+static uint64_t counter_in(const char *text, const char *name)
+{
+	char key[128];
+	const char *at;
+
+	snprintf(key, sizeof(key), "counter %s ", name);
+	at = strstr(text, key);
+	return at ? strtoull(at + strlen(key), NULL, 10) : 0;
+}
+
+/* How much a counter grew since the rig was made. */
+static uint64_t grown(struct rig *r, const char *name)
+{
+	char *text = counters();
+	uint64_t v = counter_in(text, name) - counter_in(r->before, name);
+
+	free(text);
+	return v;
+}
+
+static struct rig *rig_new(const struct session_conf *conf)
+{
+	struct rig *r = calloc(1, sizeof(*r));
+
+	r->capture.sink.ops = &capture_ops;
+	r->capture.mtu = r->capture.check.mtu = 1500;
+	r->capture.check.pattern = pattern;
+	r->set.v[0] = &r->capture.sink;
+	r->set.n = 1;
+	r->now = 1000 * NS_PER_S;
+	r->before = counters();
+	buf_init(&r->buf, 1 << 20);
+	assert_int_equal(sessions_new(&r->t, conf, &r->set), 0);
+	r->a = sessions_origin(r->t, (const uint8_t *)"aaaaaaaaaaaaaaaa", span_str("web1"));
+	r->b = sessions_origin(r->t, (const uint8_t *)"bbbbbbbbbbbbbbbb", span_str("db 2\n"));
+	assert_non_null(r->a);
+	assert_non_null(r->b);
+	return r;
+}
+
+static void rig_free(struct rig *r)
+{
+	struct check *c = &r->capture.check;
+
+	assert_null(c->err);
+	assert_int_equal(c->payload_bytes, r->capture.message_bytes);
+	assert_int_equal(c->payload_hash, r->capture.message_hash);
+	sessions_free(r->t);
+	buf_fini(&r->buf);
+	free(r->before);
+	free(r);
+}
+
+static int push(struct rig *r, struct session_origin *o)
+{
+	struct frame f;
+	int err;
+
+	assert_false(r->buf.bad);
+	assert_int_equal(frame_decode(buf_span(&r->buf), &f), r->buf.len);
+	err = sessions_frame(r->t, o, &f, r->now);
+	buf_reset(&r->buf);
+	return err;
+}
+
+static struct frame_flow_open a_flow(uint64_t flow, uint8_t id, uint16_t client_port)
+{
+	struct frame_flow_open m = {
+		.flow = flow,
+		.session = {id, 1, 2, 3},
+		.ts_ns = T0,
+		.transport = 6,
+		.family = 4,
+		.captured_end = FLOW_S2C,
+		.confidence = CONF_EXACT,
+		.client_addr = {10, 0, 0, 1},
+		.server_addr = {10, 0, 0, 2},
+		.client_port = client_port,
+		.server_port = 443,
+		.comm = span_str("nginx"),
+		.exe = span_str("/usr/sbin/nginx"),
+	};
+
+	return m;
+}
+
+static void put_open(struct rig *r, struct session_origin *o, const struct frame_flow_open *m)
+{
+	frame_put_flow_open(&r->buf, m);
+	assert_int_equal(push(r, o), 0);
+}
+
+static void put_data(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_dir dir, uint64_t offset,
+		     size_t len, uint64_t ts_ns)
+{
+	struct frame_data m = {.flow = flow, .dir = (uint8_t)dir, .ts_ns = ts_ns};
+
+	while (len > 0) {
+		size_t n = len < FRAME_DATA_MAX ? len : FRAME_DATA_MAX;
+		uint8_t *p = malloc(n);
+
+		for (size_t i = 0; i < n; i++)
+			p[i] = pattern((int)dir, offset + i);
+		m.offset = offset;
+		m.bytes = span_of(p, n);
+		m.flags = n == len ? FRAME_DATA_END : 0;
+		frame_put_data(&r->buf, &m);
+		assert_int_equal(push(r, o), 0);
+		free(p);
+		offset += n;
+		len -= n;
+	}
+}
+
+static void put_gap(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_dir dir, uint64_t offset,
+		    uint64_t len, uint64_t ts_ns)
+{
+	struct frame_gap m = {.flow = flow, .offset = offset, .len = len, .ts_ns = ts_ns, .dir = (uint8_t)dir};
+
+	frame_put_gap(&r->buf, &m);
+	assert_int_equal(push(r, o), 0);
+}
+
+static void put_fin(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_dir dir, uint64_t ts_ns)
+{
+	struct frame_flow_fin m = {.flow = flow, .ts_ns = ts_ns, .dir = (uint8_t)dir};
+
+	frame_put_flow_fin(&r->buf, &m);
+	assert_int_equal(push(r, o), 0);
+}
+
+static void put_close(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_end end, uint64_t ts_ns)
+{
+	struct frame_flow_close m = {.flow = flow, .ts_ns = ts_ns, .end = (uint8_t)end};
+
+	frame_put_flow_close(&r->buf, &m);
+	assert_int_equal(push(r, o), 0);
+}
+
+static void test_connection_without_plaintext_makes_no_packet(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	assert_int_equal(sessions_count(r->t), 1);
+	put_fin(r, r->a, 1, FLOW_C2S, T0);
+	put_fin(r, r->a, 1, FLOW_S2C, T0);
+	put_close(r, r->a, 1, FLOW_END_FIN, T0);
+	assert_int_equal(sessions_count(r->t), 0);
+	m.flow = 2;
+	put_open(r, r->a, &m);
+	put_close(r, r->a, 2, FLOW_END_RST_C2S, T0);
+	assert_int_equal(r->capture.check.packets, 0);
+	assert_int_equal(sessions_tick(r->t, r->now), UINT64_MAX);
+	assert_int_equal(grown(r, "session_flows"), 2);
+	rig_free(r);
+}
+
+static void test_exchange_is_forged_and_closed(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+	struct check *c = &r->capture.check;
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0 + 1);
+	put_data(r, r->a, 1, FLOW_S2C, 0, 200000, T0 + 2);
+	put_fin(r, r->a, 1, FLOW_S2C, T0 + 3);
+	assert_int_equal(check_open_flows(c), 1);
+	put_close(r, r->a, 1, FLOW_END_FIN, T0 + 4);
+	assert_int_equal(check_open_flows(c), 0);
+	assert_int_equal(c->payload_bytes, 200100);
+	assert_int_equal(c->fins, 2);
+	assert_int_equal(c->rsts, 0);
+	assert_int_equal(c->gap, 0);
+	assert_int_equal(r->capture.message_ends, 2);
+	assert_int_equal(c->firsts, 3);
+	assert_string_equal(r->capture.host, "web1");
+	assert_string_equal(r->capture.comm, "nginx");
+	assert_string_equal(r->capture.exe, "/usr/sbin/nginx");
+	assert_int_equal(sessions_count(r->t), 0);
+	assert_int_equal(grown(r, "session_bytes"), 200100);
+	rig_free(r);
+}
+
+static void test_host_name_is_made_printable(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+
+	(void)state;
+	put_open(r, r->b, &m);
+	put_data(r, r->b, 1, FLOW_C2S, 0, 1, T0);
+	assert_string_equal(r->capture.host, "db?2?");
+	assert_ptr_equal(sessions_origin(r->t, (const uint8_t *)"bbbbbbbbbbbbbbbb", span_str("x")), r->b);
+	sessions_close_all(r->t, r->now);
+	rig_free(r);
+}
+
+static void test_ends_become_fin_or_rst_of_the_right_side(void **state)
+{
+	static const struct {
+		enum flow_end end;
+		int rsts, dir;
+	} cases[] = {
+		{FLOW_END_FIN, 0, 1},	   {FLOW_END_RST_C2S, 1, 0}, {FLOW_END_RST_S2C, 1, 1}, {FLOW_END_EXIT, 1, 1},
+		{FLOW_END_IDLE, 1, 1}, {FLOW_END_SHED, 1, 1},    {FLOW_END_AGENT, 1, 1},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct rig *r = rig_new(NULL);
+		struct frame_flow_open m = a_flow(1, 1, 5000);
+
+		put_open(r, r->a, &m);
+		put_data(r, r->a, 1, FLOW_C2S, 0, 3000, T0);
+		put_close(r, r->a, 1, cases[i].end, T0 + 9);
+		assert_int_equal(r->capture.check.rsts, cases[i].rsts);
+		assert_int_equal(r->capture.check.last_dir, cases[i].dir);
+		assert_int_equal(r->capture.check.last_ts, T0 + 9);
+		assert_int_equal(check_open_flows(&r->capture.check), 0);
+		assert_int_equal(sessions_count(r->t), 0);
+		rig_free(r);
+	}
+}
+
+static void test_missing_range_becomes_a_gap(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 500, 100, T0); /* the beginning is missing */
+	assert_int_equal(r->capture.check.gap, 500);
+	put_data(r, r->a, 1, FLOW_C2S, 600, 100, T0);
+	put_data(r, r->a, 1, FLOW_C2S, 800, 100, T0);
+	assert_int_equal(r->capture.check.gap, 600);
+	assert_int_equal(grown(r, "session_bytes_gap"), 600);
+	assert_int_equal(grown(r, "session_bytes_gap_unannounced"), 600);
+	rig_free(r);
+}
+
+static void test_announced_gaps_in_any_shape(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+	struct check *c = &r->capture.check;
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_gap(r, r->a, 1, FLOW_S2C, 0, 1000, T0); /* first of all */
+	assert_int_equal(c->gap, 1000);
+	put_data(r, r->a, 1, FLOW_S2C, 1000, 10, T0);
+	put_gap(r, r->a, 1, FLOW_S2C, 900, 210, T0); /* partly known */
+	assert_int_equal(c->gap, 1100);
+	put_gap(r, r->a, 1, FLOW_S2C, 0, 1110, T0); /* all known */
+	assert_int_equal(c->gap, 1100);
+	assert_int_equal(grown(r, "session_bytes_gap_unannounced"), 0);
+	put_gap(r, r->a, 1, FLOW_S2C, 1200, 100, T0); /* with a missing range before it */
+	assert_int_equal(c->gap, 1290);
+	assert_int_equal(grown(r, "session_bytes_gap"), 1290);
+	assert_int_equal(grown(r, "session_bytes_gap_unannounced"), 90);
+	put_gap(r, r->a, 1, FLOW_S2C, 1300, 200u << 20, T0); /* more than a window */
+	put_data(r, r->a, 1, FLOW_S2C, 1300 + (200u << 20), 10, T0);
+	assert_int_equal(c->gap, 1290 + (200u << 20));
+	rig_free(r);
+}
+
+static void test_offsets_beyond_64_bits_break_the_protocol(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+	struct frame_gap g = {.flow = 1, .offset = UINT64_MAX - 5, .len = 6, .ts_ns = T0};
+	struct frame_data d = {.flow = 1, .offset = UINT64_MAX, .bytes = span_str("x"), .ts_ns = T0};
+
+	(void)state;
+	put_open(r, r->a, &m);
+	frame_put_gap(&r->buf, &g);
+	assert_int_equal(push(r, r->a), -EBADMSG);
+	frame_put_data(&r->buf, &d);
+	assert_int_equal(push(r, r->a), -EBADMSG);
+	assert_int_equal(r->capture.check.packets, 0);
+	rig_free(r);
+}
+
+static void test_cut_frames_break_the_protocol(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	uint8_t body[8] = {0, 0, 0, 0, 0, 0, 0, 1};
+
+	(void)state;
+	for (uint8_t type = FRAME_FLOW_OPEN; type <= FRAME_FLOW_CLOSE; type++) {
+		struct frame f = {.type = type, .body = span_of(body, sizeof(body))};
+		int want = type == FRAME_FLOW_META ? 0 : -EBADMSG;
+
+		assert_int_equal(sessions_frame(r->t, r->a, &f, r->now), want);
+	}
+	assert_int_equal(sessions_count(r->t), 0);
+	rig_free(r);
+}
+
+static void test_duplicates_and_overlaps_are_trimmed(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 1000, T0);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 1000, T0);
+	put_data(r, r->a, 1, FLOW_C2S, 300, 100, T0);
+	put_data(r, r->a, 1, FLOW_C2S, 900, 200, T0);
+	put_data(r, r->a, 1, FLOW_C2S, 1100, 100, T0);
+	assert_int_equal(r->capture.check.payload_bytes, 1200);
+	assert_int_equal(r->capture.check.gap, 0);
+	assert_int_equal(grown(r, "session_bytes_duplicate"), 1200);
+	assert_int_equal(grown(r, "session_bytes"), 1200);
+	rig_free(r);
+}
+
+static void test_late_and_resumed_flows_start_at_their_first_offset(void **state)
+{
+	static const uint16_t flags[] = {FLOW_OPEN_LATE, FLOW_OPEN_RESUMED, FLOW_OPEN_LATE | FLOW_OPEN_RESUMED};
+
+	(void)state;
+	for (size_t i = 0; i < 3; i++) {
+		struct rig *r = rig_new(NULL);
+		struct frame_flow_open m = a_flow(1, 1, 5000);
+
+		r->capture.check.pattern = NULL;
+		m.flags = flags[i];
+		put_open(r, r->a, &m);
+		put_data(r, r->a, 1, FLOW_C2S, 1ull << 40, 100, T0);
+		put_data(r, r->a, 1, FLOW_S2C, 77, 100, T0);
+		assert_int_equal(r->capture.check.gap, 0);
+		put_data(r, r->a, 1, FLOW_C2S, (1ull << 40) + 150, 100, T0);
+		assert_int_equal(r->capture.check.gap, 50);
+		put_data(r, r->a, 1, FLOW_S2C, 0, 177, T0); /* from before the beginning */
+		assert_int_equal(r->capture.check.payload_bytes, 300);
+		rig_free(r);
+	}
+}
+
+static void test_opening_again_changes_nothing(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	m.flags = FLOW_OPEN_RESUMED;
+	put_open(r, r->a, &m);
+	assert_int_equal(sessions_count(r->t), 1);
+	put_data(r, r->a, 1, FLOW_C2S, 100, 100, T0);
+	assert_int_equal(r->capture.check.syns, 1);
+	assert_int_equal(r->capture.check.gap, 0);
+	assert_int_equal(grown(r, "session_opens_repeated"), 1);
+	rig_free(r);
+}
+
+static void test_same_flow_number_of_two_agents_is_two_flows(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(1, 2, 5001);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_open(r, r->b, &n);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	put_data(r, r->b, 1, FLOW_C2S, 0, 100, T0);
+	assert_int_equal(r->capture.check.syns, 2);
+	assert_int_equal(sessions_count(r->t), 2);
+	rig_free(r);
+}
+
+static void test_unknown_and_closed_flows_are_counted(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+
+	(void)state;
+	put_data(r, r->a, 7, FLOW_C2S, 0, 100, T0);
+	put_gap(r, r->a, 7, FLOW_C2S, 0, 100, T0);
+	put_fin(r, r->a, 7, FLOW_C2S, T0);
+	put_close(r, r->a, 7, FLOW_END_FIN, T0);
+	put_open(r, r->a, &m);
+	put_close(r, r->a, 1, FLOW_END_FIN, T0);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 11, T0);
+	assert_int_equal(r->capture.check.packets, 0);
+	assert_int_equal(grown(r, "session_frames_unknown_flow"), 5);
+	assert_int_equal(grown(r, "session_bytes_lost_unknown_flow"), 111);
+	rig_free(r);
+}
+
+static void test_bytes_after_the_fin_are_counted(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_fin(r, r->a, 1, FLOW_C2S, T0); /* told before any byte: emitted behind the handshake */
+	put_data(r, r->a, 1, FLOW_S2C, 0, 100, T0);
+	assert_int_equal(r->capture.check.fins, 1);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 33, T0);
+	put_gap(r, r->a, 1, FLOW_C2S, 0, 33, T0);
+	assert_int_equal(grown(r, "session_bytes_lost_after_fin"), 33);
+	assert_int_equal(r->capture.check.payload_bytes, 100);
+	put_fin(r, r->a, 1, FLOW_S2C, T0);
+	assert_int_equal(check_open_flows(&r->capture.check), 0);
+	put_fin(r, r->a, 1, FLOW_S2C, T0);
+	put_close(r, r->a, 1, FLOW_END_RST_C2S, T0); /* over already */
+	assert_int_equal(r->capture.check.rsts, 0);
+	rig_free(r);
+}
+
+static void test_stale_tuple_is_reset_before_the_new_syn(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(2, 2, 5000);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0 + 50);
+	put_open(r, r->b, &n);
+	assert_int_equal(r->capture.check.rsts, 0); /* announced is not yet taken */
+	put_data(r, r->b, 2, FLOW_C2S, 0, 100, T0);
+	assert_int_equal(r->capture.check.rsts, 1);
+	assert_int_equal(r->capture.check.syns, 2);
+	assert_true(r->capture.check.last_ts >= T0 + 50);
+	put_data(r, r->a, 1, FLOW_C2S, 100, 55, T0);
+	put_fin(r, r->a, 1, FLOW_C2S, T0);
+	put_close(r, r->a, 1, FLOW_END_RST_C2S, T0);
+	assert_int_equal(r->capture.check.rsts, 1);
+	assert_int_equal(check_open_flows(&r->capture.check), 1);
+	assert_int_equal(grown(r, "session_bytes_lost_tuple_conflict"), 55);
+	put_data(r, r->b, 2, FLOW_C2S, 100, 100, T0);
+	assert_int_equal(r->capture.check.payload_bytes, 300);
+	rig_free(r);
+}
+
+/* An IDS sorts the ends of a tuple: a connection the other way round is in the way as well. */
+static void test_swapped_roles_collide(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(2, 2, 443);
+
+	(void)state;
+	memcpy(n.client_addr, m.server_addr, 16);
+	memcpy(n.server_addr, m.client_addr, 16);
+	n.server_port = 5000;
+	put_open(r, r->a, &m);
+	put_open(r, r->a, &n);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	put_data(r, r->a, 2, FLOW_C2S, 0, 100, T0);
+	assert_int_equal(r->capture.check.rsts, 1);
+	rig_free(r);
+}
+
+static void test_tuple_is_free_after_the_close(void **state)
+{
+	struct rig *r = rig_new(NULL);
+
+	(void)state;
+	for (uint8_t i = 1; i < 50; i++) {
+		struct frame_flow_open m = a_flow(i, i, 5000);
+
+		put_open(r, r->a, &m);
+		put_data(r, r->a, i, FLOW_C2S, 0, 100, T0 + i);
+		if (i % 3)
+			put_close(r, r->a, i, i % 2 ? FLOW_END_FIN : FLOW_END_RST_S2C, T0 + i);
+	}
+	assert_int_equal(r->capture.check.payload_bytes, 4900);
+	assert_int_equal(r->capture.check.syns, 49);
+	rig_free(r);
+}
+
+static void test_other_end_is_on_standby(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(9, 1, 5000);
+
+	(void)state;
+	n.captured_end = FLOW_C2S;
+	put_open(r, r->a, &m);
+	put_open(r, r->b, &n);
+	put_data(r, r->b, 9, FLOW_C2S, 0, 100, T0); /* first to send */
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	put_data(r, r->a, 1, FLOW_S2C, 0, 50, T0);
+	put_data(r, r->b, 9, FLOW_S2C, 0, 50, T0);
+	put_close(r, r->b, 9, FLOW_END_FIN, T0);
+	put_data(r, r->a, 1, FLOW_S2C, 50, 7, T0); /* no take-over */
+	put_gap(r, r->a, 1, FLOW_S2C, 57, 7, T0);
+	put_close(r, r->a, 1, FLOW_END_RST_C2S, T0);
+	assert_int_equal(r->capture.check.payload_bytes, 150);
+	assert_int_equal(r->capture.check.syns, 1);
+	assert_int_equal(r->capture.check.rsts, 0);
+	assert_int_equal(grown(r, "session_bytes_standby"), 157);
+	assert_int_equal(sessions_count(r->t), 0);
+	rig_free(r);
+}
+
+/* A short connection is over at one end before the other end's first byte arrives. */
+static void test_other_end_that_comes_after_the_close_is_not_told_again(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(9, 1, 5000);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	put_close(r, r->a, 1, FLOW_END_FIN, T0);
+	n.captured_end = FLOW_C2S;
+	put_open(r, r->b, &n);
+	r->now += 5 * NS_PER_S;
+	sessions_tick(r->t, r->now);
+	put_data(r, r->b, 9, FLOW_C2S, 0, 100, T0);
+	put_close(r, r->b, 9, FLOW_END_FIN, T0);
+	assert_int_equal(r->capture.check.syns, 1);
+	assert_int_equal(grown(r, "session_bytes_standby"), 100);
+	r->now += 60 * NS_PER_S; /* forgotten: the number is free again */
+	sessions_tick(r->t, r->now);
+	n.flow = 10;
+	put_open(r, r->b, &n);
+	put_data(r, r->b, 10, FLOW_C2S, 0, 100, T0);
+	assert_int_equal(r->capture.check.syns, 2);
+	rig_free(r);
+}
+
+/* The agent was killed and started anew: the same end of the same connection, seen late. */
+static void test_restarted_agent_goes_on(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(9, 1, 5000);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	n.flags = FLOW_OPEN_LATE;
+	put_open(r, r->b, &n);
+	put_data(r, r->b, 9, FLOW_S2C, 0, 100, T0);
+	assert_int_equal(r->capture.check.rsts, 1);
+	assert_int_equal(r->capture.check.syns, 2);
+	sessions_origin_gone(r->t, r->a, r->now);
+	assert_int_equal(r->capture.check.rsts, 1);
+	put_data(r, r->b, 9, FLOW_S2C, 100, 100, T0);
+	assert_int_equal(r->capture.check.payload_bytes, 300);
+	rig_free(r);
+}
+
+static void test_idle_session_is_reset_and_opens_again(void **state)
+{
+	struct session_conf conf = {.idle_s = 10};
+	struct rig *r = rig_new(&conf);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+	struct check *c = &r->capture.check;
+	uint32_t isn, turn;
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	for (turn = 1; turn < 4; turn++) {
+		isn = c->flow[0].side[0].isn;
+		r->now += 9 * NS_PER_S;
+		assert_true(sessions_tick(r->t, r->now) <= NS_PER_S);
+		assert_int_equal(c->rsts, turn - 1);
+		r->now += NS_PER_S;
+		assert_int_equal(sessions_tick(r->t, r->now), UINT64_MAX);
+		assert_int_equal(c->rsts, turn);
+		assert_int_equal(c->last_dir, 1); /* the captured end */
+		assert_int_equal(c->last_ts, T0 + turn * 10 * NS_PER_S);
+		assert_int_equal(sessions_count(r->t), 1);
+		c->pattern = NULL;
+		put_data(r, r->a, 1, FLOW_C2S, turn * 100, 100, T0 + turn * 10 * NS_PER_S);
+		assert_int_equal(c->syns, turn + 1);
+		assert_int_equal(c->gap, 0);
+		assert_true(isn != c->flow[0].side[0].isn);
+	}
+	put_fin(r, r->a, 1, FLOW_C2S, T0);
+	r->now += 20 * NS_PER_S;
+	sessions_tick(r->t, r->now);
+	put_data(r, r->a, 1, FLOW_S2C, 0, 10, T0); /* the FIN is told again */
+	assert_int_equal(c->fins, 2);
+	put_close(r, r->a, 1, FLOW_END_FIN, T0);
+	assert_int_equal(check_open_flows(c), 0);
+	assert_int_equal(grown(r, "session_idle_resets"), 4);
+	rig_free(r);
+}
+
+static void test_limit_drops_the_least_recently_active(void **state)
+{
+	struct session_conf conf = {.max_sessions = 3};
+	struct rig *r = rig_new(&conf);
+
+	(void)state;
+	for (uint8_t i = 1; i <= 3; i++) {
+		struct frame_flow_open m = a_flow(i, i, (uint16_t)(5000 + i));
+
+		put_open(r, r->a, &m);
+		r->now += NS_PER_MS;
+		put_data(r, r->a, i, FLOW_C2S, 0, 10, T0);
+	}
+	r->now += NS_PER_MS;
+	put_data(r, r->a, 1, FLOW_S2C, 0, 10, T0); /* now 2 is the oldest */
+	struct frame_flow_open m = a_flow(4, 4, 5004);
+
+	put_open(r, r->a, &m);
+	assert_int_equal(sessions_count(r->t), 3);
+	assert_int_equal(r->capture.check.rsts, 1);
+	assert_int_equal(grown(r, "session_evicted"), 1);
+	put_data(r, r->a, 1, FLOW_S2C, 10, 10, T0);
+	put_data(r, r->a, 3, FLOW_S2C, 0, 10, T0);
+	put_data(r, r->a, 2, FLOW_S2C, 0, 9, T0);
+	assert_int_equal(grown(r, "session_bytes_lost_unknown_flow"), 9);
+	rig_free(r);
+}
+
+static void test_quiet_sessions_go_before_younger_live_ones(void **state)
+{
+	struct session_conf conf = {.max_sessions = 2};
+	struct rig *r = rig_new(&conf);
+
+	(void)state;
+	for (uint8_t i = 1; i <= 2; i++) {
+		struct frame_flow_open m = a_flow(i, i, (uint16_t)(5000 + i));
+
+		put_open(r, r->a, &m);
+		r->now += NS_PER_MS;
+	}
+	put_data(r, r->a, 2, FLOW_C2S, 0, 10, T0);
+	for (uint8_t i = 3; i <= 9; i++) {
+		struct frame_flow_open m = a_flow(i, i, (uint16_t)(5000 + i));
+
+		r->now += NS_PER_MS;
+		put_data(r, r->a, 2, FLOW_C2S, 10u * (i - 2), 10, T0);
+		r->now += NS_PER_MS;
+		put_open(r, r->a, &m);
+	}
+	assert_int_equal(r->capture.check.rsts, 0);
+	assert_int_equal(grown(r, "session_evicted"), 7);
+	rig_free(r);
+}
+
+static void test_agent_gone_resets_its_flows_only(void **state)
+{
+	struct rig *r = rig_new(NULL);
+
+	(void)state;
+	for (uint8_t i = 1; i <= 6; i++) {
+		struct frame_flow_open m = a_flow(i, i, (uint16_t)(5000 + i));
+
+		put_open(r, i & 1 ? r->a : r->b, &m);
+		if (i < 5)
+			put_data(r, i & 1 ? r->a : r->b, i, FLOW_C2S, 0, 10, T0);
+	}
+	sessions_origin_gone(r->t, r->a, r->now);
+	assert_int_equal(r->capture.check.rsts, 2);
+	assert_int_equal(sessions_count(r->t), 3);
+	put_data(r, r->b, 2, FLOW_C2S, 10, 10, T0);
+	sessions_close_all(r->t, r->now);
+	assert_int_equal(r->capture.check.rsts, 4);
+	assert_int_equal(check_open_flows(&r->capture.check), 0);
+	sessions_close_all(r->t, r->now);
+	assert_int_equal(r->capture.check.rsts, 4);
+	rig_free(r);
+}
+
+static void test_poke_comes_after_silence_of_that_side(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+	struct check *c = &r->capture.check;
+	uint64_t packets;
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	packets = c->packets;
+	assert_int_equal(sessions_tick(r->t, r->now), 2 * NS_PER_MS);
+	r->now += NS_PER_MS;
+	assert_int_equal(sessions_tick(r->t, r->now), NS_PER_MS);
+	put_data(r, r->a, 1, FLOW_C2S, 100, 100, T0 + NS_PER_MS); /* starts the wait anew */
+	packets += 2;
+	r->now += NS_PER_MS + NS_PER_MS / 2;
+	assert_int_equal(sessions_tick(r->t, r->now), NS_PER_MS / 2);
+	assert_int_equal(c->packets, packets);
+	r->now += NS_PER_MS / 2;
+	assert_true(sessions_tick(r->t, r->now) > NS_PER_S); /* once */
+	assert_int_equal(c->packets, packets + 1);
+	assert_int_equal(c->last_dir, 0);
+	assert_int_equal(c->last_flags, CF_ACK);
+	assert_int_equal(c->last_ts, T0 + 3 * NS_PER_MS);
+	assert_int_equal(c->repeated, 1);
+	rig_free(r);
+}
+
+static void test_no_poke_when_that_side_sent_anything_else(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+	struct check *c = &r->capture.check;
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	put_data(r, r->a, 1, FLOW_S2C, 0, 100, T0); /* the client acknowledges: it needs no poke */
+	r->now += 10 * NS_PER_MS;
+	sessions_tick(r->t, r->now);
+	assert_int_equal(grown(r, "session_pokes"), 1);
+	assert_int_equal(c->last_dir, 1);
+	put_data(r, r->a, 1, FLOW_S2C, 100, 100, T0);
+	put_close(r, r->a, 1, FLOW_END_FIN, T0);
+	r->now += 10 * NS_PER_MS;
+	assert_int_equal(sessions_tick(r->t, r->now), UINT64_MAX);
+	assert_int_equal(grown(r, "session_pokes"), 1);
+	rig_free(r);
+}
+
+static void test_both_sides_are_poked_when_both_wait(void **state)
+{
+	struct session_conf conf = {.poke_ms = 5};
+	struct rig *r = rig_new(&conf);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+	struct frame_data d = {.flow = 1, .ts_ns = T0, .dir = FLOW_S2C, .bytes = span_str("x")};
+
+	(void)state;
+	r->capture.check.pattern = NULL;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	r->now += NS_PER_MS;
+	frame_put_data(&r->buf, &d); /* unfinished: the client does not acknowledge yet */
+	assert_int_equal(push(r, r->a), 0);
+	r->now += 4 * NS_PER_MS;
+	/* The client's poke acknowledges the server's byte, the server's follows for its own sake. */
+	assert_int_equal(sessions_tick(r->t, r->now), NS_PER_MS);
+	assert_int_equal(grown(r, "session_pokes"), 1);
+	assert_int_equal(r->capture.check.last_dir, 0);
+	r->now += NS_PER_MS;
+	sessions_tick(r->t, r->now);
+	assert_int_equal(grown(r, "session_pokes"), 2);
+	assert_int_equal(r->capture.check.last_dir, 1);
+	rig_free(r);
+}
+
+static void test_time_of_a_flow_is_monotone(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+
+	(void)state;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0 + 100);
+	put_data(r, r->a, 1, FLOW_S2C, 0, 100, T0);
+	put_data(r, r->a, 1, FLOW_C2S, 100, 100, 0);
+	put_close(r, r->a, 1, FLOW_END_FIN, 5);
+	assert_int_equal(r->capture.check.last_ts, T0 + 100);
+	rig_free(r);
+}
+
+static void test_mtu_is_asked_for_every_handshake(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(2, 2, 5001);
+
+	(void)state;
+	n.mss = 536;
+	put_open(r, r->a, &m);
+	put_open(r, r->a, &n);
+	r->capture.mtu = r->capture.check.mtu = 9000;
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	assert_int_equal(r->capture.check.flow[0].mss, 8960);
+	put_data(r, r->a, 2, FLOW_C2S, 0, 10000, T0);
+	assert_int_equal(r->capture.check.flow[1].mss, 536);
+	rig_free(r);
+}
+
+static void test_other_transports_are_counted_not_forged(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+
+	(void)state;
+	m.transport = 17;
+	m.stream = 4;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	put_close(r, r->a, 1, FLOW_END_FIN, T0);
+	assert_int_equal(r->capture.check.packets, 0);
+	assert_int_equal(grown(r, "session_bytes_lost_transport"), 100);
+	rig_free(r);
+}
+
+/* Every byte that came in is accounted for by exactly one counter. */
+static uint64_t accounted(struct rig *r)
+{
+	static const char *const names[] = {
+		"session_bytes",	    "session_bytes_duplicate",	     "session_bytes_standby",
+		"session_bytes_lost_tuple_conflict", "session_bytes_lost_after_fin", "session_bytes_lost_unknown_flow",
+		"session_bytes_lost_transport", "session_bytes_lost_memory",
+	};
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		sum += grown(r, names[i]);
+	return sum;
+}
+
+static uint64_t rng_state;
+
+/* xorshift64 (Marsaglia, 2003) */
+static uint32_t rnd(uint32_t below)
+{
+	rng_state ^= rng_state << 13;
+	rng_state ^= rng_state >> 7;
+	rng_state ^= rng_state << 17;
+	return (uint32_t)(rng_state >> 32) % below;
+}
+
+static void storm_open(struct rig *r, struct session_origin *o, uint64_t flow)
+{
+	struct frame_flow_open m = a_flow(flow, (uint8_t)rnd(6), (uint16_t)(5000 + rnd(5)));
+
+	m.family = rnd(3) ? 4 : 6;
+	m.captured_end = (uint8_t)rnd(2);
+	m.flags = rnd(4) ? 0 : (uint16_t)(1 + rnd(3));
+	m.mss = rnd(3) ? 0 : (uint16_t)rnd(3000);
+	m.transport = rnd(30) ? 6 : 17;
+	put_open(r, o, &m);
+}
+
+static void storm_frame(struct rig *r, struct session_origin *o, uint64_t *pos, uint64_t *sent)
+{
+	uint64_t flow = 1 + rnd(8), ts = T0 + rnd(1000) * NS_PER_MS;
+	enum flow_dir dir = (enum flow_dir)rnd(2);
+	uint64_t *at = &pos[flow * 2 + dir];
+	uint32_t len = 1 + rnd(rnd(8) ? 600 : 40000);
+
+	switch (rnd(24)) {
+	case 0:
+	case 1:
+		storm_open(r, o, flow);
+		break;
+	case 2:
+		put_close(r, o, flow, (enum flow_end)(1 + rnd(7)), ts);
+		break;
+	case 3:
+		put_fin(r, o, flow, dir, ts);
+		break;
+	case 4:
+		put_gap(r, o, flow, dir, *at + rnd(2) * rnd(100), rnd(20) ? 1 + rnd(5000) : 1ull << (20 + rnd(20)), ts);
+		break;
+	case 5:
+		*at = rnd(2) ? 0 : rnd(100000);
+		break;
+	default:
+		put_data(r, o, flow, dir, *at, len, ts);
+		*sent += len;
+		*at += rnd(9) ? len : rnd(2 * len);
+	}
+}
+
+static void test_storms_of_frames_always_give_valid_packets(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 400; seed++) {
+		struct session_conf conf = {.idle_s = 1, .max_sessions = seed % 3 ? 1000 : 5};
+		struct rig *r = rig_new(&conf);
+		uint64_t pos[2][18] = {{0}}, sent = 0;
+
+		rng_state = seed * 0x9e3779b97f4a7c15ull;
+		r->capture.check.pattern = NULL;
+		for (int i = 0; i < 400 && !r->capture.check.err; i++) {
+			bool second = rnd(2);
+
+			if (!rnd(4)) {
+				r->now += rnd(rnd(20) ? 3 : 2000) * NS_PER_MS;
+				assert_true(sessions_tick(r->t, r->now) > 0);
+			}
+			if (!rnd(150)) {
+				sessions_origin_gone(r->t, r->b, r->now);
+				r->b = sessions_origin(r->t, (const uint8_t *)"bbbbbbbbbbbbbbbb", span_str("h"));
+			}
+			storm_frame(r, second ? r->b : r->a, pos[second], &sent);
+			assert_true(sessions_count(r->t) <= conf.max_sessions);
+		}
+		sessions_close_all(r->t, r->now);
+		assert_int_equal(check_open_flows(&r->capture.check), 0);
+		assert_int_equal(accounted(r), sent);
+		assert_int_equal(grown(r, "session_bytes"), r->capture.check.payload_bytes);
+		rig_free(r);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_connection_without_plaintext_makes_no_packet),
+		cmocka_unit_test(test_exchange_is_forged_and_closed),
+		cmocka_unit_test(test_host_name_is_made_printable),
+		cmocka_unit_test(test_ends_become_fin_or_rst_of_the_right_side),
+		cmocka_unit_test(test_missing_range_becomes_a_gap),
+		cmocka_unit_test(test_announced_gaps_in_any_shape),
+		cmocka_unit_test(test_offsets_beyond_64_bits_break_the_protocol),
+		cmocka_unit_test(test_cut_frames_break_the_protocol),
+		cmocka_unit_test(test_duplicates_and_overlaps_are_trimmed),
+		cmocka_unit_test(test_late_and_resumed_flows_start_at_their_first_offset),
+		cmocka_unit_test(test_opening_again_changes_nothing),
+		cmocka_unit_test(test_same_flow_number_of_two_agents_is_two_flows),
+		cmocka_unit_test(test_unknown_and_closed_flows_are_counted),
+		cmocka_unit_test(test_bytes_after_the_fin_are_counted),
+		cmocka_unit_test(test_stale_tuple_is_reset_before_the_new_syn),
+		cmocka_unit_test(test_swapped_roles_collide),
+		cmocka_unit_test(test_tuple_is_free_after_the_close),
+		cmocka_unit_test(test_other_end_is_on_standby),
+		cmocka_unit_test(test_other_end_that_comes_after_the_close_is_not_told_again),
+		cmocka_unit_test(test_restarted_agent_goes_on),
+		cmocka_unit_test(test_idle_session_is_reset_and_opens_again),
+		cmocka_unit_test(test_limit_drops_the_least_recently_active),
+		cmocka_unit_test(test_quiet_sessions_go_before_younger_live_ones),
+		cmocka_unit_test(test_agent_gone_resets_its_flows_only),
+		cmocka_unit_test(test_poke_comes_after_silence_of_that_side),
+		cmocka_unit_test(test_no_poke_when_that_side_sent_anything_else),
+		cmocka_unit_test(test_both_sides_are_poked_when_both_wait),
+		cmocka_unit_test(test_time_of_a_flow_is_monotone),
+		cmocka_unit_test(test_mtu_is_asked_for_every_handshake),
+		cmocka_unit_test(test_other_transports_are_counted_not_forged),
+		cmocka_unit_test(test_storms_of_frames_always_give_valid_packets),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sink_iface: real frames through a veth pair in a network namespace of this process alone; what
+ * arrives is read with a packet socket on the other end. Needs root.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../../collector/sink.h"
+#include "base/log.h"
+#include "base/metrics.h"
+
+#define PROTO 0x88b5 /* IEEE 802: local experiments; nothing else on the wire uses it */
+
+static bool is_ready;
+static char errors[] = "/tmp/test_sink_iface.XXXXXX";
+
+static void need_namespace(void)
+{
+	if (is_ready)
+		return;
+	print_message("SKIP: needs root for a network namespace with a veth pair\n");
+	skip();
+}
+
+static void run(const char *command)
+{
+	if (system(command))
+		fail_msg("failed: %s", command);
+}
+
+static void make_pair(void)
+{
+	run("ip link add sinkout type veth peer name sinkin");
+	run("ip link set sinkin up mtu 9000 && ip link set sinkout up");
+}
+
+static void delete_pair(void)
+{
+	run("ip link del sinkout");
+}
+
+static int open_sink(struct sink **s, const char *name)
+{
+	const struct sink_conf conf = {.kind = "iface", .target = name};
+
+	return sink_iface_ops.open(s, &conf);
+}
+
+static int open_receiver(void)
+{
+	int fd = socket(AF_PACKET, SOCK_RAW, htons(PROTO)), size = 4 << 20;
+	struct sockaddr_ll from = {.sll_family = AF_PACKET,
+				   .sll_protocol = htons(PROTO),
+				   .sll_ifindex = (int)if_nametoindex("sinkin")};
+
+	assert_true(fd >= 0);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)), 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&from, sizeof(from)), 0);
+	return fd;
+}
+
+static void put(struct sink *s, uint32_t i, size_t len)
+{
+	static uint8_t frame[70000];
+
+	memset(frame, (int)(i & 0xff), len);
+	memset(frame, 0xff, 6);
+	frame[12] = PROTO >> 8;
+	frame[13] = PROTO & 0xff;
+	memcpy(frame + 14, &i, sizeof(i));
+	sink_iface_ops.packet(s, span_of(frame, len), 0, NULL, false);
+}
+
+/* Frames must arrive in order and whole. Returns how many came. */
+static unsigned receive(int fd, uint32_t first, size_t len)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	uint8_t frame[70000];
+	unsigned n = 0;
+
+	while (poll(&p, 1, 200) == 1) {
+		ssize_t got = recv(fd, frame, sizeof(frame), MSG_DONTWAIT);
+		uint32_t i;
+
+		if (got < 0)
+			break;
+		memcpy(&i, frame + 14, sizeof(i));
+		assert_int_equal(got, len);
+		assert_int_equal(i, first + n);
+		assert_int_equal(frame[len - 1], i & 0xff);
+		n++;
+	}
+	return n;
+}
+
+static uint64_t counter_value(const char *name)
+{
+	char *text = NULL, *p;
+	size_t len = 0;
+	FILE *f = open_memstream(&text, &len);
+	uint64_t v = 0;
+
+	metrics_dump(f, true);
+	fclose(f);
+	p = strstr(text, name);
+	if (p)
+		v = strtoull(p + strlen(name), NULL, 10);
+	free(text);
+	return v;
+}
+
+static int saved_stderr;
+
+static void catch_log(void)
+{
+	int fd = open(errors, O_RDWR | O_CREAT | O_TRUNC, 0600);
+
+	saved_stderr = dup(STDERR_FILENO);
+	dup2(fd, STDERR_FILENO);
+	close(fd);
+}
+
+static const char *caught_log(void)
+{
+	static char text[4096];
+	int fd = open(errors, O_RDONLY);
+	ssize_t n = read(fd, text, sizeof(text) - 1);
+
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	dup2(saved_stderr, STDERR_FILENO);
+	close(saved_stderr);
+	return text;
+}
+
+static unsigned count_of(const char *text, const char *what)
+{
+	unsigned n = 0;
+
+	for (; (text = strstr(text, what)); text++)
+		n++;
+	return n;
+}
+
+static void test_frames_arrive_whole_and_in_order(void **state)
+{
+	uint64_t packets, bytes;
+	struct sink *s = NULL;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	fd = open_receiver();
+	packets = counter_value("sink_iface_packets");
+	bytes = counter_value("sink_iface_bytes");
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	assert_int_equal(sink_iface_ops.mtu(s), 1500);
+	for (uint32_t i = 0; i < 200; i++) /* three full batches and a rest */
+		put(s, i, 1514);
+	assert_int_equal(receive(fd, 0, 1514), 192);
+	sink_iface_ops.flush(s);
+	assert_int_equal(receive(fd, 192, 1514), 8);
+	put(s, 7, 60);
+	sink_iface_ops.close(s); /* flushes */
+	assert_int_equal(receive(fd, 7, 60), 1);
+	assert_int_equal(counter_value("sink_iface_packets") - packets, 201);
+	assert_int_equal(counter_value("sink_iface_bytes") - bytes, 200 * 1514 + 60);
+	close(fd);
+	delete_pair();
+}
+
+static void test_a_frame_over_the_mtu_is_counted_and_the_rest_goes_on(void **state)
+{
+	uint64_t lost;
+	struct sink *s = NULL;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	fd = open_receiver();
+	lost = counter_value("sink_iface_lost_size");
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	put(s, 0, 100);
+	put(s, 99, 1515);
+	put(s, 1, 100);
+	run("ip link set sinkout mtu 1000"); /* behind the sink's back */
+	put(s, 98, 1200);
+	put(s, 2, 100);
+	sink_iface_ops.flush(s);
+	assert_int_equal(receive(fd, 0, 100), 3);
+	assert_int_equal(counter_value("sink_iface_lost_size") - lost, 2);
+	run("ip link set sinkout mtu 9000");
+	put(s, 3, 100); /* waits in the batch while the batch grows */
+	sink_iface_ops.tick(s, 0);
+	assert_int_equal(sink_iface_ops.mtu(s), 9000);
+	assert_int_equal(receive(fd, 3, 100), 1);
+	put(s, 4, 9014);
+	sink_iface_ops.flush(s);
+	assert_int_equal(receive(fd, 4, 9014), 1);
+	sink_iface_ops.close(s);
+	close(fd);
+	delete_pair();
+}
+
+static void test_an_interface_that_goes_away_is_waited_for(void **state)
+{
+	uint64_t lost;
+	struct sink *s = NULL;
+	const char *log;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	lost = counter_value("sink_iface_lost_gone");
+	catch_log();
+	delete_pair();
+	for (uint32_t i = 0; i < 100; i++)
+		put(s, i, 100);
+	sink_iface_ops.flush(s);
+	sink_iface_ops.tick(s, 0);
+	put(s, 0, 100);
+	assert_int_equal(counter_value("sink_iface_lost_gone") - lost, 101);
+	make_pair();
+	fd = open_receiver();
+	sink_iface_ops.tick(s, 0);
+	for (uint32_t i = 0; i < 10; i++)
+		put(s, i, 100);
+	sink_iface_ops.flush(s);
+	log = caught_log();
+	assert_int_equal(count_of(log, "interface sinkout is gone: "), 1);
+	assert_int_equal(count_of(log, "interface sinkout is back"), 1);
+	assert_int_equal(receive(fd, 0, 100), 10);
+	sink_iface_ops.close(s);
+	close(fd);
+	delete_pair();
+}
+
+static void test_an_idle_sink_notices_a_new_interface_of_the_same_name(void **state)
+{
+	struct sink *s = NULL;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	delete_pair();
+	make_pair();
+	fd = open_receiver();
+	catch_log();
+	sink_iface_ops.tick(s, 0);
+	(void)caught_log();
+	put(s, 0, 100);
+	sink_iface_ops.flush(s);
+	assert_int_equal(receive(fd, 0, 100), 1);
+	sink_iface_ops.close(s);
+	close(fd);
+	delete_pair();
+}
+
+static void test_an_interface_that_is_down_is_waited_for(void **state)
+{
+	uint64_t lost;
+	struct sink *s = NULL;
+	const char *log;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	run("ip link set sinkout down");
+	lost = counter_value("sink_iface_lost_gone");
+	catch_log();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	put(s, 0, 100);
+	sink_iface_ops.tick(s, 0);
+	put(s, 0, 100);
+	run("ip link set sinkout up");
+	sink_iface_ops.tick(s, 0);
+	fd = open_receiver();
+	put(s, 0, 100);
+	sink_iface_ops.flush(s);
+	assert_int_equal(receive(fd, 0, 100), 1);
+	run("ip link set sinkout down");
+	put(s, 0, 100);
+	sink_iface_ops.flush(s);
+	run("ip link set sinkout up");
+	sink_iface_ops.tick(s, 0);
+	put(s, 1, 100);
+	sink_iface_ops.flush(s);
+	log = caught_log();
+	assert_int_equal(receive(fd, 1, 100), 1);
+	assert_int_equal(count_of(log, "until `ip link set sinkout up`"), 1);
+	assert_int_equal(count_of(log, "interface sinkout is down: Network is down"), 1);
+	assert_int_equal(count_of(log, "interface sinkout is back"), 2);
+	assert_int_equal(counter_value("sink_iface_lost_gone") - lost, 3);
+	sink_iface_ops.close(s);
+	close(fd);
+	delete_pair();
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void test_a_dead_peer_costs_packets_but_no_time(void **state)
+{
+	uint64_t lost, t0;
+	struct sink *s = NULL;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	run("ip link set sinkin down");
+	lost = counter_value("sink_iface_lost_nobufs");
+	catch_log();
+	t0 = now_ms();
+	for (uint32_t i = 0; i < 6400; i++)
+		put(s, i, 100);
+	assert_in_range(now_ms() - t0, 0,
+			2000); /* 6400 frames with all their tries would take longer */
+	assert_int_equal(counter_value("sink_iface_lost_nobufs") - lost, 6400);
+	assert_int_equal(count_of(caught_log(), "takes no more packets"), 1);
+	run("ip link set sinkin up");
+	fd = open_receiver();
+	put(s, 0, 100);
+	sink_iface_ops.flush(s);
+	assert_int_equal(receive(fd, 0, 100), 1);
+	sink_iface_ops.close(s);
+	close(fd);
+	delete_pair();
+}
+
+static void test_what_cannot_work_is_refused(void **state)
+{
+	struct sink *s = NULL;
+	const char *log;
+
+	(void)state;
+	need_namespace();
+	catch_log();
+	assert_int_equal(open_sink(&s, "nosuch0"), -ENODEV);
+	assert_int_equal(open_sink(&s, "lo"), -EINVAL);
+	assert_int_equal(open_sink(&s, "a-name-that-is-too-long"), -EINVAL);
+	assert_int_equal(open_sink(&s, ""), -EINVAL);
+	log = caught_log();
+	assert_int_equal(count_of(log, "nosuch0 does not exist; list interfaces with `ip link`"),
+			 1);
+	assert_int_equal(count_of(log, "\n"), 4);
+	assert_null(s);
+}
+
+static void test_an_address_on_the_interface_is_warned_of(void **state)
+{
+	struct sink *s = NULL;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	catch_log();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	sink_iface_ops.close(s);
+	assert_int_equal(count_of(caught_log(), "has an IP address"),
+			 0); /* link-local alone is silent */
+	run("ip addr add 192.0.2.1/24 dev sinkout && ip addr add 192.0.2.2/24 dev sinkout");
+	catch_log();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	sink_iface_ops.close(s);
+	assert_int_equal(count_of(caught_log(), "has an IP address"), 1);
+	delete_pair();
+}
+
+static int enter_namespace(void **state)
+{
+	int fd = mkstemp(errors);
+
+	(void)state;
+	if (fd < 0)
+		return -1;
+	close(fd);
+	is_ready = !unshare(CLONE_NEWNET) && !system("ip link add sinkx type veth peer name sinky "
+						     "2>/dev/null && ip link del sinkx && "
+						     "ip link set lo up");
+	return 0;
+}
+
+static int remove_file(void **state)
+{
+	(void)state;
+	return unlink(errors);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_frames_arrive_whole_and_in_order),
+		cmocka_unit_test(test_a_frame_over_the_mtu_is_counted_and_the_rest_goes_on),
+		cmocka_unit_test(test_an_interface_that_goes_away_is_waited_for),
+		cmocka_unit_test(test_an_idle_sink_notices_a_new_interface_of_the_same_name),
+		cmocka_unit_test(test_an_interface_that_is_down_is_waited_for),
+		cmocka_unit_test(test_a_dead_peer_costs_packets_but_no_time),
+		cmocka_unit_test(test_what_cannot_work_is_refused),
+		cmocka_unit_test(test_an_address_on_the_interface_is_warned_of),
+	};
+
+	return cmocka_run_group_tests(tests, enter_namespace, remove_file);
+}
