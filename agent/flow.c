@@ -433,8 +433,10 @@ static void hold_end(struct flows *t, struct flow *f, enum ending ending, uint64
 	f->ending = ending;
 	f->deadline_ns = ts_ns + FLOW_GRACE_MS * NS_PER_MS;
 	queue_push(&t->ending, &f->ending_q);
-	if (f->fin_told[SSLC_DIR_IN])
-		settle(t, f, ts_ns); /* all has been read */
+	/* All has been read, and nothing can be written after both FINs. After a reset a write that the
+	 * kernel took before it may still return. */
+	if (ending == ENDING_FIN && f->fin_told[SSLC_DIR_IN])
+		settle(t, f, ts_ns);
 }
 
 static void on_local_fin(struct flows *t, struct flow *f, uint64_t ts_ns)

@@ -844,12 +844,15 @@ int ship_rewind(struct ship *s, uint64_t resume_seq, bool new_collector, struct 
 	int err = 0;
 
 	pthread_mutex_lock(&s->lock);
+	/* A collector that forgot what it has acknowledged has forgotten the flows too. */
+	bool forgot = new_collector || resume_seq < s->acked_seq;
+
 	s->lent = NULL;
 	note_ack(s, resume_seq);
 	s->next = block_first(s);
 	if (s->next)
 		wake(s);
-	if (new_collector)
+	if (forgot)
 		err = retell_all(s, reopen);
 	pthread_mutex_unlock(&s->lock);
 	return err;

@@ -364,8 +364,9 @@ static void reader_gone(struct pcap_sink *s, int err)
 	close(s->fd);
 	s->fd = -1;
 	s->state = PCAP_NO_READER;
-	log_error("sink_pcap: %s: the reader is gone: %s; packets for it are counted as lost%s",
-		  s->name, strerror(-err), s->is_fifo ? " until another one opens it" : "");
+	log_error("sink_pcap: %s: %s: %s; packets for it are counted as lost%s", s->name,
+		  err == -EPIPE ? "the reader is gone" : "cannot write", strerror(-err),
+		  s->is_fifo ? " until another one opens it" : "");
 }
 
 static void pcap_push(struct pcap_sink *s, unsigned wait_ms)

@@ -199,7 +199,7 @@ class Proc:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
-LOSS = re.compile(r"lost|shed|_gap|evicted|broken|malformed|no_flow|conflict|dropped")
+LOSS = re.compile(r"^(?!link_).*(lost|shed|_gap|evicted|broken|malformed|no_flow|conflict|dropped)")
 
 
 def losses(*procs):

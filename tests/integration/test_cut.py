@@ -19,7 +19,7 @@ def main(t):
     t.enroll()
     agent = t.agent(host="127.0.0.1:4005")
 
-    down = t.spawn("curl", "curl", "-sSk", "--http1.1", "--limit-rate", "3M", "-o", "/dev/null",
+    down = t.spawn("curl", "curl", "-sSk", "--http1.1", "--limit-rate", "2M", "-o", "/dev/null",
                    "-w", "%{local_port}\n", "https://10.71.1.1/big", ns=t.cli)
     up = t.helper("client", "client.py", "10.71.1.1", 443, ns=t.cli)
     up_port = int(up.wait_line(r"connected \S+ (\d+)", where="out").group(1))

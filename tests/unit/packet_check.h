@@ -28,7 +28,7 @@ struct check_packet {
 };
 
 struct check_side {
-	uint32_t isn, nxt, acked;
+	uint32_t isn, nxt, acked, sent_nxt; /* sent_nxt: behind its last packet, gaps not included */
 	uint64_t window, pos; /* pos: payload offset of the next byte, gaps included */
 	uint64_t bytes, gap;
 	uint16_t ip_id, raw_window;
@@ -261,6 +261,7 @@ static inline void check_handshake(struct check *c, struct check_flow *f, const 
 		CHECK(c, k->window == (f->stage == 2 ? 65535 : 65534), "handshake window");
 		me->window = (uint64_t)k->window << 10;
 		me->raw_window = k->window;
+		me->sent_nxt = k->seq;
 	}
 	CHECK(c, k->ack == peer->nxt, "handshake acknowledgement");
 	f->stage++;
@@ -319,8 +320,12 @@ static inline void check_established(struct check *c, struct check_flow *f, cons
 	me->window = (uint64_t)k->window << 10;
 	/* A bare ACK that repeats the last one in every field would be a duplicate (RFC 5681, 2). */
 	CHECK(c, k->window >= 65534, "window");
-	CHECK(c, k->window != me->raw_window || !was_acked || k->flags != CF_ACK || k->len > 0, "duplicate ACK");
+	CHECK(c,
+	      k->window != me->raw_window || k->seq != me->sent_nxt || !was_acked || k->flags != CF_ACK ||
+		      k->len > 0,
+	      "duplicate ACK");
 	me->raw_window = k->window;
+	me->sent_nxt = k->seq + (uint32_t)k->len + (k->flags & CF_FIN ? 1 : 0);
 	check_ack(c, f, k, dir);
 	if (k->len > 0)
 		check_payload(c, f, k, dir);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* buf: growth, limits, failing allocation; rd and wr shapes. Includes buf.c to make malloc() fail. */
+/* buf: growth, limits, failing allocation; rd and wr shapes. Includes buf.c to make malloc() fail.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -32,7 +33,8 @@ static void test_span_eq_compares_bytes_and_lengths(void **state)
 
 static void test_shapes_are_big_endian(void **state)
 {
-	static const uint8_t want[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 'x', 'y', 0, 0};
+	static const uint8_t want[] = {1,  2,  3,  4,  5,  6,   7,   8, 9, 10,
+				       11, 12, 13, 14, 15, 'x', 'y', 0, 0};
 	struct buf b;
 
 	(void)state;
@@ -55,7 +57,8 @@ static void test_shapes_are_big_endian(void **state)
 
 static void test_reading_gives_back_what_was_written(void **state)
 {
-	static const uint8_t in[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 'x', 'y', 'z'};
+	static const uint8_t in[] = {1,  2,  3,  4,  5,  6,  7,   8,   9,
+				     10, 11, 12, 13, 14, 15, 'x', 'y', 'z'};
 	struct rd r = rd_from(span_of(in, sizeof(in)));
 	uint8_t copy[2];
 

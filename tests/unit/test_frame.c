@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * frame: every type against golden bytes that tests/vectors/make_frames.py put together without our code;
- * cut input, limits, fields out of range.
+ * frame: every type against golden bytes that tests/vectors/make_frames.py put together without our
+ * code; cut input, limits, fields out of range.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -17,69 +17,102 @@
 #define FLOW 0x0102030405060708ull
 #define TS   0x1112131415161718ull
 #define ID                                                                                         \
-	{0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf}
+	{                                                                                          \
+		0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac,      \
+			0xad, 0xae, 0xaf                                                           \
+	}
 
 static void put_hello(struct buf *b)
 {
-	frame_put_hello(b, &(struct frame_hello){.version = 1, .agent = ID, .link = 2, .n_links = 5,
-						 .next_seq = 0x2122232425262728ull, .ts_ns = TS,
+	frame_put_hello(b, &(struct frame_hello){.version = 1,
+						 .agent = ID,
+						 .link = 2,
+						 .n_links = 5,
+						 .next_seq = 0x2122232425262728ull,
+						 .ts_ns = TS,
 						 .host = span_str("web-1.example"),
 						 .software = span_str("sslcollector 0.1.0")});
 }
 
 static void put_welcome(struct buf *b)
 {
-	frame_put_welcome(b, &(struct frame_welcome){.version = 1, .collector = ID, .n_workers = 4,
+	frame_put_welcome(b, &(struct frame_welcome){.version = 1,
+						     .collector = ID,
+						     .n_workers = 4,
 						     .resume_seq = 0x3132333435363738ull});
 }
 
 static void put_refused(struct buf *b)
 {
-	frame_put_refused(b, &(struct frame_refused){.code = REFUSE_TOKEN, .text = span_str("token expired")});
+	frame_put_refused(b, &(struct frame_refused){.code = REFUSE_TOKEN,
+						     .text = span_str("token expired")});
 }
 
 static void put_flow_open(struct buf *b)
 {
 	frame_put_flow_open(
-		b, &(struct frame_flow_open){.flow = FLOW, .session = ID, .ts_ns = TS,
-					     .stream = 0x4142434445464748ull, .transport = 6, .family = 4,
-					     .captured_end = FLOW_C2S, .confidence = CONF_EXACT,
+		b, &(struct frame_flow_open){.flow = FLOW,
+					     .session = ID,
+					     .ts_ns = TS,
+					     .stream = 0x4142434445464748ull,
+					     .transport = 6,
+					     .family = 4,
+					     .captured_end = FLOW_C2S,
+					     .confidence = CONF_EXACT,
 					     .client_addr = {192, 0, 2, 1, 9 /* not on the wire */},
-					     .server_addr = {198, 51, 100, 7}, .client_port = 49152,
-					     .server_port = 443, .mss = 1460,
+					     .server_addr = {198, 51, 100, 7},
+					     .client_port = 49152,
+					     .server_port = 443,
+					     .mss = 1460,
 					     .flags = FLOW_OPEN_LATE | FLOW_OPEN_RESUMED,
-					     .netns = 0xf0000098, .pid = 4711, .uid = 33,
-					     .comm = span_str("curl"), .exe = span_str("/usr/bin/curl"),
+					     .netns = 0xf0000098,
+					     .pid = 4711,
+					     .uid = 33,
+					     .comm = span_str("curl"),
+					     .exe = span_str("/usr/bin/curl"),
 					     .container = span_str("docker-1")});
 }
 
 static void put_flow_open6(struct buf *b)
 {
-	frame_put_flow_open(b, &(struct frame_flow_open){
-				       .flow = FLOW, .session = ID, .ts_ns = TS, .transport = 6, .family = 6,
-				       .captured_end = FLOW_S2C, .confidence = CONF_INFERRED,
-				       .client_addr = {0x20, 0x01, 0x0d, 0xb8, [15] = 0x01},
-				       .server_addr = {0x20, 0x01, 0x0d, 0xb8, [15] = 0xff},
-				       .client_port = 1024, .server_port = 8443});
+	frame_put_flow_open(
+		b, &(struct frame_flow_open){.flow = FLOW,
+					     .session = ID,
+					     .ts_ns = TS,
+					     .transport = 6,
+					     .family = 6,
+					     .captured_end = FLOW_S2C,
+					     .confidence = CONF_INFERRED,
+					     .client_addr = {0x20, 0x01, 0x0d, 0xb8, [15] = 0x01},
+					     .server_addr = {0x20, 0x01, 0x0d, 0xb8, [15] = 0xff},
+					     .client_port = 1024,
+					     .server_port = 8443});
 }
 
 static void put_flow_meta(struct buf *b)
 {
-	frame_put_flow_meta(b, &(struct frame_flow_meta){.flow = FLOW, .key = span_str("sni"),
+	frame_put_flow_meta(b, &(struct frame_flow_meta){.flow = FLOW,
+							 .key = span_str("sni"),
 							 .value = span_str("www.example")});
 }
 
 static void put_data(struct buf *b)
 {
-	frame_put_data(b, &(struct frame_data){.flow = FLOW, .offset = 0x5152535455565758ull, .ts_ns = TS,
-					       .dir = FLOW_S2C, .flags = FRAME_DATA_END,
+	frame_put_data(b, &(struct frame_data){.flow = FLOW,
+					       .offset = 0x5152535455565758ull,
+					       .ts_ns = TS,
+					       .dir = FLOW_S2C,
+					       .flags = FRAME_DATA_END,
 					       .bytes = span_str("GET / HTTP/1.1\r\n")});
 }
 
 static void put_gap(struct buf *b)
 {
-	frame_put_gap(b, &(struct frame_gap){.flow = FLOW, .offset = 0x6162636465666768ull,
-					     .len = 0x100000000ull, .ts_ns = TS, .dir = FLOW_S2C});
+	frame_put_gap(b, &(struct frame_gap){.flow = FLOW,
+					     .offset = 0x6162636465666768ull,
+					     .len = 0x100000000ull,
+					     .ts_ns = TS,
+					     .dir = FLOW_S2C});
 }
 
 static void put_flow_fin(struct buf *b)
@@ -89,7 +122,8 @@ static void put_flow_fin(struct buf *b)
 
 static void put_flow_close(struct buf *b)
 {
-	frame_put_flow_close(b, &(struct frame_flow_close){.flow = FLOW, .ts_ns = TS, .end = FLOW_END_SHED});
+	frame_put_flow_close(
+		b, &(struct frame_flow_close){.flow = FLOW, .ts_ns = TS, .end = FLOW_END_SHED});
 }
 
 static void put_stats(struct buf *b)
@@ -115,7 +149,8 @@ static void put_pong(struct buf *b)
 
 static void put_enroll(struct buf *b)
 {
-	frame_put_enroll(b, &(struct frame_enroll){.secret = ID, .host = span_str("web-1.example"),
+	frame_put_enroll(b, &(struct frame_enroll){.secret = ID,
+						   .host = span_str("web-1.example"),
 						   .csr_der = span_of("\x30\x03\x02\x01\x05", 5)});
 }
 
@@ -226,7 +261,8 @@ static void test_decoded_fields_hold_the_golden_values(void **state)
 	(void)state;
 	assert_int_equal(frame_get_flow_open(&f, &m), 0);
 	assert_true(m.flow == FLOW && m.ts_ns == TS && m.stream == 0x4142434445464748ull);
-	assert_memory_equal(m.session, "\xa0\xa1\xa2\xa3\xa4\xa5\xa6\xa7\xa8\xa9\xaa\xab\xac\xad\xae\xaf", 16);
+	assert_memory_equal(m.session,
+			    "\xa0\xa1\xa2\xa3\xa4\xa5\xa6\xa7\xa8\xa9\xaa\xab\xac\xad\xae\xaf", 16);
 	assert_int_equal(m.transport, 6);
 	assert_int_equal(m.family, 4);
 	assert_int_equal(m.captured_end, FLOW_C2S);
@@ -345,7 +381,8 @@ static void test_a_bad_header_is_refused_at_once(void **state)
 	assert_int_equal(frame_decode(span_of("\6\0\0\1\0\0\0\x01", 8), &f), -EBADMSG);
 	assert_int_equal(frame_decode(span_of("\6\0\0\0\0\1\0\x01", 8), &f), -EMSGSIZE);
 	assert_int_equal(frame_decode(span_of("\6\0\0\0\xff\xff\xff\xff", 8), &f), -EMSGSIZE);
-	assert_int_equal(frame_decode(span_of("\6\0\0\0\0\1\0\0", 8), &f), 0); /* 65536: allowed, incomplete */
+	assert_int_equal(frame_decode(span_of("\6\0\0\0\0\1\0\0", 8), &f),
+			 0); /* 65536: allowed, incomplete */
 }
 
 static void test_an_unknown_type_is_decoded_and_can_be_skipped(void **state)
@@ -376,7 +413,8 @@ static void test_frame_flow_is_the_flow_of_flow_frames_only(void **state)
 }
 
 /* One byte of a golden body changed. */
-static int with_byte(const char *name, int (*again)(const struct frame *, struct buf *), size_t at, uint8_t v)
+static int with_byte(const char *name, int (*again)(const struct frame *, struct buf *), size_t at,
+		     uint8_t v)
 {
 	struct span in = vector_read(name);
 	struct frame f = decoded(in);
@@ -394,12 +432,16 @@ static int with_byte(const char *name, int (*again)(const struct frame *, struct
 static void test_fields_out_of_range_are_refused(void **state)
 {
 	(void)state;
-	assert_int_equal(with_byte("frame_flow_open", again_flow_open, 41, 5), -EBADMSG); /* family */
+	assert_int_equal(with_byte("frame_flow_open", again_flow_open, 41, 5),
+			 -EBADMSG); /* family */
 	assert_int_equal(with_byte("frame_flow_open", again_flow_open, 41, 6), 0);
-	assert_int_equal(with_byte("frame_flow_open", again_flow_open, 42, 2), -EBADMSG); /* captured_end */
-	assert_int_equal(with_byte("frame_flow_open", again_flow_open, 43, 4), -EBADMSG); /* confidence */
-	assert_int_equal(with_byte("frame_data", again_data, 24, 2), -EBADMSG);           /* dir */
-	assert_int_equal(with_byte("frame_data", again_data, 25, 0xff), 0); /* flags: unknown ones pass */
+	assert_int_equal(with_byte("frame_flow_open", again_flow_open, 42, 2),
+			 -EBADMSG); /* captured_end */
+	assert_int_equal(with_byte("frame_flow_open", again_flow_open, 43, 4),
+			 -EBADMSG);                                             /* confidence */
+	assert_int_equal(with_byte("frame_data", again_data, 24, 2), -EBADMSG); /* dir */
+	assert_int_equal(with_byte("frame_data", again_data, 25, 0xff),
+			 0); /* flags: unknown ones pass */
 	assert_int_equal(with_byte("frame_data", again_data, 27, 0), -EBADMSG); /* no bytes */
 	assert_int_equal(with_byte("frame_gap", again_gap, 32, 2), -EBADMSG);
 	assert_int_equal(with_byte("frame_gap", again_gap, 19, 0), -EBADMSG); /* no length */
@@ -407,14 +449,17 @@ static void test_fields_out_of_range_are_refused(void **state)
 	assert_int_equal(with_byte("frame_flow_close", again_flow_close, 16, 0), -EBADMSG);
 	assert_int_equal(with_byte("frame_flow_close", again_flow_close, 16, 7), 0);
 	assert_int_equal(with_byte("frame_flow_close", again_flow_close, 16, 8), -EBADMSG);
-	assert_int_equal(with_byte("frame_flow_meta", again_flow_meta, 8, 0), -EBADMSG); /* empty key */
+	assert_int_equal(with_byte("frame_flow_meta", again_flow_meta, 8, 0),
+			 -EBADMSG);                                               /* empty key */
 	assert_int_equal(with_byte("frame_hello", again_hello, 19, 5), -EBADMSG); /* link 5 of 5 */
-	assert_int_equal(with_byte("frame_hello", again_hello, 1, 9), 0); /* a later version can say hello */
+	assert_int_equal(with_byte("frame_hello", again_hello, 1, 9),
+			 0); /* a later version can say hello */
 }
 
 static void test_flow_zero_is_refused(void **state)
 {
-	struct frame f = {.type = FRAME_FLOW_CLOSE, .body = span_of("\0\0\0\0\0\0\0\0TTTTTTTT\1", 17)};
+	struct frame f = {.type = FRAME_FLOW_CLOSE,
+			  .body = span_of("\0\0\0\0\0\0\0\0TTTTTTTT\1", 17)};
 	struct frame_flow_close m;
 
 	(void)state;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hmap: insert, find, remove, walk, grow; SipHash against its authors' vectors. Includes hmap.c for its
- * keyed hash and to make calloc() fail. */
+/* hmap: insert, find, remove, walk, grow; SipHash against its authors' vectors. Includes hmap.c for
+ * its keyed hash and to make calloc() fail. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -145,16 +145,18 @@ static void test_without_memory_first_insert_fails_and_later_ones_chain(void **s
 	hmap_fini(&m);
 }
 
-/* Aumasson and Bernstein, "SipHash: a fast short-input PRF", appendix A: key 00..0f, input 00..0e; and the
- * first rows of vectors_sip64 in the reference implementation (outputs as little-endian bytes). */
+/* Aumasson and Bernstein, "SipHash: a fast short-input PRF", appendix A: key 00..0f, input 00..0e;
+ * and the first rows of vectors_sip64 in the reference implementation (outputs as little-endian
+ * bytes). */
 static void test_siphash_gives_the_published_values(void **state)
 {
 	static const struct {
 		size_t len;
 		uint64_t want;
 	} rows[] = {
-		{0, 0x726fdb47dd0e0e31ull}, {1, 0x74f839c593dc67fdull}, {7, 0xab0200f58b01d137ull},
-		{8, 0x93f5f5799a932462ull}, {15, 0xa129ca6149be45e5ull}, {63, 0x958a324ceb064572ull},
+		{0, 0x726fdb47dd0e0e31ull},  {1, 0x74f839c593dc67fdull},
+		{7, 0xab0200f58b01d137ull},  {8, 0x93f5f5799a932462ull},
+		{15, 0xa129ca6149be45e5ull}, {63, 0x958a324ceb064572ull},
 	};
 	uint8_t key[16], in[64];
 

@@ -104,8 +104,9 @@ static void test_a_log_line_has_a_prefix_and_no_control_characters(void **state)
 
 	(void)state;
 	out[n] = '\0';
-	assert_string_equal(out, "sslcollector: tunnel: connect: refused host=a?sslcollector: forged ?[2J\n"
-				 "sslcollector: ready\n");
+	assert_string_equal(
+		out, "sslcollector: tunnel: connect: refused host=a?sslcollector: forged ?[2J\n"
+		     "sslcollector: ready\n");
 }
 
 static void a_long_line(void)

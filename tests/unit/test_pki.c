@@ -266,7 +266,8 @@ static void test_token_ignores_case_and_dashes_and_nothing_else(void **state)
 	assert_int_equal(pki_token_parse(text, s2, fp), 0);
 	assert_memory_equal(secret, s2, sizeof(secret));
 	for (size_t n = 0; n < 52; n++) {
-		snprintf(text, n + 1, "%s", token);
+		memcpy(text, token, n);
+		text[n] = '\0';
 		assert_int_equal(pki_token_parse(text, s2, fp), -EINVAL);
 	}
 	snprintf(text, sizeof(text), "%sa", token);
@@ -275,13 +276,13 @@ static void test_token_ignores_case_and_dashes_and_nothing_else(void **state)
 	text[7] = '0';
 	assert_int_equal(pki_token_parse(text, s2, fp), -EINVAL);
 	snprintf(text, sizeof(text), "%s", token);
-	text[51] ^= 1; /* a, q or e, u …: now with a bit that belongs to no byte */
+	text[51] = 'b'; /* value 1: a bit that belongs to no byte */
 	assert_int_equal(pki_token_parse(text, s2, fp), -EINVAL);
 }
 
 static void test_token_secret_is_not_on_disk(void **state)
 {
-	char token[PKI_TOKEN_STRLEN], command[300];
+	char token[PKI_TOKEN_STRLEN], command[512];
 
 	(void)state;
 	assert_int_equal(pki_collector_init(dir), 1);

@@ -942,7 +942,7 @@ static void storm_frame(struct rig *r, struct session_origin *o, uint64_t *pos, 
 		put_fin(r, o, flow, dir, ts);
 		break;
 	case 4:
-		put_gap(r, o, flow, dir, *at + rnd(2) * rnd(100), rnd(20) ? 1 + rnd(5000) : 1ull << (20 + rnd(20)), ts);
+		put_gap(r, o, flow, dir, *at + rnd(2) * rnd(100), rnd(20) ? 1 + rnd(5000) : 1 + (1ull << (20 + rnd(20))), ts);
 		break;
 	case 5:
 		*at = rnd(2) ? 0 : rnd(100000);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ship: order, acknowledgement, resending, a new collector, shedding of whole flows, lost memory, and two
- * threads. The peer here keeps, for each flow, what a collector would have got. Includes ship.c to make
- * malloc() fail and to read its counters.
+ * ship: order, acknowledgement, resending, a new collector, shedding of whole flows, lost memory,
+ * and two threads. The peer here keeps, for each flow, what a collector would have got. Includes
+ * ship.c to make malloc() fail and to read its counters.
  */
 #include <errno.h>
 #include <poll.h>
@@ -38,7 +38,8 @@ static void peer_data(struct peer *p, const struct frame *f)
 	struct frame_data m;
 
 	assert_int_equal(frame_get_data(f, &m), 0);
-	assert_true(m.offset == p->flow[m.flow].bytes + p->flow[m.flow].gaps); /* no byte missing, none twice */
+	assert_true(m.offset ==
+		    p->flow[m.flow].bytes + p->flow[m.flow].gaps); /* no byte missing, none twice */
 	for (size_t i = 0; i < m.bytes.len; i++)
 		if (m.bytes.p[i] != (uint8_t)((m.offset + i) * 7 + m.flow))
 			fail_msg("wrong byte at %lu", (unsigned long)(m.offset + i));
@@ -117,7 +118,10 @@ static struct ship *ship_of(size_t max)
 
 static void open_flow(struct ship *s, uint64_t id)
 {
-	ship_flow_open(s, &(struct frame_flow_open){.flow = id, .ts_ns = 1, .transport = 6, .family = 4,
+	ship_flow_open(s, &(struct frame_flow_open){.flow = id,
+						    .ts_ns = 1,
+						    .transport = 6,
+						    .family = 4,
 						    .comm = span_str("curl")});
 }
 
@@ -134,8 +138,11 @@ static void send_data(struct ship *s, uint64_t id, uint64_t offset, size_t len)
 	assert_non_null(p);
 	for (size_t i = 0; i < len; i++)
 		p[i] = (uint8_t)((offset + i) * 7 + id);
-	ship_data(s, &(struct frame_data){.flow = id, .offset = offset, .ts_ns = 2,
-					  .flags = FRAME_DATA_END, .bytes = span_of(p, len)});
+	ship_data(s, &(struct frame_data){.flow = id,
+					  .offset = offset,
+					  .ts_ns = 2,
+					  .flags = FRAME_DATA_END,
+					  .bytes = span_of(p, len)});
 	free(p);
 }
 
@@ -357,6 +364,28 @@ static void test_a_new_collector_is_told_the_open_flows_it_cannot_know(void **st
 	buf_fini(&reopen);
 }
 
+static void test_a_collector_that_forgot_what_it_acknowledged_is_told_too(void **state)
+{
+	struct ship *s = ship_of(1 << 20);
+	struct peer p = {0}, later = {0};
+	struct buf reopen;
+
+	(void)state;
+	buf_init(&reopen, 1 << 16);
+	open_flow(s, 1);
+	ship_flush(s);
+	send_all(s, &p);
+	ship_ack(s, 1);
+	assert_int_equal(ship_rewind(s, 1, false, &reopen), 0);
+	assert_int_equal(reopen.len, 0);
+	assert_int_equal(ship_rewind(s, 0, false, &reopen), 0);
+	peer_frames(&later, buf_span(&reopen));
+	assert_int_equal(later.flow[1].retold, 1);
+	assert_int_equal(ship_first_seq(s), 2); /* what was acknowledged stays so */
+	ship_free(s);
+	buf_fini(&reopen);
+}
+
 static void test_rewind_says_when_reopen_is_too_small(void **state)
 {
 	struct ship *s = ship_of(1 << 20);
@@ -401,7 +430,8 @@ static void test_a_full_queue_drops_whole_flows_oldest_first_and_counts_them(voi
 	for (unsigned id = 1; id <= 20; id++) {
 		arrived += p.flow[id].bytes;
 		shed += !p.flow[id].opens;
-		if (p.flow[id].opens) { /* whole, or not at all; once one is there all newer ones are */
+		if (p.flow[id].opens) { /* whole, or not at all; once one is there all newer ones
+					   are */
 			assert_int_equal(p.flow[id].bytes, 100 << 10);
 			assert_int_equal(p.flow[id].end, FLOW_END_FIN);
 			assert_int_equal(shed, counter_get(&flows_shed) - flows);
@@ -432,7 +462,7 @@ static void test_a_flow_that_the_peer_knows_gets_a_close_when_it_is_shed(void **
 	send_data(s, 30, 1000, 1000); /* oldest queued data */
 	queue_flows(s, 1, 12);
 	send_data(s, 30, 2000, 500); /* after its end: dropped and counted */
-	close_flow(s, 30);	       /* the producer's close adds nothing */
+	close_flow(s, 30);           /* the producer's close adds nothing */
 	ship_flush(s);
 	send_all(s, &p);
 	assert_int_equal(p.flow[30].bytes, 1000);
@@ -617,7 +647,8 @@ static void test_memory_short_while_much_is_queued_never_breaks_the_bound(void *
 	(void)state;
 	buf_init(&reopen, 1 << 20);
 	for (unsigned i = 0; i < 20000; i++) {
-		unsigned id = 1 + (dice = dice * 1664525u + 1013904223u) / 65536 % (FLOWS - 1), what = dice >> 8 & 63;
+		unsigned id = 1 + (dice = dice * 1664525u + 1013904223u) / 65536 % (FLOWS - 1),
+			 what = dice >> 8 & 63;
 
 		malloc_limit = what == 60 ? 200 : (size_t)-1;
 		if (!is_open[id] && p.flow[id].opens == 0 && !flow_find(s, id)) {
@@ -646,7 +677,8 @@ static void test_memory_short_while_much_is_queued_never_breaks_the_bound(void *
 		assert_true(s->held <= s->max_bytes + 8 * CLOSE_RESERVE);
 	}
 	malloc_limit = (size_t)-1;
-	ship_free(s); /* asserts that everything held was accounted for */
+	ship_free(s);
+	assert_int_equal(counter_get(&bytes_queued), 0); /* everything held was accounted for */
 	buf_fini(&reopen);
 }
 
@@ -688,7 +720,9 @@ static void test_two_threads_lose_nothing_over_breaks(void **state)
 		assert_true(poll(&pfd, 1, 30000) == 1);
 		send_all(s, p);
 		if (++rounds % 3 == 0)
-			assert_int_equal(ship_rewind(s, p->last_seq > 2 ? p->last_seq - 2 : 0, false, &reopen), 0);
+			assert_int_equal(ship_rewind(s, p->last_seq > 2 ? p->last_seq - 2 : 0,
+						     false, &reopen),
+					 0);
 		else
 			ship_ack(s, p->last_seq);
 	}
@@ -717,6 +751,7 @@ int main(void)
 		cmocka_unit_test(test_an_acknowledgement_of_what_was_never_sent_frees_nothing),
 		cmocka_unit_test(test_a_lent_block_stays_valid_until_it_is_returned),
 		cmocka_unit_test(test_a_new_collector_is_told_the_open_flows_it_cannot_know),
+		cmocka_unit_test(test_a_collector_that_forgot_what_it_acknowledged_is_told_too),
 		cmocka_unit_test(test_rewind_says_when_reopen_is_too_small),
 		cmocka_unit_test(test_a_full_queue_drops_whole_flows_oldest_first_and_counts_them),
 		cmocka_unit_test(test_a_flow_that_the_peer_knows_gets_a_close_when_it_is_shed),

@@ -145,13 +145,16 @@ static void test_a_long_line_is_cut(void **state)
 	end(&c);
 }
 
+static const char a_long_line[] =
+	"one line without an end, longer than the 120 characters that may be shown: "
+	"01234567890123456789012345678901234567890123456789";
+
 static void test_pieces_give_the_line_of_the_whole(void **state)
 {
-	static const char *const texts[] = {
+	const char *const texts[] = {
 		"GET / HTTP/1.1\r\nA: b\r\n\r\n",
 		"\x00\x01\x02 binary",
-		"one line without an end, much longer than what one line of output may hold: "
-		"0123456789012345678901234567890123456789012345678901234567890123456789",
+		a_long_line,
 		"short\x01of text",
 	};
 	struct catcher c = begin();

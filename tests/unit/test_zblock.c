@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * zblock: golden envelopes (tests/vectors/make_frames.py: zstd streams assembled by hand), round trips, cut
- * and broken input, limits. What we compress is also read by libzstd directly, as one stream.
+ * zblock: golden envelopes (tests/vectors/make_frames.py: zstd streams assembled by hand), round
+ * trips, cut and broken input, limits. What we compress is also read by libzstd directly, as one
+ * stream.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -103,7 +104,8 @@ static void test_a_window_over_the_limit_is_refused(void **state)
 
 static void test_decode_waits_when_an_envelope_is_cut(void **state)
 {
-	static const char *const names[] = {"zblock_control", "zblock_stored", "zblock_zstd", "zblock_window"};
+	static const char *const names[] = {"zblock_control", "zblock_stored", "zblock_zstd",
+					    "zblock_window"};
 
 	(void)state;
 	for (size_t i = 0; i < 4; i++) {
@@ -139,7 +141,8 @@ static void encode_many(int level, struct buf *out, uint8_t *raw)
 
 	for (unsigned i = 0; i < BLOCKS; i++) {
 		fill(raw, block_len(i), i, i % 3 ? 0 : 255);
-		assert_int_equal(zblock_encode(e, ZBLOCK_DATA, i + 1, span_of(raw, block_len(i)), out), 0);
+		assert_int_equal(
+			zblock_encode(e, ZBLOCK_DATA, i + 1, span_of(raw, block_len(i)), out), 0);
 		assert_int_equal(zblock_encode(e, ZBLOCK_CONTROL, 0, span_of(raw, 3), out), 0);
 	}
 	zblock_enc_free(e);
@@ -197,7 +200,8 @@ static void test_bytes_that_do_not_compress_stay_within_the_wire_limit(void **st
 	fill(raw, ZBLOCK_RAW_MAX, 1, 255);
 	for (unsigned i = 1; i < 4; i++) {
 		buf_reset(&b);
-		assert_int_equal(zblock_encode(e, ZBLOCK_DATA, i, span_of(raw, ZBLOCK_RAW_MAX), &b), 0);
+		assert_int_equal(zblock_encode(e, ZBLOCK_DATA, i, span_of(raw, ZBLOCK_RAW_MAX), &b),
+				 0);
 		assert_true(b.len > ZBLOCK_RAW_MAX);
 	}
 	buf_fini(&b);
@@ -238,7 +242,8 @@ static void test_our_blocks_are_one_stream_for_any_zstd_reader(void **state)
 
 		fill(raw, sizeof(raw), i, 15);
 		buf_reset(&b);
-		assert_int_equal(zblock_encode(e, ZBLOCK_DATA, i + 1, span_of(raw, sizeof(raw)), &b), 0);
+		assert_int_equal(
+			zblock_encode(e, ZBLOCK_DATA, i + 1, span_of(raw, sizeof(raw)), &b), 0);
 		assert_int_equal(b.p[1], 1);
 		in = (ZSTD_inBuffer){.src = b.p + 20, .size = b.len - 20};
 		assert_false(ZSTD_isError(ZSTD_decompressStream(z, &to, &in)));
@@ -269,18 +274,21 @@ static ssize_t with_u32(const char *name, size_t at, uint32_t v)
 static void test_broken_headers_are_refused(void **state)
 {
 	(void)state;
-	assert_int_equal(with_u32("zblock_stored", 0, 0x02000000), 72); /* as it is */
+	assert_int_equal(with_u32("zblock_stored", 0, 0x02000000), 72);       /* as it is */
 	assert_int_equal(with_u32("zblock_stored", 0, 0x00000000), -EBADMSG); /* kind */
 	assert_int_equal(with_u32("zblock_stored", 0, 0x03000000), -EBADMSG);
 	assert_int_equal(with_u32("zblock_stored", 0, 0x02020000), -EBADMSG); /* unknown flag */
 	assert_int_equal(with_u32("zblock_stored", 0, 0x02000001), -EBADMSG); /* reserved */
-	assert_int_equal(with_u32("zblock_stored", 0, 0x01000000), -EBADMSG); /* control with a number */
-	assert_int_equal(with_u32("zblock_stored", 16, 0), -EBADMSG);         /* block without one */
-	assert_int_equal(with_u32("zblock_stored", 4, 51), -EBADMSG); /* stored, yet lengths differ */
+	assert_int_equal(with_u32("zblock_stored", 0, 0x01000000),
+			 -EBADMSG);                                   /* control with a number */
+	assert_int_equal(with_u32("zblock_stored", 16, 0), -EBADMSG); /* block without one */
+	assert_int_equal(with_u32("zblock_stored", 4, 51),
+			 -EBADMSG); /* stored, yet lengths differ */
 	assert_int_equal(with_u32("zblock_stored", 4, ZBLOCK_WIRE_MAX + 1), -EMSGSIZE);
 	assert_int_equal(with_u32("zblock_stored", 8, ZBLOCK_RAW_MAX + 1), -EMSGSIZE);
 	assert_int_equal(with_u32("zblock_stored", 0, 0x02010000), -EBADMSG); /* not zstd inside */
-	assert_int_equal(with_u32("zblock_control", 0, 0x01010000), -EBADMSG); /* compressed control */
+	assert_int_equal(with_u32("zblock_control", 0, 0x01010000),
+			 -EBADMSG); /* compressed control */
 }
 
 static void test_lengths_that_lie_about_zstd_data_are_refused(void **state)
@@ -300,8 +308,10 @@ static void test_a_spent_decoder_stays_spent(void **state)
 	struct zblock z;
 
 	(void)state;
-	assert_int_equal(zblock_decode(d, span_of("\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20), &z),
-			 -EBADMSG);
+	assert_int_equal(
+		zblock_decode(d, span_of("\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20),
+			      &z),
+		-EBADMSG);
 	assert_int_equal(zblock_decode(d, good, &z), -EBADMSG);
 	zblock_dec_free(d);
 	vector_free(good);
@@ -317,7 +327,8 @@ static void test_frames_or_output_over_a_limit_fail_and_spend_the_encoder(void *
 		struct zblock_enc *e = enc_new(level);
 
 		buf_init(&b, 2 << 20);
-		assert_int_equal(zblock_encode(e, ZBLOCK_DATA, 1, span_of(raw, sizeof(raw)), &b), -EMSGSIZE);
+		assert_int_equal(zblock_encode(e, ZBLOCK_DATA, 1, span_of(raw, sizeof(raw)), &b),
+				 -EMSGSIZE);
 		assert_int_equal(b.len, 0);
 		assert_int_equal(zblock_encode(e, ZBLOCK_DATA, 1, span_of(raw, 1), &b), -EIO);
 		zblock_enc_free(e);
@@ -325,7 +336,8 @@ static void test_frames_or_output_over_a_limit_fail_and_spend_the_encoder(void *
 		for (size_t max = 0; max < 24; max += 23) {
 			e = enc_new(level);
 			buf_init(&b, max);
-			assert_int_equal(zblock_encode(e, ZBLOCK_DATA, 1, span_of(raw, 4), &b), -EMSGSIZE);
+			assert_int_equal(zblock_encode(e, ZBLOCK_DATA, 1, span_of(raw, 4), &b),
+					 -EMSGSIZE);
 			assert_int_equal(b.len, 0);
 			zblock_enc_free(e);
 			buf_fini(&b);

@@ -236,8 +236,10 @@ static void move_nonblocking(SSL *ssl, int fd, struct half *sent, struct half *g
 	fcntl(fd, F_SETFL, O_NONBLOCK);
 	while (more || got->total < expect) {
 		size_t w = more ? write_some(ssl, o.buf + o.done, o.len - o.done) : 0;
-		ssize_t r = read_some(ssl, in, 1 + got->total % sizeof(in));
+		ssize_t r = 0;
 
+		if (got->total < expect) /* what follows is the peer's goodbye */
+			r = read_some(ssl, in, 1 + got->total % sizeof(in));
 		if (r > 0)
 			count(got, in, (size_t)r);
 		if (w) {

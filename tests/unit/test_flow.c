@@ -1,0 +1,1072 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Unit tests of agent/flow.c: hand-made events in, the frames that a real ship hands out are checked. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "flow.h"
+
+#include "base/clock.h"
+#include "counters.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <openssl/sha.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define NOW_NS    5000000000000ull
+#define WALL_NS   1700000000000000000ll
+#define TOLD_MAX  64
+#define GRACE_NS  (FLOW_GRACE_MS * NS_PER_MS)
+#define CLIENT    SSLC_ROLE_CLIENT
+#define SERVER    SSLC_ROLE_SERVER
+#define EXACT     SSLC_OPEN_ROLE_EXACT
+#define EXACT_ISN (SSLC_OPEN_ROLE_EXACT | SSLC_OPEN_ISN_VALID)
+
+static const struct sslc_conn_id conn_a = {.start_ns = 11, .ssl = 0x5500001000, .tgid = 7};
+static const struct sslc_conn_id conn_b = {.start_ns = 11, .ssl = 0x5500001000, .tgid = 8};
+
+/* One frame, decoded; texts are copied because the ship's block is gone by then. */
+struct told {
+	uint8_t type;
+	struct frame_flow_open open;
+	struct frame_data data;
+	struct frame_gap gap;
+	struct frame_flow_fin fin;
+	struct frame_flow_close close;
+	char text[64], exe[1024];
+};
+
+struct rig {
+	struct ship *ship;
+	struct flows *flows;
+	struct filter *filter;
+	struct told told[TOLD_MAX];
+	size_t n_told;
+	uint64_t skipped[8];
+	size_t n_skipped;
+	uint64_t ts_ns;
+};
+
+static void on_skip(void *ctx, uint64_t flow)
+{
+	struct rig *r = ctx;
+
+	assert_true(r->n_skipped < 8);
+	r->skipped[r->n_skipped++] = flow;
+}
+
+static struct rig *rig_with(const char *expr)
+{
+	struct rig *r = calloc(1, sizeof(*r));
+	struct flows_conf conf = {.skip = on_skip, .ctx = r};
+
+	memcpy(conf.agent, "0123456789abcdef", 16);
+	r->ts_ns = NOW_NS;
+	assert_int_equal(ship_new(&r->ship, 64u << 20), 0);
+	if (expr)
+		assert_int_equal(filter_new(&r->filter, "any", expr), 0);
+	conf.ship = r->ship;
+	conf.filter = r->filter;
+	assert_int_equal(flows_new(&r->flows, &conf), 0);
+	flows_tick(r->flows, NOW_NS, WALL_NS);
+	return r;
+}
+
+static void rig_free(struct rig *r)
+{
+	flows_free(r->flows);
+	ship_free(r->ship);
+	filter_free(r->filter);
+	free(r);
+}
+
+/* --- events in ---------------------------------------------------------------------------------- */
+
+/* The event lives in exactly its own size, so that a read beyond it is seen by ASan. */
+static void feed(struct rig *r, const void *ev, size_t size)
+{
+	void *copy = malloc(size);
+
+	memcpy(copy, ev, size);
+	flows_event(r->flows, copy);
+	free(copy);
+}
+
+static struct sslc_ev_open an_open(struct rig *r, uint64_t flow, unsigned role, uint32_t flags)
+{
+	struct sslc_ev_open ev = {
+		.ev = {SSLC_EV_OPEN, sizeof(ev), r->ts_ns++, flow},
+		.conn = conn_a,
+		.local_addr = {10, 0, 0, 1},
+		.remote_addr = {192, 0, 2, 7},
+		.local_port = 40123,
+		.remote_port = 443,
+		.mss = 1448,
+		.family = 4,
+		.role = (uint8_t)role,
+		.flags = flags,
+		.netns = 4026531840u,
+		.iss = 0x11223344,
+		.irs = 0xa0b0c0d0,
+		.uid = 33,
+		.comm = "sixteen-letters",
+	};
+
+	if (role == SERVER) {
+		ev.local_port = 443;
+		ev.remote_port = 40123;
+	}
+	return ev;
+}
+
+static void feed_open(struct rig *r, uint64_t flow, unsigned role, uint32_t flags)
+{
+	struct sslc_ev_open ev = an_open(r, flow, role, flags);
+
+	feed(r, &ev, sizeof(ev));
+}
+
+/* The same connection as another end sees it. */
+static struct sslc_ev_open other_end(struct sslc_ev_open ev, uint64_t flow)
+{
+	struct sslc_ev_open o = ev;
+
+	o.ev.flow = flow;
+	o.conn = conn_b;
+	memcpy(o.local_addr, ev.remote_addr, 16);
+	memcpy(o.remote_addr, ev.local_addr, 16);
+	o.local_port = ev.remote_port;
+	o.remote_port = ev.local_port;
+	o.iss = ev.irs;
+	o.irs = ev.iss;
+	o.role = ev.role == CLIENT ? SERVER : CLIENT;
+	return o;
+}
+
+static void feed_bytes(struct rig *r, uint64_t flow, const struct sslc_conn_id *conn, unsigned dir,
+		       uint64_t pos, const void *bytes, size_t len, unsigned flags)
+{
+	struct sslc_ev_data *ev = calloc(1, sizeof(*ev) + len);
+
+	ev->ev = (struct sslc_event){SSLC_EV_DATA, (uint32_t)(sizeof(*ev) + len), r->ts_ns++, flow};
+	ev->conn = *conn;
+	ev->pos = pos;
+	ev->len = (uint32_t)len;
+	ev->dir = (uint8_t)dir;
+	ev->flags = (uint8_t)flags;
+	memcpy(ev->data, bytes, len);
+	flows_event(r->flows, &ev->ev);
+	free(ev);
+}
+
+static void feed_data(struct rig *r, uint64_t flow, unsigned dir, uint64_t pos, const char *text)
+{
+	feed_bytes(r, flow, &conn_a, dir, pos, text, strlen(text), SSLC_DATA_END);
+}
+
+static void feed_held(struct rig *r, const struct sslc_conn_id *conn, unsigned dir, uint64_t pos,
+		      const char *text)
+{
+	feed_bytes(r, 0, conn, dir, pos, text, strlen(text), SSLC_DATA_END);
+}
+
+static void feed_bind(struct rig *r, uint64_t flow, const struct sslc_conn_id *conn)
+{
+	struct sslc_ev_bind ev = {.ev = {SSLC_EV_BIND, sizeof(ev), r->ts_ns++, flow}, .conn = *conn};
+
+	feed(r, &ev, sizeof(ev));
+}
+
+static void feed_sock(struct rig *r, uint64_t flow, unsigned what)
+{
+	struct sslc_ev_sock ev = {.ev = {SSLC_EV_SOCK, sizeof(ev), r->ts_ns++, flow}, .what = what};
+
+	feed(r, &ev, sizeof(ev));
+}
+
+/* --- frames out --------------------------------------------------------------------------------- */
+
+static void keep_text(struct told *t, struct span s)
+{
+	snprintf(t->text, sizeof(t->text), "%.*s", (int)s.len, (const char *)s.p);
+}
+
+static void decode(struct told *t, const struct frame *f)
+{
+	t->type = f->type;
+	switch (f->type) {
+	case FRAME_FLOW_OPEN:
+		assert_int_equal(frame_get_flow_open(f, &t->open), 0);
+		keep_text(t, t->open.comm);
+		snprintf(t->exe, sizeof(t->exe), "%.*s", (int)t->open.exe.len, (const char *)t->open.exe.p);
+		break;
+	case FRAME_DATA:
+		assert_int_equal(frame_get_data(f, &t->data), 0);
+		keep_text(t, t->data.bytes);
+		break;
+	case FRAME_GAP:
+		assert_int_equal(frame_get_gap(f, &t->gap), 0);
+		break;
+	case FRAME_FLOW_FIN:
+		assert_int_equal(frame_get_flow_fin(f, &t->fin), 0);
+		break;
+	case FRAME_FLOW_CLOSE:
+		assert_int_equal(frame_get_flow_close(f, &t->close), 0);
+		break;
+	default:
+		fail_msg("a frame of type %u", f->type);
+	}
+}
+
+/* Everything told since the last time. */
+static void drain(struct rig *r)
+{
+	struct ship_block b;
+
+	memset(r->told, 0, sizeof(r->told));
+	r->n_told = 0;
+	ship_flush(r->ship);
+	while (ship_take(r->ship, &b)) {
+		struct span in = b.frames;
+		struct frame f;
+		ssize_t n;
+
+		while (in.len) {
+			n = frame_decode(in, &f);
+			assert_true(n > 0);
+			assert_true(r->n_told < TOLD_MAX);
+			decode(&r->told[r->n_told++], &f);
+			in = span_of(in.p + n, in.len - (size_t)n);
+		}
+		ship_return(r->ship, true);
+		ship_ack(r->ship, b.seq);
+	}
+}
+
+/* What was told, for a person: "open1 c2s@0:hello! gap-c2s@5+3 fin-s2c close-fin". */
+static const char *story(struct rig *r)
+{
+	static const char *const ends[] = {"?", "fin", "rst-c2s", "rst-s2c", "exit", "idle", "shed", "agent"};
+	static const char *const dirs[] = {"c2s", "s2c"};
+	static char s[8192];
+	size_t at = 0;
+
+	drain(r);
+	s[0] = '\0';
+	for (size_t i = 0; i < r->n_told; i++) {
+		const struct told *t = &r->told[i];
+		char *to = s + at;
+		size_t room = sizeof(s) - at;
+
+		if (at)
+			at += (size_t)snprintf(to, room, " "), to++, room--;
+		if (t->type == FRAME_FLOW_OPEN)
+			at += (size_t)snprintf(to, room, "open%llu", (unsigned long long)t->open.flow);
+		else if (t->type == FRAME_DATA)
+			at += (size_t)snprintf(to, room, "%s@%llu:%s%s", dirs[t->data.dir],
+					       (unsigned long long)t->data.offset, t->text,
+					       t->data.flags & FRAME_DATA_END ? "!" : "");
+		else if (t->type == FRAME_GAP)
+			at += (size_t)snprintf(to, room, "gap-%s@%llu+%llu", dirs[t->gap.dir],
+					       (unsigned long long)t->gap.offset,
+					       (unsigned long long)t->gap.len);
+		else if (t->type == FRAME_FLOW_FIN)
+			at += (size_t)snprintf(to, room, "fin-%s", dirs[t->fin.dir]);
+		else
+			at += (size_t)snprintf(to, room, "close-%s", ends[t->close.end]);
+	}
+	return s;
+}
+
+/* A rig with flow 1 open, its opening already taken out. */
+static struct rig *rig_open(unsigned role)
+{
+	struct rig *r = rig_with(NULL);
+
+	feed_open(r, 1, role, EXACT_ISN);
+	assert_string_equal(story(r), "open1");
+	return r;
+}
+
+/* --- opening ------------------------------------------------------------------------------------ */
+
+static void test_open_of_a_client_names_it_first(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	struct sslc_ev_open ev = an_open(r, 1, CLIENT, EXACT_ISN);
+	char exe[1024] = "";
+	const struct frame_flow_open *m = &r->told[0].open;
+
+	(void)state;
+	ev.conn.tgid = (uint32_t)getpid();
+	assert_true(readlink("/proc/self/exe", exe, sizeof(exe) - 1) > 0);
+	feed(r, &ev, sizeof(ev));
+	assert_string_equal(story(r), "open1");
+	assert_memory_equal(m->client_addr, "\x0a\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0", 16);
+	assert_memory_equal(m->server_addr, "\xc0\0\x02\x07\0\0\0\0\0\0\0\0\0\0\0\0", 16);
+	assert_int_equal(m->client_port, 40123);
+	assert_int_equal(m->server_port, 443);
+	assert_int_equal(m->captured_end, FLOW_C2S);
+	assert_int_equal(m->confidence, CONF_EXACT);
+	assert_int_equal(m->transport, 6);
+	assert_int_equal(m->family, 4);
+	assert_int_equal(m->mss, 1448);
+	assert_int_equal(m->netns, 4026531840u);
+	assert_int_equal(m->pid, getpid());
+	assert_int_equal(m->uid, 33);
+	assert_int_equal(m->ts_ns, ev.ev.ts_ns + (uint64_t)WALL_NS);
+	assert_string_equal(r->told[0].text, "sixteen-letters");
+	assert_string_equal(r->told[0].exe, exe);
+	rig_free(r);
+}
+
+static void test_open_of_a_server_names_the_remote_first(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	const struct frame_flow_open *m = &r->told[0].open;
+
+	(void)state;
+	feed_open(r, 1, SERVER, EXACT_ISN);
+	assert_string_equal(story(r), "open1");
+	assert_memory_equal(m->client_addr, "\xc0\0\x02\x07", 4);
+	assert_memory_equal(m->server_addr, "\x0a\0\0\x01", 4);
+	assert_int_equal(m->client_port, 40123);
+	assert_int_equal(m->server_port, 443);
+	assert_int_equal(m->captured_end, FLOW_S2C);
+	rig_free(r);
+}
+
+static void test_comm_without_terminator_ends_at_16(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	struct sslc_ev_open ev = an_open(r, 1, CLIENT, EXACT_ISN);
+
+	(void)state;
+	memcpy(ev.comm, "abcdefghijklmnop", 16);
+	feed(r, &ev, sizeof(ev));
+	drain(r);
+	assert_string_equal(r->told[0].text, "abcdefghijklmnop");
+	rig_free(r);
+}
+
+/* First 16 bytes of SHA-256 over transport, family, client, server, client's ISN, server's ISN. */
+static void test_session_id_is_the_hash_of_the_connection(void **state)
+{
+	static const uint8_t in[] = {6, 4, 10, 0, 0, 1, 0x9c, 0xbb, 192, 0, 2, 7, 0x01, 0xbb,
+				     0x11, 0x22, 0x33, 0x44, 0xa0, 0xb0, 0xc0, 0xd0};
+	uint8_t digest[SHA256_DIGEST_LENGTH];
+	struct rig *r = rig_open(CLIENT), *twin = rig_with(NULL);
+	struct sslc_ev_open ev = other_end(an_open(r, 1, CLIENT, EXACT_ISN), 77);
+
+	(void)state;
+	SHA256(in, sizeof(in), digest);
+	assert_memory_equal(r->told[0].open.session, digest, 16);
+	feed(twin, &ev, sizeof(ev)); /* another host, another agent: the server's end */
+	assert_string_equal(story(twin), "open77");
+	assert_memory_equal(twin->told[0].open.session, digest, 16);
+	rig_free(twin);
+	rig_free(r);
+}
+
+static void test_session_id_of_ipv6_covers_all_of_the_address(void **state)
+{
+	uint8_t in[2 + 18 + 18 + 8] = {6, 6}, digest[SHA256_DIGEST_LENGTH];
+	struct rig *r = rig_with(NULL);
+	struct sslc_ev_open ev = an_open(r, 3, SERVER, EXACT_ISN);
+
+	(void)state;
+	ev.family = 6;
+	for (int i = 0; i < 16; i++) {
+		ev.local_addr[i] = (uint8_t)(0x20 + i);
+		ev.remote_addr[i] = (uint8_t)(0xf0 - i);
+	}
+	memcpy(in + 2, ev.remote_addr, 16);
+	memcpy(in + 18, "\x9c\xbb", 2);
+	memcpy(in + 20, ev.local_addr, 16);
+	memcpy(in + 36, "\x01\xbb\xa0\xb0\xc0\xd0\x11\x22\x33\x44", 10);
+	SHA256(in, sizeof(in), digest);
+	feed(r, &ev, sizeof(ev));
+	drain(r);
+	assert_int_equal(r->told[0].open.family, 6);
+	assert_memory_equal(r->told[0].open.client_addr, ev.remote_addr, 16);
+	assert_memory_equal(r->told[0].open.session, digest, 16);
+	rig_free(r);
+}
+
+static void test_session_id_without_isn_is_the_agents_own(void **state)
+{
+	static const uint8_t in[] = "0123456789abcdef\0\0\0\0\0\0\x02\x01";
+	uint8_t digest[SHA256_DIGEST_LENGTH];
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	SHA256(in, 24, digest);
+	feed_open(r, 0x201, CLIENT, EXACT);
+	feed_open(r, 0x202, CLIENT, EXACT); /* the same tuple: not known to be the same connection */
+	assert_string_equal(story(r), "open513 open514");
+	assert_memory_equal(r->told[0].open.session, digest, 16);
+	assert_memory_not_equal(r->told[1].open.session, digest, 16);
+	rig_free(r);
+}
+
+static int listen_on_loopback(uint16_t *port)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	socklen_t len = sizeof(a);
+
+	assert_true(fd >= 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+	*port = ntohs(a.sin_port);
+	return fd;
+}
+
+/* captured_end of a flow whose role the source could not tell. */
+static unsigned inferred_end(uint32_t tgid, unsigned role, uint16_t local, uint16_t remote)
+{
+	uint64_t guesses = counter_named("flow_connections_role_inferred");
+	struct rig *r = rig_with(NULL);
+	struct sslc_ev_open ev = an_open(r, 1, role, 0);
+	unsigned end;
+
+	ev.conn.tgid = tgid;
+	ev.local_port = local;
+	ev.remote_port = remote;
+	feed(r, &ev, sizeof(ev));
+	assert_string_equal(story(r), "open1");
+	assert_int_equal(counter_named("flow_connections_role_inferred"), guesses + 1);
+	end = r->told[0].open.captured_end;
+	assert_int_equal(r->told[0].open.client_port, end == FLOW_C2S ? local : remote);
+	rig_free(r);
+	return end;
+}
+
+static void test_unknown_role_follows_the_listener_then_the_lower_port(void **state)
+{
+	uint16_t port;
+	int fd = listen_on_loopback(&port);
+	uint32_t self = (uint32_t)getpid();
+
+	(void)state;
+	assert_int_equal(inferred_end(self, SSLC_ROLE_UNKNOWN, port, 1), FLOW_S2C);
+	close(fd);
+	assert_int_equal(inferred_end(self, SSLC_ROLE_UNKNOWN, port, 1), FLOW_C2S);
+	assert_int_equal(inferred_end(0, SSLC_ROLE_UNKNOWN, 40000, 443), FLOW_C2S);
+	assert_int_equal(inferred_end(0, SSLC_ROLE_UNKNOWN, 443, 40000), FLOW_S2C);
+	assert_int_equal(inferred_end(0, CLIENT, 443, 40000), FLOW_C2S); /* a bound port says more */
+}
+
+static void test_filtered_flow_is_skipped_and_its_bytes_are_counted(void **state)
+{
+	struct rig *r = rig_with("port 443");
+	uint64_t bytes = counter_named("flow_bytes_filtered"), n = counter_named("flow_connections_filtered");
+	struct sslc_ev_open ev = an_open(r, 2, CLIENT, EXACT_ISN);
+
+	(void)state;
+	ev.remote_port = 8443;
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	feed(r, &ev, sizeof(ev));
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "seen");
+	feed_data(r, 2, SSLC_DIR_OUT, 0, "unseen");
+	feed_sock(r, 2, SSLC_SOCK_LOCAL_FIN);
+	feed_sock(r, 2, SSLC_SOCK_RST_OUT);
+	feed_sock(r, 2, SSLC_SOCK_DESTROYED);
+	assert_string_equal(story(r), "open1 c2s@0:seen!");
+	assert_int_equal(r->n_skipped, 1);
+	assert_int_equal(r->skipped[0], 2);
+	assert_int_equal(counter_named("flow_bytes_filtered"), bytes + 6);
+	assert_int_equal(counter_named("flow_connections_filtered"), n + 1);
+	assert_int_equal(flows_count(r->flows), 1);
+	rig_free(r);
+}
+
+static void standby(unsigned first_role)
+{
+	uint64_t bytes = counter_named("flow_bytes_standby"), n = counter_named("flow_connections_standby");
+	struct rig *r = rig_with(NULL);
+	struct sslc_ev_open first = an_open(r, 1, first_role, EXACT_ISN), second = other_end(first, 2);
+	const char *out = first_role == CLIENT ? "open1 c2s@0:once! close-fin" : "open1 s2c@0:once! close-fin";
+
+	feed(r, &first, sizeof(first));
+	feed(r, &second, sizeof(second));
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "once");
+	feed_data(r, 2, SSLC_DIR_IN, 0, "once");
+	feed_held(r, &conn_b, SSLC_DIR_IN, 0, "and held");
+	feed_bind(r, 2, &conn_b);
+	feed_sock(r, 2, SSLC_SOCK_LOCAL_FIN);
+	feed_sock(r, 2, SSLC_SOCK_RST_IN);
+	feed_sock(r, 2, SSLC_SOCK_DESTROYED);
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_string_equal(story(r), out);
+	assert_int_equal(r->n_skipped, 1);
+	assert_int_equal(r->skipped[0], 2);
+	assert_int_equal(counter_named("flow_bytes_standby"), bytes + 12);
+	assert_int_equal(counter_named("flow_connections_standby"), n + 1);
+	assert_int_equal(flows_count(r->flows), 0);
+	rig_free(r);
+}
+
+static void test_second_end_stands_by_when_the_client_came_first(void **state)
+{
+	(void)state;
+	standby(CLIENT);
+}
+
+static void test_second_end_stands_by_when_the_server_came_first(void **state)
+{
+	(void)state;
+	standby(SERVER);
+}
+
+static void test_same_tuple_with_other_sequence_numbers_is_another_connection(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	struct sslc_ev_open first = an_open(r, 1, CLIENT, EXACT_ISN), second = other_end(first, 2);
+
+	(void)state;
+	second.irs++;
+	feed(r, &first, sizeof(first));
+	feed(r, &second, sizeof(second));
+	assert_string_equal(story(r), "open1 open2");
+	assert_int_equal(r->n_skipped, 0);
+	rig_free(r);
+}
+
+static void test_connection_is_mirrored_again_after_its_speaker_is_gone(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	struct sslc_ev_open first = an_open(r, 1, CLIENT, EXACT_ISN), second = other_end(first, 2);
+
+	(void)state;
+	feed(r, &first, sizeof(first));
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	feed(r, &second, sizeof(second));
+	assert_string_equal(story(r), "open1 close-fin open2");
+	rig_free(r);
+}
+
+/* --- bytes -------------------------------------------------------------------------------------- */
+
+static void test_client_sends_towards_the_server(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "ask");
+	feed_data(r, 1, SSLC_DIR_IN, 0, "answer");
+	assert_string_equal(story(r), "c2s@0:ask! s2c@0:answer!");
+	rig_free(r);
+}
+
+static void test_server_sends_towards_the_client(void **state)
+{
+	struct rig *r = rig_open(SERVER);
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_IN, 0, "ask");
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "answer");
+	assert_string_equal(story(r), "c2s@0:ask! s2c@0:answer!");
+	rig_free(r);
+}
+
+static void test_offsets_count_each_direction_and_boundaries_stay(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+	uint64_t passed = counter_named("flow_bytes");
+
+	(void)state;
+	feed_bytes(r, 1, &conn_a, SSLC_DIR_OUT, 0, "abc", 3, 0);
+	feed_bytes(r, 1, &conn_a, SSLC_DIR_OUT, 3, "de", 2, SSLC_DATA_END);
+	feed_bytes(r, 1, &conn_a, SSLC_DIR_IN, 0, "X", 1, SSLC_DATA_END);
+	feed_bytes(r, 1, &conn_a, SSLC_DIR_OUT, 5, "f", 1, 0);
+	assert_string_equal(story(r), "c2s@0:abc c2s@3:de! s2c@0:X! c2s@5:f");
+	assert_int_equal(r->told[0].data.ts_ns, NOW_NS + 1 + (uint64_t)WALL_NS);
+	assert_int_equal(counter_named("flow_bytes"), passed + 7);
+	rig_free(r);
+}
+
+static void test_long_event_is_cut_with_one_boundary(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+	size_t len = 2 * FRAME_DATA_MAX + 1;
+	uint8_t *bytes = calloc(1, len);
+
+	(void)state;
+	feed_bytes(r, 1, &conn_a, SSLC_DIR_OUT, 0, bytes, len, SSLC_DATA_END);
+	drain(r);
+	assert_int_equal(r->n_told, 3);
+	for (size_t i = 0; i < 3; i++) {
+		assert_int_equal(r->told[i].data.offset, i * FRAME_DATA_MAX);
+		assert_int_equal(r->told[i].data.flags, i == 2 ? FRAME_DATA_END : 0);
+	}
+	free(bytes);
+	rig_free(r);
+}
+
+static void test_jump_is_told_as_a_gap_of_its_exact_size(void **state)
+{
+	struct rig *r = rig_open(SERVER);
+	uint64_t gaps = counter_named("flow_bytes_gap");
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "abc");
+	feed_data(r, 1, SSLC_DIR_OUT, 10, "k");
+	feed_data(r, 1, SSLC_DIR_IN, 100, "first");
+	feed_data(r, 1, SSLC_DIR_OUT, 11, "l");
+	assert_string_equal(story(r), "s2c@0:abc! gap-s2c@3+7 s2c@10:k! gap-c2s@0+100 c2s@100:first! "
+				      "s2c@11:l!");
+	assert_int_equal(counter_named("flow_bytes_gap"), gaps + 107);
+	rig_free(r);
+}
+
+static void test_bytes_are_told_once_when_the_position_steps_back(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+	uint64_t passed = counter_named("flow_bytes");
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "abcdef");
+	feed_data(r, 1, SSLC_DIR_OUT, 2, "cd");
+	feed_data(r, 1, SSLC_DIR_OUT, 6, "g");
+	assert_string_equal(story(r), "c2s@0:abcdef! c2s@6:g!");
+	assert_int_equal(counter_named("flow_bytes"), passed + 7);
+	rig_free(r);
+}
+
+/* A decoder refuses offsets that wrap, and with them the whole link. */
+static void test_positions_at_the_end_of_the_range_break_no_frame(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_OUT, UINT64_MAX, "ab");
+	feed_data(r, 1, SSLC_DIR_OUT, UINT64_MAX - 2, "ab");
+	feed_data(r, 1, SSLC_DIR_OUT, UINT64_MAX / 2, "cd");
+	for (int i = 0; i < 8; i++) {
+		feed_held(r, &conn_a, SSLC_DIR_OUT, UINT64_MAX / 4, "held");
+		feed_bind(r, 1, &conn_a);
+	}
+	drain(r); /* decodes each frame */
+	rig_free(r);
+}
+
+static void test_held_bytes_come_first_after_bind(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	uint64_t held = counter_named("flow_bytes_held");
+
+	(void)state;
+	feed_held(r, &conn_a, SSLC_DIR_OUT, 0, "early ");
+	feed_held(r, &conn_b, SSLC_DIR_OUT, 0, "foreign");
+	feed_held(r, &conn_a, SSLC_DIR_IN, 0, "reply ");
+	feed_held(r, &conn_a, SSLC_DIR_OUT, 6, "bird");
+	assert_string_equal(story(r), "");
+	assert_int_equal(counter_named("flow_bytes_held"), held + 23);
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	feed_bind(r, 1, &conn_a);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "now");
+	assert_string_equal(story(r), "open1 c2s@0:early ! s2c@0:reply ! c2s@6:bird! c2s@10:now!");
+	feed_bind(r, 1, &conn_a); /* nothing is left of it */
+	assert_string_equal(story(r), "");
+	rig_free(r);
+}
+
+static void test_hole_among_held_bytes_is_told_as_a_gap(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_held(r, &conn_a, SSLC_DIR_OUT, 0, "abc");
+	feed_held(r, &conn_a, SSLC_DIR_OUT, 8, "i"); /* the kernel's ring was full in between */
+	feed_held(r, &conn_a, SSLC_DIR_IN, 4, "E");
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	feed_bind(r, 1, &conn_a);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "now");
+	assert_string_equal(story(r), "open1 c2s@0:abc! gap-c2s@3+5 c2s@8:i! gap-s2c@0+4 s2c@4:E! "
+				      "c2s@9:now!");
+	rig_free(r);
+}
+
+static void test_held_bytes_of_an_unknown_flow_are_counted(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	uint64_t unknown = counter_named("flow_bytes_lost_unknown");
+
+	(void)state;
+	feed_held(r, &conn_a, SSLC_DIR_OUT, 0, "abc");
+	feed_bind(r, 9, &conn_a);
+	feed_data(r, 9, SSLC_DIR_OUT, 0, "defg");
+	assert_string_equal(story(r), "");
+	assert_int_equal(counter_named("flow_bytes_lost_unknown"), unknown + 7);
+	rig_free(r);
+}
+
+static void test_held_bytes_expire_and_are_counted(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	uint64_t lost = counter_named("flow_bytes_lost_unbound");
+
+	(void)state;
+	feed_held(r, &conn_a, SSLC_DIR_OUT, 0, "abc");
+	flows_tick(r->flows, NOW_NS + FLOW_HELD_MS * NS_PER_MS - NS_PER_MS, WALL_NS);
+	assert_int_equal(counter_named("flow_bytes_lost_unbound"), lost);
+	flows_tick(r->flows, NOW_NS + FLOW_HELD_MS * NS_PER_MS + NS_PER_MS, WALL_NS);
+	assert_int_equal(counter_named("flow_bytes_lost_unbound"), lost + 3);
+	rig_free(r);
+}
+
+static void test_tick_moves_the_wall_clock(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	flows_tick(r->flows, NOW_NS, WALL_NS + 1000);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "x");
+	drain(r);
+	assert_int_equal(r->told[0].data.ts_ns, NOW_NS + 1 + (uint64_t)WALL_NS + 1000);
+	rig_free(r);
+}
+
+/* --- ends --------------------------------------------------------------------------------------- */
+
+static void test_remote_fin_waits_until_the_process_has_read_it(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_REMOTE_FIN);
+	feed_data(r, 1, SSLC_DIR_IN, 0, "still in the buffer");
+	assert_string_equal(story(r), "s2c@0:still in the buffer!");
+	feed_sock(r, 1, SSLC_SOCK_EOF);
+	assert_string_equal(story(r), "fin-s2c");
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "half closed");
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	feed_sock(r, 1, SSLC_SOCK_CLOSED);
+	assert_string_equal(story(r), "c2s@0:half closed! fin-c2s close-fin");
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_string_equal(story(r), "");
+	assert_int_equal(flows_count(r->flows), 0);
+	rig_free(r);
+}
+
+static void test_remote_fin_is_told_before_the_local_one_that_followed_it(void **state)
+{
+	struct rig *r = rig_open(SERVER);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_REMOTE_FIN);
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	assert_string_equal(story(r), "fin-c2s fin-s2c");
+	feed_sock(r, 1, SSLC_SOCK_CLOSED);
+	assert_string_equal(story(r), "close-fin");
+	rig_free(r);
+}
+
+static void test_remote_fin_is_told_at_destruction_at_the_latest(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	feed_sock(r, 1, SSLC_SOCK_REMOTE_FIN);
+	assert_string_equal(story(r), "fin-c2s");
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_string_equal(story(r), "fin-s2c close-fin");
+	rig_free(r);
+}
+
+static void test_end_of_file_alone_is_the_remote_fin(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_EOF); /* the event of its arrival was lost */
+	feed_sock(r, 1, SSLC_SOCK_EOF);
+	assert_string_equal(story(r), "fin-s2c");
+	rig_free(r);
+}
+
+static void test_bytes_between_closed_and_destroyed_are_told(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	feed_sock(r, 1, SSLC_SOCK_REMOTE_FIN);
+	feed_sock(r, 1, SSLC_SOCK_CLOSED);
+	feed_data(r, 1, SSLC_DIR_IN, 0, "late");
+	assert_string_equal(story(r), "fin-c2s s2c@0:late!");
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_string_equal(story(r), "fin-s2c close-fin");
+	rig_free(r);
+}
+
+static void test_bytes_after_the_told_end_are_counted(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+	uint64_t after = counter_named("flow_bytes_lost_after_end");
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "abc");
+	feed_sock(r, 1, SSLC_SOCK_RST_OUT);
+	feed_data(r, 1, SSLC_DIR_IN, 0, "de");
+	assert_string_equal(story(r), "fin-c2s close-rst-c2s");
+	assert_int_equal(counter_named("flow_bytes_lost_after_end"), after + 5);
+	rig_free(r);
+}
+
+static void test_reset_by_the_peer_waits_for_the_failed_read(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_RST_IN);
+	feed_data(r, 1, SSLC_DIR_IN, 0, "queued");
+	assert_string_equal(story(r), "s2c@0:queued!");
+	feed_sock(r, 1, SSLC_SOCK_ERROR);
+	assert_string_equal(story(r), "close-rst-s2c");
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_string_equal(story(r), "");
+	rig_free(r);
+}
+
+static void test_reset_by_the_peer_is_told_at_destruction(void **state)
+{
+	struct rig *r = rig_open(SERVER);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_RST_IN);
+	assert_string_equal(story(r), "");
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_string_equal(story(r), "close-rst-c2s");
+	rig_free(r);
+}
+
+/* send() takes the reset's error away; receive says 0 afterwards, though no FIN ever came. */
+static void test_end_of_file_after_a_reset_is_no_fin(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_RST_IN);
+	feed_sock(r, 1, SSLC_SOCK_EOF);
+	assert_string_equal(story(r), "close-rst-s2c");
+	rig_free(r);
+}
+
+static void test_failed_read_alone_ends_nothing(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_ERROR);
+	feed_data(r, 1, SSLC_DIR_IN, 0, "more");
+	assert_string_equal(story(r), "s2c@0:more!");
+	rig_free(r);
+}
+
+static void test_reset_by_this_end_is_told_at_once_and_once(void **state)
+{
+	static const unsigned what[2] = {SSLC_SOCK_RST_OUT, SSLC_SOCK_TIMEOUT};
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct rig *r = rig_open(SERVER);
+
+		feed_sock(r, 1, what[i]);
+		assert_string_equal(story(r), "close-rst-s2c");
+		feed_sock(r, 1, SSLC_SOCK_RST_OUT);
+		feed_sock(r, 1, SSLC_SOCK_RST_IN);
+		feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+		feed_sock(r, 1, SSLC_SOCK_EOF);
+		feed_sock(r, 1, SSLC_SOCK_CLOSED);
+		feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+		assert_string_equal(story(r), "");
+		assert_int_equal(flows_count(r->flows), 0);
+		rig_free(r);
+	}
+}
+
+static void test_reset_by_this_end_overtakes_a_held_end(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_RST_IN);
+	feed_sock(r, 1, SSLC_SOCK_RST_OUT);
+	assert_string_equal(story(r), "close-rst-c2s");
+	flows_tick(r->flows, NOW_NS + 2 * GRACE_NS, WALL_NS);
+	assert_string_equal(story(r), "");
+	rig_free(r);
+}
+
+static void test_held_ends_are_told_when_the_grace_is_over(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	for (uint64_t id = 1; id <= 3; id++)
+		feed_open(r, id, CLIENT, EXACT);
+	drain(r);
+	feed_sock(r, 1, SSLC_SOCK_RST_IN);
+	feed_sock(r, 2, SSLC_SOCK_REMOTE_FIN);
+	feed_sock(r, 2, SSLC_SOCK_CLOSED);
+	flows_tick(r->flows, NOW_NS + GRACE_NS - 1, WALL_NS);
+	assert_string_equal(story(r), "");
+	flows_tick(r->flows, NOW_NS + GRACE_NS + 1000, WALL_NS);
+	assert_string_equal(story(r), "close-rst-s2c fin-s2c close-fin");
+	assert_int_equal(r->told[0].close.flow, 1);
+	assert_int_equal(r->told[2].close.flow, 2);
+	flows_tick(r->flows, NOW_NS + 10 * GRACE_NS, WALL_NS);
+	assert_string_equal(story(r), ""); /* flow 3 is merely idle */
+	assert_int_equal(flows_count(r->flows), 3);
+	rig_free(r);
+}
+
+static void test_close_all_settles_held_ends_and_closes_the_rest(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	for (uint64_t id = 1; id <= 4; id++)
+		feed_open(r, id, CLIENT, EXACT);
+	drain(r);
+	feed_sock(r, 1, SSLC_SOCK_RST_IN);
+	feed_sock(r, 2, SSLC_SOCK_REMOTE_FIN);
+	feed_sock(r, 2, SSLC_SOCK_CLOSED);
+	feed_sock(r, 3, SSLC_SOCK_RST_OUT);
+	feed_held(r, &conn_b, SSLC_DIR_OUT, 0, "never bound");
+	drain(r);
+	flows_close_all(r->flows, NOW_NS + 77);
+	assert_string_equal(story(r), "close-rst-s2c fin-s2c close-fin close-agent");
+	assert_int_equal(r->told[3].close.flow, 4);
+	assert_int_equal(r->told[3].close.ts_ns, NOW_NS + 77 + (uint64_t)WALL_NS);
+	assert_int_equal(flows_count(r->flows), 0);
+	rig_free(r);
+}
+
+/* --- foreign input ------------------------------------------------------------------------------ */
+
+static void test_malformed_events_are_counted_and_ignored(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+	uint64_t bad = counter_named("flow_events_malformed");
+	struct sslc_ev_open o = an_open(r, 2, CLIENT, EXACT);
+	struct {
+		struct sslc_ev_data d;
+		char bytes[8];
+	} d = {.d = {.ev = {SSLC_EV_DATA, sizeof(d), 1, 1}, .len = 9, .conn = conn_a}};
+	struct sslc_event short_one = {0, sizeof(short_one), 1, 1};
+	struct sslc_ev_sock s = {.ev = {SSLC_EV_SOCK, sizeof(s), 1, 1}, .what = 99};
+
+	(void)state;
+	feed(r, &d, sizeof(d)); /* one byte more than it holds */
+	d.d.len = UINT32_MAX;
+	feed(r, &d, sizeof(d));
+	d.d.len = 0;
+	feed(r, &d, sizeof(d));
+	d.d.len = 8;
+	d.d.dir = 2;
+	feed(r, &d, sizeof(d));
+	assert_int_equal(counter_named("flow_events_malformed"), bad + 4);
+	for (uint32_t type = 0; type <= 5; type++) { /* none of them fits into a bare header */
+		short_one.type = type;
+		feed(r, &short_one, sizeof(short_one));
+	}
+	assert_int_equal(counter_named("flow_events_malformed"), bad + 10);
+	o.family = 10;
+	feed(r, &o, sizeof(o));
+	o.family = 4;
+	o.ev.flow = 0;
+	feed(r, &o, sizeof(o));
+	o.ev.flow = 1; /* open already */
+	feed(r, &o, sizeof(o));
+	feed(r, &s, sizeof(s));
+	assert_int_equal(counter_named("flow_events_malformed"), bad + 14);
+	assert_string_equal(story(r), "");
+	assert_int_equal(flows_count(r->flows), 1);
+	rig_free(r);
+}
+
+static void test_events_of_unknown_flows_tell_nothing(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	for (unsigned what = 1; what <= 9; what++)
+		feed_sock(r, 42, what);
+	feed_bind(r, 0, &conn_a);
+	assert_string_equal(story(r), "");
+	rig_free(r);
+}
+
+static void test_free_with_open_flows_and_held_bytes_leaks_nothing(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	for (uint64_t id = 1; id <= 50; id++)
+		feed_open(r, id, CLIENT, EXACT);
+	feed_sock(r, 7, SSLC_SOCK_RST_IN);
+	feed_held(r, &conn_b, SSLC_DIR_OUT, 0, "never bound");
+	assert_int_equal(flows_count(r->flows), 50);
+	rig_free(r); /* LeakSanitizer watches */
+	flows_free(NULL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_open_of_a_client_names_it_first),
+		cmocka_unit_test(test_open_of_a_server_names_the_remote_first),
+		cmocka_unit_test(test_comm_without_terminator_ends_at_16),
+		cmocka_unit_test(test_session_id_is_the_hash_of_the_connection),
+		cmocka_unit_test(test_session_id_of_ipv6_covers_all_of_the_address),
+		cmocka_unit_test(test_session_id_without_isn_is_the_agents_own),
+		cmocka_unit_test(test_unknown_role_follows_the_listener_then_the_lower_port),
+		cmocka_unit_test(test_filtered_flow_is_skipped_and_its_bytes_are_counted),
+		cmocka_unit_test(test_second_end_stands_by_when_the_client_came_first),
+		cmocka_unit_test(test_second_end_stands_by_when_the_server_came_first),
+		cmocka_unit_test(test_same_tuple_with_other_sequence_numbers_is_another_connection),
+		cmocka_unit_test(test_connection_is_mirrored_again_after_its_speaker_is_gone),
+		cmocka_unit_test(test_client_sends_towards_the_server),
+		cmocka_unit_test(test_server_sends_towards_the_client),
+		cmocka_unit_test(test_offsets_count_each_direction_and_boundaries_stay),
+		cmocka_unit_test(test_long_event_is_cut_with_one_boundary),
+		cmocka_unit_test(test_jump_is_told_as_a_gap_of_its_exact_size),
+		cmocka_unit_test(test_bytes_are_told_once_when_the_position_steps_back),
+		cmocka_unit_test(test_positions_at_the_end_of_the_range_break_no_frame),
+		cmocka_unit_test(test_held_bytes_come_first_after_bind),
+		cmocka_unit_test(test_hole_among_held_bytes_is_told_as_a_gap),
+		cmocka_unit_test(test_held_bytes_of_an_unknown_flow_are_counted),
+		cmocka_unit_test(test_held_bytes_expire_and_are_counted),
+		cmocka_unit_test(test_tick_moves_the_wall_clock),
+		cmocka_unit_test(test_remote_fin_waits_until_the_process_has_read_it),
+		cmocka_unit_test(test_remote_fin_is_told_before_the_local_one_that_followed_it),
+		cmocka_unit_test(test_remote_fin_is_told_at_destruction_at_the_latest),
+		cmocka_unit_test(test_end_of_file_alone_is_the_remote_fin),
+		cmocka_unit_test(test_bytes_between_closed_and_destroyed_are_told),
+		cmocka_unit_test(test_bytes_after_the_told_end_are_counted),
+		cmocka_unit_test(test_reset_by_the_peer_waits_for_the_failed_read),
+		cmocka_unit_test(test_reset_by_the_peer_is_told_at_destruction),
+		cmocka_unit_test(test_end_of_file_after_a_reset_is_no_fin),
+		cmocka_unit_test(test_failed_read_alone_ends_nothing),
+		cmocka_unit_test(test_reset_by_this_end_is_told_at_once_and_once),
+		cmocka_unit_test(test_reset_by_this_end_overtakes_a_held_end),
+		cmocka_unit_test(test_held_ends_are_told_when_the_grace_is_over),
+		cmocka_unit_test(test_close_all_settles_held_ends_and_closes_the_rest),
+		cmocka_unit_test(test_malformed_events_are_counted_and_ignored),
+		cmocka_unit_test(test_events_of_unknown_flows_tell_nothing),
+		cmocka_unit_test(test_free_with_open_flows_and_held_bytes_leaks_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
