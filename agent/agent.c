@@ -92,8 +92,10 @@ static void on_signal(evutil_socket_t sig, short what, void *ctx)
 static int open_stages(struct agent *a)
 {
 	const struct agent_conf *conf = a->conf;
-	const struct capture_conf cc = {
-		.ring_bytes = conf->ring_bytes, .on_event = on_event, .ctx = a};
+	const struct capture_conf cc = {.flow_hook = conf->flow_hook,
+					.ring_bytes = conf->ring_bytes,
+					.on_event = on_event,
+					.ctx = a};
 	struct flows_conf fc = {.skip = skip_flow, .ctx = a};
 	int err;
 

@@ -3,6 +3,7 @@
 #ifndef SSLC_AGENT_AGENT_H
 #define SSLC_AGENT_AGENT_H
 
+#include "capture.h"
 #include "ship.h"
 
 /* Where the blocks go: the tunnel, or the collector's half in this process. Runs a thread of its
@@ -16,6 +17,7 @@ struct agent_conf {
 	const char *iface;  /* or "any" */
 	const char *filter; /* pcap filter, or NULL */
 	size_t ring_bytes, queue_bytes;
+	enum flow_hook flow_hook;
 	const struct uplink_ops *uplink;
 	void *uplink_ctx;
 };

@@ -12,7 +12,16 @@
 
 struct capture;
 
+/* How the kernel tells which socket a TLS call uses, best first. */
+enum flow_hook {
+	FLOW_HOOK_AUTO,       /* the first of the following that works here */
+	FLOW_HOOK_TRACEPOINT, /* sock:sock_send_length and sock_recv_length, since 6.3 */
+	FLOW_HOOK_FEXIT,      /* exits of tcp_sendmsg and tcp_recvmsg, since 5.5 */
+	FLOW_HOOK_KPROBE,     /* kprobes on the same */
+};
+
 struct capture_conf {
+	enum flow_hook flow_hook;
 	size_t ring_bytes; /* of the kernel ring buffer; a power of two */
 	/* One event; ev->size bytes, borrowed during the call. */
 	void (*on_event)(void *ctx, const struct sslc_event *ev);

@@ -58,7 +58,8 @@ struct source {
 	int epoll_fd;
 	struct bpf_link **links; /* one a probe and library file */
 	size_t n_links;
-	int batch; /* events left to deliver in this poll() */
+	bool has_loop; /* bpf_loop(), 5.17 */
+	int batch;     /* events left to deliver in this poll() */
 };
 
 /* What is probed in a library. Each program exists in the kernel half as enter_… and leave_…. */
@@ -79,12 +80,18 @@ static struct bpf_program *enter_program(const struct source *s, int probe)
 
 static struct bpf_program *leave_program(const struct source *s, int probe)
 {
-	struct bpf_program *const v[N_PROBES] = {
-		s->skel->progs.leave_ssl_read,         s->skel->progs.leave_ssl_write,
-		s->skel->progs.leave_ssl_read_ex,      s->skel->progs.leave_ssl_write_ex,
-		s->skel->progs.leave_ssl_do_handshake, NULL,
+	const struct capture_bpf *k = s->skel;
+	struct bpf_program *const loop[N_PROBES] = {
+		k->progs.leave_ssl_read,         k->progs.leave_ssl_write,
+		k->progs.leave_ssl_read_ex,      k->progs.leave_ssl_write_ex,
+		k->progs.leave_ssl_do_handshake, NULL,
 	};
-	return v[probe];
+	struct bpf_program *const old[N_PROBES] = {
+		k->progs.leave_old_ssl_read,     k->progs.leave_old_ssl_write,
+		k->progs.leave_old_ssl_read_ex,  k->progs.leave_old_ssl_write_ex,
+		k->progs.leave_ssl_do_handshake, NULL,
+	};
+	return s->has_loop ? loop[probe] : old[probe];
 }
 
 static int attach_one(struct source *s, struct bpf_program *prog, bool retprobe, const char *path,
@@ -183,26 +190,30 @@ static int libbpf_log(enum libbpf_print_level level, const char *fmt, va_list ap
 	return 0;
 }
 
-/* What the running kernel must offer, checked first because the loader's own words help nobody. */
-static int check_kernel(void)
+/* Checked first, because the loader's own words about it help nobody. */
+static int check_kernel(struct btf **out)
 {
 	struct btf *btf = btf__load_vmlinux_btf();
-	int err = 0;
 
-	if (libbpf_get_error(btf)) {
-		log_error("capture: this kernel has no type information (/sys/kernel/btf/vmlinux): "
-			  "a kernel "
-			  "built with CONFIG_DEBUG_INFO_BTF is needed");
-		return -ENOTSUP;
-	}
-	if (btf__find_by_name_kind(btf, "btf_trace_sock_send_length", BTF_KIND_TYPEDEF) < 0) {
-		log_error("capture: this kernel has no sock:sock_send_length tracepoint: Linux 6.3 "
-			  "or newer "
-			  "is needed");
-		err = -ENOTSUP;
-	}
-	btf__free(btf);
-	return err;
+	if (libbpf_get_error(btf))
+		return -ENODATA;
+	*out = btf;
+	return 0;
+}
+
+/* tcp_recvmsg() had a sixth parameter, `nonblock`, before 5.19. */
+static bool recvmsg_has_nonblock(const struct btf *btf)
+{
+	int id = btf__find_by_name_kind(btf, "tcp_recvmsg", BTF_KIND_FUNC);
+	const struct btf_type *t = id > 0 ? btf__type_by_id(btf, (unsigned)id) : NULL;
+
+	t = t ? btf__type_by_id(btf, t->type) : NULL;
+	return t && btf_vlen(t) == 6;
+}
+
+static void choose(struct bpf_program *prog, bool load)
+{
+	bpf_program__set_autoload(prog, load);
 }
 
 static int learn_self(struct source *s)
@@ -212,7 +223,38 @@ static int learn_self(struct source *s)
 	return bpf_prog_test_run_opts(bpf_program__fd(s->skel->progs.learn_self), &opts);
 }
 
-static int load(struct source *s)
+static void choose_flow_hook(struct capture_bpf *k, enum flow_hook hook, const struct btf *btf)
+{
+	bool nonblock = recvmsg_has_nonblock(btf);
+
+	choose(k->progs.tp_send, hook == FLOW_HOOK_TRACEPOINT);
+	choose(k->progs.tp_recv, hook == FLOW_HOOK_TRACEPOINT);
+	choose(k->progs.fexit_send, hook == FLOW_HOOK_FEXIT);
+	choose(k->progs.fexit_recv, hook == FLOW_HOOK_FEXIT && !nonblock);
+	choose(k->progs.fexit_recv_nonblock, hook == FLOW_HOOK_FEXIT && nonblock);
+	choose(k->progs.kprobe_send, hook == FLOW_HOOK_KPROBE);
+	choose(k->progs.kprobe_recv, hook == FLOW_HOOK_KPROBE && !nonblock);
+	choose(k->progs.kprobe_recv_nonblock, hook == FLOW_HOOK_KPROBE && nonblock);
+	choose(k->progs.kretprobe_recv, hook == FLOW_HOOK_KPROBE);
+}
+
+/* The programs at the returns of TLS calls exist for kernels with bpf_loop() and without. */
+static void choose_loop(struct source *s)
+{
+	struct capture_bpf *k = s->skel;
+
+	s->has_loop = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_loop, NULL) == 1;
+	choose(k->progs.leave_ssl_read, s->has_loop);
+	choose(k->progs.leave_ssl_read_ex, s->has_loop);
+	choose(k->progs.leave_ssl_write, s->has_loop);
+	choose(k->progs.leave_ssl_write_ex, s->has_loop);
+	choose(k->progs.leave_old_ssl_read, !s->has_loop);
+	choose(k->progs.leave_old_ssl_read_ex, !s->has_loop);
+	choose(k->progs.leave_old_ssl_write, !s->has_loop);
+	choose(k->progs.leave_old_ssl_write_ex, !s->has_loop);
+}
+
+static int load_with(struct source *s, enum flow_hook hook, const struct btf *btf)
 {
 	int err;
 
@@ -221,15 +263,42 @@ static int load(struct source *s)
 		return -errno;
 	bpf_program__set_autoattach(s->skel->progs.learn_self,
 				    false); /* run by learn_self() only */
+	choose_flow_hook(s->skel, hook, btf);
+	choose_loop(s);
 	err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);
 	if (!err)
 		err = capture_bpf__load(s->skel);
 	if (!err)
 		err = learn_self(s);
+	if (!err) /* uprobes have no target yet: this takes only the rest */
+		err = capture_bpf__attach(s->skel);
+	if (err) {
+		capture_bpf__destroy(s->skel);
+		s->skel = NULL;
+	}
+	return err;
+}
+
+static int load(struct source *s)
+{
+	static const char *const names[] = {"", "tracepoint", "fexit", "kprobe"};
+	enum flow_hook want = s->conf.flow_hook;
+	struct btf *btf;
+	int err = check_kernel(&btf);
+
 	if (err)
 		return err;
-	/* Uprobes have no target yet: attach() takes only the tracepoints. */
-	return capture_bpf__attach(s->skel);
+	err = -ENOTSUP;
+	for (enum flow_hook h = FLOW_HOOK_TRACEPOINT; h <= FLOW_HOOK_KPROBE && err; h++) {
+		if (want != FLOW_HOOK_AUTO && want != h)
+			continue;
+		err = load_with(s, h, btf);
+		log_debug("capture: sockets by %s: %s", names[h], err ? strerror(-err) : "ok");
+		if (err == -EPERM || err == -EACCES)
+			break;
+	}
+	btf__free(btf);
+	return err;
 }
 
 static int open_ring(struct source *s)
@@ -285,9 +354,6 @@ static int source_open(struct capture **out, const struct capture_conf *conf)
 		err = -errno;
 		goto fail;
 	}
-	err = check_kernel();
-	if (err)
-		goto fail;
 	err = load(s);
 	if (!err)
 		err = open_ring(s);

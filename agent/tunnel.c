@@ -113,6 +113,7 @@ struct tunnel {
 	bool acked; /* this link had a block acknowledged */
 	bool was_up, knows_collector;
 	uint8_t collector[16]; /* of the last link */
+	uint64_t acked_seq;    /* newest number that this collector acknowledged */
 	char said[512];
 	uint64_t said_ns;
 	struct log_rate lost_rate;
@@ -380,8 +381,10 @@ static bool send_reopen(struct tunnel *t, struct span s)
 
 static bool resume(struct tunnel *t, const struct frame_welcome *m)
 {
-	/* Before the first link nothing was ever acknowledged: the blocks open their flows themselves. */
-	bool is_new = t->knows_collector && memcmp(t->collector, m->collector, 16) != 0;
+	/* Another collector, or one that forgot us meanwhile: PROTOCOL.md 4.3. Before the first link nothing
+	 * was ever acknowledged: the blocks open their flows themselves. */
+	bool is_new = t->knows_collector && (memcmp(t->collector, m->collector, 16) != 0 ||
+					     m->resume_seq < t->acked_seq);
 	struct buf reopen;
 	bool ok;
 
@@ -391,6 +394,7 @@ static bool resume(struct tunnel *t, const struct frame_welcome *m)
 	buf_fini(&reopen);
 	if (ok) {
 		memcpy(t->collector, m->collector, sizeof(t->collector));
+		t->acked_seq = m->resume_seq;
 		t->knows_collector = true;
 	}
 	return ok;
@@ -455,6 +459,8 @@ static void on_frame(struct tunnel *t, const struct frame *f)
 		on_refused(t, &r);
 	} else if (f->type == FRAME_ACK && t->state == TUNNEL_UP && !frame_get_ack(f, &a)) {
 		t->acked = true;
+		if (a.seq > t->acked_seq)
+			t->acked_seq = a.seq;
 		ship_ack(t->ship, a.seq);
 	} else if (f->type == FRAME_HELLO || f->type == FRAME_WELCOME || f->type == FRAME_REFUSED ||
 		   f->type == FRAME_ACK) {

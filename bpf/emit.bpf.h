@@ -76,15 +76,19 @@ static long emit_chunk(__u32 i, struct emit *e)
 	return 0;
 }
 
-static __always_inline void emit_all(struct emit *e)
+/* Two ways round the same loop: programs that use bpf_loop() do not load before 5.17. */
+static __always_inline void emit_loop(struct emit *e)
 {
-	if (bpf_core_enum_value_exists(enum bpf_func_id___known, BPF_FUNC_loop___known)) {
-		bpf_loop(CHUNKS_MAX, emit_chunk, e, 0);
-	} else {
-		for (__u32 i = 0; i < CHUNKS_MAX_OLD; i++)
-			if (emit_chunk(i, e))
-				break;
-	}
+	bpf_loop(CHUNKS_MAX, emit_chunk, e, 0);
+	if (e->left)
+		count(LOSS_CALL_TOO_LONG, e->left);
+}
+
+static __always_inline void emit_bounded(struct emit *e)
+{
+	for (__u32 i = 0; i < CHUNKS_MAX_OLD; i++)
+		if (emit_chunk(i, e))
+			break;
 	if (e->left)
 		count(LOSS_CALL_TOO_LONG, e->left);
 }

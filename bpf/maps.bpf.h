@@ -97,6 +97,20 @@ struct {
 	__type(value, __u64);
 } losses SEC(".maps");
 
+/* A receive that a kprobe has entered and not yet left; only where kprobes are used. */
+struct receive {
+	__u64 sk;
+	__u32 flags;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH); /* a thread killed inside never returns */
+	__uint(max_entries, MAX_CALLS);
+	__type(key, __u64); /* pid_tgid */
+	__type(value, struct receive);
+} receives SEC(".maps");
+
 /* Next flow number of each CPU. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -135,39 +135,48 @@ static __always_inline bool carries_records(const struct conn *c, __u64 outer_ss
 	return !c->flow || !outer || !outer->flow || outer->flow == c->flow;
 }
 
-static __always_inline int finish(struct pt_regs *ctx, enum call_kind kind, enum sslc_dir dir)
+/* What a returning call moved, ready to be emitted. False: nothing, or nothing wanted. */
+static __always_inline bool finish(struct pt_regs *ctx, enum call_kind kind, enum sslc_dir dir,
+				   struct emit *e)
 {
-	struct emit e = {.dir = dir};
 	__u64 outer_ssl, n;
 	struct call call;
 	struct conn *c;
 
 	if (!leave(ctx, kind, &call, &outer_ssl))
-		return 0;
+		return false;
 	n = moved(ctx, &call);
 	if (!n)
-		return 0;
-	e.conn = conn_id_of(call.ssl);
-	c = conn_get(&e.conn);
-	if (!c || c->excluded || carries_records(c, outer_ssl) || !place(c, &e, n))
-		return 0;
-	e.ts_ns = bpf_ktime_get_ns();
-	e.buf = call.buf;
-	e.left = n;
-	e.tid = (__u32)bpf_get_current_pid_tgid();
-	emit_all(&e);
-	return 0;
+		return false;
+	e->dir = dir;
+	e->conn = conn_id_of(call.ssl);
+	c = conn_get(&e->conn);
+	if (!c || c->excluded || carries_records(c, outer_ssl) || !place(c, e, n))
+		return false;
+	e->ts_ns = bpf_ktime_get_ns();
+	e->buf = call.buf;
+	e->left = n;
+	e->tid = (__u32)bpf_get_current_pid_tgid();
+	return true;
 }
 
+/* leave_… for kernels with bpf_loop(), leave_old_… for those without; one of them is loaded. */
+#define TLS_LEAVE(program, kind, dir, how)                                                         \
+	SEC("uretprobe") int program(struct pt_regs *ctx)                                          \
+	{                                                                                          \
+		struct emit e = {};                                                                \
+                                                                                                   \
+		if (finish(ctx, kind, dir, &e))                                                    \
+			how(&e);                                                                   \
+		return 0;                                                                          \
+	}
 #define TLS_CALL(name, kind, dir)                                                                  \
 	SEC("uprobe") int enter_##name(struct pt_regs *ctx)                                        \
 	{                                                                                          \
 		return enter(ctx, kind);                                                           \
 	}                                                                                          \
-	SEC("uretprobe") int leave_##name(struct pt_regs *ctx)                                     \
-	{                                                                                          \
-		return finish(ctx, kind, dir);                                                     \
-	}
+	TLS_LEAVE(leave_##name, kind, dir, emit_loop)                                              \
+	TLS_LEAVE(leave_old_##name, kind, dir, emit_bounded)
 
 TLS_CALL(ssl_read, CALL_READ, SSLC_DIR_IN)
 TLS_CALL(ssl_read_ex, CALL_READ_EX, SSLC_DIR_IN)

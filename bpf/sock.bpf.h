@@ -273,9 +273,21 @@ static __always_inline void on_receive_end(struct sock *sk, int ret, int flags)
 	tell_sock(info->flow, ret ? SSLC_SOCK_ERROR : SSLC_SOCK_EOF);
 }
 
-/* include/trace/events/sock.h, since 6.3 */
+static __always_inline int on_receive(struct sock *sk, int ret, int flags)
+{
+	if (ret > 0)
+		on_socket_op(sk);
+	else
+		on_receive_end(sk, ret, flags);
+	return 0;
+}
+
+/*
+ * Three ways to see a socket operation; the agent loads the first that the kernel offers.
+ * 1. Tracepoints of include/trace/events/sock.h, since 6.3.
+ */
 SEC("tp_btf/sock_send_length")
-int BPF_PROG(on_send_length, struct sock *sk, int ret, int flags)
+int BPF_PROG(tp_send, struct sock *sk, int ret, int flags)
 {
 	if (ret > 0)
 		on_socket_op(sk);
@@ -283,13 +295,75 @@ int BPF_PROG(on_send_length, struct sock *sk, int ret, int flags)
 }
 
 SEC("tp_btf/sock_recv_length")
-int BPF_PROG(on_recv_length, struct sock *sk, int ret, int flags)
+int BPF_PROG(tp_recv, struct sock *sk, int ret, int flags)
+{
+	return on_receive(sk, ret, flags);
+}
+
+/* 2. Function exits, since 5.5 on x86-64, 6.4 on arm64. tcp_recvmsg() lost `nonblock` in 5.19. */
+SEC("fexit/tcp_sendmsg")
+int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, unsigned long size, int ret)
 {
 	if (ret > 0)
 		on_socket_op(sk);
-	else
-		on_receive_end(sk, ret, flags);
 	return 0;
+}
+
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(fexit_recv, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
+	     int *addr_len, int ret)
+{
+	return on_receive(sk, ret, flags);
+}
+
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(fexit_recv_nonblock, struct sock *sk, struct msghdr *msg, unsigned long len,
+	     int nonblock, int flags, int *addr_len, int ret)
+{
+	return on_receive(sk, ret, flags);
+}
+
+/* 3. Kprobes: the return knows no arguments, so the entry leaves them for it. */
+SEC("kprobe/tcp_sendmsg")
+int BPF_KPROBE(kprobe_send, struct sock *sk)
+{
+	on_socket_op(sk);
+	return 0;
+}
+
+static __always_inline int remember_receive(struct sock *sk, int flags)
+{
+	__u64 tid = bpf_get_current_pid_tgid();
+	struct receive r = {.sk = (__u64)sk, .flags = flags};
+
+	bpf_map_update_elem(&receives, &tid, &r, BPF_ANY);
+	return 0;
+}
+
+SEC("kprobe/tcp_recvmsg")
+int BPF_KPROBE(kprobe_recv, struct sock *sk, void *msg, unsigned long len, int flags)
+{
+	return remember_receive(sk, flags);
+}
+
+SEC("kprobe/tcp_recvmsg")
+int BPF_KPROBE(kprobe_recv_nonblock, struct sock *sk, void *msg, unsigned long len, int nonblock,
+	       int flags)
+{
+	return remember_receive(sk, flags);
+}
+
+SEC("kretprobe/tcp_recvmsg")
+int BPF_KRETPROBE(kretprobe_recv, int ret)
+{
+	__u64 tid = bpf_get_current_pid_tgid();
+	struct receive *r = bpf_map_lookup_elem(&receives, &tid), copy;
+
+	if (!r)
+		return 0;
+	copy = *r;
+	bpf_map_delete_elem(&receives, &tid);
+	return on_receive((struct sock *)copy.sk, ret, copy.flags);
 }
 
 static __always_inline enum sslc_sock_what closed_how(struct sock *sk, int old)

@@ -68,6 +68,7 @@ struct sock {
 	int sk_err;
 	__u8 sk_shutdown;
 };
+struct msghdr;
 struct inet_sock {
 	__be16 inet_sport;
 };
@@ -103,11 +104,6 @@ struct task_struct {
 };
 
 #pragma clang attribute pop
-
-/* Only to ask whether the running kernel has a helper. */
-enum bpf_func_id___known {
-	BPF_FUNC_loop___known = 181, /* bpf_loop(): 5.17 */
-};
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * forge: one session's bytes in, Ethernet/IP/TCP frames out, one at a time through a callback. Builds
- * what an IDS needs to believe a stream: handshake, right checksums, segments within the window,
- * acknowledgements behind the data, an end. Allocates nothing, keeps no payload, reads no clock.
+ * forge: one session's bytes in, Ethernet/IP/TCP frames out, one at a time through a callback.
+ * Builds what an IDS needs to believe a stream: handshake, right checksums, segments within the
+ * window, acknowledgements behind the data, an end. Allocates nothing, keeps no payload, reads no
+ * clock.
  */
 #include "forge.h"
 
@@ -14,18 +15,20 @@
 static COUNTER_DEFINE(packets, "forge_packets", "Ethernet frames forged");
 static COUNTER_DEFINE(payload_bytes, "forge_payload_bytes", "TCP payload bytes in forged frames");
 
-#define ETH_LEN     14u
-#define IP4_LEN     20u
-#define IP6_LEN     40u
-#define TCP_LEN     20u
-#define TTL         64
-#define WINDOW      65535u
-#define WINDOW_UPDATE (WINDOW - 1) /* differs, or a bare repeated ACK would look like a sign of packet loss */
-#define WSCALE      10u      /* 65535 << 10: nothing we have in flight ever comes near 64 MiB */
-#define GAP_STEP    (32u << 20) /* sequence numbers in one jump: half the window, so each ACK is inside */
-#define MTU_MAX     65535u   /* the IPv4 total length is 16 bits wide */
-#define MSS_MIN     88u      /* Linux' smallest (TCP_MIN_MSS); below, headers only multiply packets */
-#define SEQ_SPACE   (1ull << 32)
+#define ETH_LEN 14u
+#define IP4_LEN 20u
+#define IP6_LEN 40u
+#define TCP_LEN 20u
+#define TTL     64
+#define WINDOW  65535u
+#define WINDOW_UPDATE                                                                              \
+	(WINDOW - 1) /* differs, or a bare repeated ACK would look like a sign of packet loss */
+#define WSCALE 10u   /* 65535 << 10: nothing we have in flight ever comes near 64 MiB */
+#define GAP_STEP                                                                                   \
+	(32u << 20)      /* sequence numbers in one jump: half the window, so each ACK is inside */
+#define MTU_MAX   65535u /* the IPv4 total length is 16 bits wide */
+#define MSS_MIN   88u    /* Linux' smallest (TCP_MIN_MSS); below, headers only multiply packets */
+#define SEQ_SPACE (1ull << 32)
 
 #define TH_FIN 0x01u
 #define TH_SYN 0x02u
@@ -33,7 +36,8 @@ static COUNTER_DEFINE(payload_bytes, "forge_payload_bytes", "TCP payload bytes i
 #define TH_PSH 0x08u
 #define TH_ACK 0x10u
 
-/* Locally administered. No station ever sends from the destination: a switch does not learn it, so it floods. */
+/* Locally administered. No station ever sends from the destination: a switch does not learn it, so
+ * it floods. */
 static const uint8_t mac_src[6] = {0x02, 0x73, 0x73, 0x6c, 0x63, 0x01};
 static const uint8_t mac_dst[6] = {0x02, 0x73, 0x73, 0x6c, 0x63, 0x02};
 
@@ -62,8 +66,8 @@ static void put_u32(uint8_t *p, uint32_t v)
 }
 
 /*
- * Ones' complement sums (RFC 1071) are kept in host byte order and unfolded: 16-bit words may be added
- * eight bytes at a time, and 64 KiB of 32-bit halves cannot overflow 64 bits.
+ * Ones' complement sums (RFC 1071) are kept in host byte order and unfolded: 16-bit words may be
+ * added eight bytes at a time, and 64 KiB of 32-bit halves cannot overflow 64 bits.
  */
 static uint64_t sum_word(uint64_t w)
 {
@@ -90,7 +94,8 @@ static uint64_t sum_bytes(const uint8_t *src, size_t len)
 	return sum + sum_tail(src, len);
 }
 
-/* The payload is read once: four independent sums keep the adders busy while the bytes are stored. */
+/* The payload is read once: four independent sums keep the adders busy while the bytes are stored.
+ */
 static uint64_t sum_copy(uint8_t *dst, const uint8_t *src, size_t len)
 {
 	uint64_t sum[4] = {0}, w[4];
@@ -189,13 +194,15 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 	memcpy(out->frame, mac_dst, 6);
 	memcpy(out->frame + 6, mac_src, 6);
 	put_u16(out->frame + 12, f->family == 6 ? 0x86dd : 0x0800);
-	sum = f->family == 6 ? put_ip6(ip, f, seg->dir, tcp_len) : put_ip4(ip, f, seg->dir, tcp_len);
+	sum = f->family == 6 ? put_ip6(ip, f, seg->dir, tcp_len)
+			     : put_ip4(ip, f, seg->dir, tcp_len);
 	put_tcp(tcp, f, seg);
 	sum += (uint64_t)htons(IPPROTO_TCP) + htons((uint16_t)tcp_len) + sum_bytes(tcp, head_len);
 	sum += sum_copy(tcp + head_len, seg->payload.p, seg->payload.len);
 	put_checksum(tcp + 16, sum);
 	account(f, seg);
-	out->emit(out->ctx, span_of(out->frame, ETH_LEN + ip_len(f) + tcp_len), f->last_ts_ns, seg->first);
+	out->emit(out->ctx, span_of(out->frame, ETH_LEN + ip_len(f) + tcp_len), f->last_ts_ns,
+		  seg->first);
 }
 
 static void emit_bare(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint8_t flags)
@@ -239,7 +246,8 @@ static uint64_t load_u64be(const uint8_t *p)
 	return v;
 }
 
-/* MurmurHash3's finalizer: every input bit reaches every output bit. No secret: both ends must agree. */
+/* MurmurHash3's finalizer: every input bit reaches every output bit. No secret: both ends must
+ * agree. */
 static uint64_t mix(uint64_t v)
 {
 	v = (v ^ v >> 33) * 0xff51afd7ed558ccdull;
@@ -293,10 +301,18 @@ void forge_init(struct forge_flow *f, const struct frame_flow_open *open, uint32
 
 static void emit_syn(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint8_t flags)
 {
-	uint8_t options[] = {2, 4, (uint8_t)(f->mss >> 8), (uint8_t)f->mss, /* maximum segment size */
-			     4, 2,                                          /* SACK permitted */
-			     1, 3, 3, WSCALE,                               /* no-op, window scale */
-			     1, 1};                                         /* padding */
+	uint8_t options[] = {2,
+			     4,
+			     (uint8_t)(f->mss >> 8),
+			     (uint8_t)f->mss, /* maximum segment size */
+			     4,
+			     2, /* SACK permitted */
+			     1,
+			     3,
+			     3,
+			     WSCALE, /* no-op, window scale */
+			     1,
+			     1}; /* padding */
 	struct segment seg = {
 		.dir = dir,
 		.flags = flags,
@@ -316,7 +332,8 @@ void forge_handshake(struct forge_flow *f, struct forge_out *out, uint64_t ts_ns
 	emit_syn(f, out, FLOW_C2S, TH_SYN);
 	emit_syn(f, out, FLOW_S2C, TH_SYN | TH_ACK);
 	emit_bare(f, out, FLOW_C2S, TH_ACK);
-	/* The window in a SYN-ACK is never scaled (RFC 7323, 2.2): this one opens the full window. */
+	/* The window in a SYN-ACK is never scaled (RFC 7323, 2.2): this one opens the full window.
+	 */
 	emit_update(f, out, FLOW_S2C);
 }
 
@@ -326,8 +343,8 @@ static bool may_send(const struct forge_flow *f, enum flow_dir dir)
 }
 
 /* One segment from the front of `rest`. */
-static void emit_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, struct span *rest,
-		      bool end)
+static void emit_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir,
+		      struct span *rest, bool end)
 {
 	struct forge_side *me = &f->side[dir];
 	size_t n = rest->len < f->mss ? rest->len : f->mss;
@@ -346,8 +363,8 @@ static void emit_data(struct forge_flow *f, struct forge_out *out, enum flow_dir
 		emit_ack_of(f, out, dir);
 }
 
-void forge_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, struct span bytes, bool end,
-		uint64_t ts_ns)
+void forge_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, struct span bytes,
+		bool end, uint64_t ts_ns)
 {
 	forge_handshake(f, out, ts_ns);
 	if (!may_send(f, dir))
@@ -357,7 +374,8 @@ void forge_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, 
 		emit_data(f, out, dir, &bytes, end);
 }
 
-void forge_gap(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t len, uint64_t ts_ns)
+void forge_gap(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t len,
+	       uint64_t ts_ns)
 {
 	forge_handshake(f, out, ts_ns);
 	if (!may_send(f, dir) || len == 0)
@@ -365,8 +383,8 @@ void forge_gap(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, u
 	time_forward(f, ts_ns);
 	if (in_flight(f, dir) > 0)
 		emit_ack_of(f, out, dir);
-	/* Nobody can count how often sequence numbers wrapped: one full turn shows the same as many, and a
-	 * length that a peer invented costs a bounded number of packets. */
+	/* Nobody can count how often sequence numbers wrapped: one full turn shows the same as
+	 * many, and a length that a peer invented costs a bounded number of packets. */
 	if (len > SEQ_SPACE)
 		len = SEQ_SPACE + len % SEQ_SPACE;
 	while (len > 0) {

@@ -5,8 +5,8 @@
  * connections on one tuple, nor one connection twice. Never does I/O, never reads a clock, never
  * loses a byte without counting why.
  *
- * Both ends of a connection may be captured: whichever session sends first is forged, the other is on
- * standby until its own end. There is no take-over when the first one is lost.
+ * Both ends of a connection may be captured: whichever session sends first is forged, the other is
+ * on standby until its own end. There is no take-over when the first one is lost.
  */
 #include "session.h"
 
@@ -35,7 +35,8 @@ static COUNTER_DEFINE(c_lost_tuple, "session_bytes_lost_tuple_conflict",
 		      "bytes of a connection whose tuple a newer one took");
 static COUNTER_DEFINE(c_lost_transport, "session_bytes_lost_transport",
 		      "bytes of a transport that is not TCP");
-static COUNTER_DEFINE(c_lost_fin, "session_bytes_lost_after_fin", "bytes after the direction's end");
+static COUNTER_DEFINE(c_lost_fin, "session_bytes_lost_after_fin",
+		      "bytes after the direction's end");
 static COUNTER_DEFINE(c_lost_unknown, "session_bytes_lost_unknown_flow",
 		      "bytes of a flow that is not in the table");
 static COUNTER_DEFINE(c_lost_memory, "session_bytes_lost_memory", "bytes lost for want of memory");
@@ -47,58 +48,62 @@ static COUNTER_DEFINE(c_conflicts, "session_tuple_conflicts",
 		      "connections reset because a newer one took the tuple");
 static COUNTER_DEFINE(c_evicted, "session_evicted", "sessions dropped at the table's limit");
 static COUNTER_DEFINE(c_idled, "session_idle_resets", "connections reset because they were idle");
-static COUNTER_DEFINE(c_pokes, "session_pokes", "repeated acknowledgements that make an IDS inspect");
+static COUNTER_DEFINE(c_pokes, "session_pokes",
+		      "repeated acknowledgements that make an IDS inspect");
 
 #define HOST_MAX 255u /* a DNS name's limit; longer is no host name */
 
 /*
  * A short connection often arrives whole from one end before the other end's first byte. Its id is
- * remembered for so long: longer than two healthy tunnels differ. 65536 of 80 bytes bound the memory.
+ * remembered for so long: longer than two healthy tunnels differ. 65536 of 80 bytes bound the
+ * memory.
  */
 #define GHOST_NS  (10 * NS_PER_S)
 #define GHOST_MAX 65536u
 
 enum session_state {
-	SESSION_QUIET,     /* nothing of it is open at the IDS: no byte yet, or reset because idle */
-	SESSION_LIVE,      /* owns its tuple; the handshake is out. May already have had both FINs */
-	SESSION_STANDBY,   /* the same connection is, or was, forged from its other end */
+	SESSION_QUIET,   /* nothing of it is open at the IDS: no byte yet, or reset because idle */
+	SESSION_LIVE,    /* owns its tuple; the handshake is out. May already have had both FINs */
+	SESSION_STANDBY, /* the same connection is, or was, forged from its other end */
 	SESSION_DISPLACED, /* a newer connection took the tuple; this one was reset */
 	SESSION_FOREIGN,   /* not TCP: nothing can be forged */
 };
 
 static const char *const state_names[] = {
-	[SESSION_QUIET] = "quiet",         [SESSION_LIVE] = "live",       [SESSION_STANDBY] = "standby",
-	[SESSION_DISPLACED] = "displaced", [SESSION_FOREIGN] = "foreign",
+	[SESSION_QUIET] = "quiet",     [SESSION_LIVE] = "live",
+	[SESSION_STANDBY] = "standby", [SESSION_DISPLACED] = "displaced",
+	[SESSION_FOREIGN] = "foreign",
 };
 
 struct session_dir {
-	uint64_t expected;      /* offset of the next byte */
-	uint64_t poke_ns;       /* when to poke, while in t->pokes */
+	uint64_t expected; /* offset of the next byte */
+	uint64_t poke_ns;  /* when to poke, while in t->pokes */
 	struct queue_node poke;
-	uint16_t poke_id;       /* the side's ip_id when armed: unchanged = it sent nothing since */
-	bool started;           /* expected means something */
-	bool fin;               /* no byte may follow */
-	uint8_t index;          /* enum flow_dir: this struct's place in session.dir[] */
+	uint16_t poke_id; /* the side's ip_id when armed: unchanged = it sent nothing since */
+	bool started;     /* expected means something */
+	bool fin;         /* no byte may follow */
+	uint8_t index;    /* enum flow_dir: this struct's place in session.dir[] */
 };
 
 /* One captured end of one connection, in one allocation with its strings. Owned by the table. */
 struct session {
 	struct hmap_node by_flow;
-	struct hmap_node by_tuple;    /* in the index only while LIVE */
-	struct queue_node order;      /* in t->live or t->rest, least recently active first */
+	struct hmap_node by_tuple; /* in the index only while LIVE */
+	struct queue_node order;   /* in t->live or t->rest, least recently active first */
 	struct queue_node of_origin;
 	struct session_origin *origin; /* borrowed */
-	uint64_t active_ns;           /* last byte, or the opening */
+	uint64_t active_ns;            /* last byte, or the opening */
 	struct session_dir dir[2];
-	uint64_t active_ts_ns;        /* the flow's own time at its last byte */
-	struct forge_flow forge;      /* begun when LIVE is entered; its time goes on in the next one */
+	uint64_t active_ts_ns;   /* the flow's own time at its last byte */
+	struct forge_flow forge; /* begun when LIVE is entered; its time goes on in the next one */
 	uint32_t incarnation;
-	uint8_t state;                /* enum session_state */
-	struct frame_flow_open open;  /* its spans point into strings[] */
+	uint8_t state;               /* enum session_state */
+	struct frame_flow_open open; /* its spans point into strings[] */
 	uint8_t strings[];
 };
 
-_Static_assert(sizeof(struct session) <= 432, "with usual strings an idle session stays within 512 bytes");
+_Static_assert(sizeof(struct session) <= 432,
+	       "with usual strings an idle session stays within 512 bytes");
 
 struct session_origin {
 	struct hmap_node by_agent;
@@ -118,11 +123,11 @@ struct ghost {
 /* One worker thread's. */
 struct sessions {
 	struct session_conf conf;
-	struct sink_set *sinks;    /* borrowed */
+	struct sink_set *sinks; /* borrowed */
 	struct hmap by_flow, by_tuple, by_agent, by_ghost;
-	struct queue live, rest;   /* all sessions: LIVE ones, the others */
-	struct queue pokes;        /* struct session_dir, earliest deadline first */
-	struct queue ghosts;       /* earliest end first */
+	struct queue live, rest; /* all sessions: LIVE ones, the others */
+	struct queue pokes;      /* struct session_dir, earliest deadline first */
+	struct queue ghosts;     /* earliest end first */
 	size_t count;
 	uint8_t frame[FORGE_FRAME_MAX]; /* forge's scratch */
 };
@@ -157,7 +162,8 @@ static uint64_t flow_hash(const struct session_origin *o, uint64_t flow)
 	return hmap_hash(&key, sizeof(key));
 }
 
-static struct session *flow_find(const struct sessions *t, const struct session_origin *o, uint64_t flow)
+static struct session *flow_find(const struct sessions *t, const struct session_origin *o,
+				 uint64_t flow)
 {
 	struct hmap_node *n = hmap_first(&t->by_flow, flow_hash(o, flow));
 
@@ -170,7 +176,8 @@ static struct session *flow_find(const struct sessions *t, const struct session_
 	return NULL;
 }
 
-/* An IDS does not tell the ends of a tuple apart: endpoints are sorted, so that swapped roles collide. */
+/* An IDS does not tell the ends of a tuple apart: endpoints are sorted, so that swapped roles
+ * collide. */
 struct tuple_key {
 	uint8_t addr[2][16];
 	uint16_t port[2];
@@ -194,7 +201,8 @@ static void tuple_key_of(struct tuple_key *k, const struct frame_flow_open *m)
 	k->family = m->family;
 }
 
-static struct session *tuple_owner(const struct sessions *t, const struct tuple_key *key, uint64_t hash)
+static struct session *tuple_owner(const struct sessions *t, const struct tuple_key *key,
+				   uint64_t hash)
 {
 	struct hmap_node *n = hmap_first(&t->by_tuple, hash);
 
@@ -266,7 +274,8 @@ static void ghost_leave(struct sessions *t, const struct session *s, uint64_t no
 
 /* States */
 
-/* The only place where a session changes its state; entering and leaving LIVE moves tuple and queue. */
+/* The only place where a session changes its state; entering and leaving LIVE moves tuple and
+ * queue. */
 static void session_enter(struct sessions *t, struct session *s, enum session_state state)
 {
 	if (s->state == SESSION_LIVE && state != SESSION_LIVE) {
@@ -410,10 +419,12 @@ static bool is_other_end(const struct session *s, const struct session *owner)
 
 	if (memcmp(s->open.session, owner->open.session, 16) != 0)
 		return false;
-	return s->open.captured_end != owner->open.captured_end || s->origin == owner->origin || !late;
+	return s->open.captured_end != owner->open.captured_end || s->origin == owner->origin ||
+	       !late;
 }
 
-static void owner_displace(struct sessions *t, struct session *owner, struct session *s, uint64_t ts_ns)
+static void owner_displace(struct sessions *t, struct session *owner, struct session *s,
+			   uint64_t ts_ns)
 {
 	uint64_t end_ns = owner->forge.last_ts_ns > ts_ns ? owner->forge.last_ts_ns : ts_ns;
 
@@ -437,7 +448,8 @@ static int tuple_acquire(struct sessions *t, struct session *s, uint64_t ts_ns)
 	tuple_key_of(&key, &s->open);
 	hash = hmap_hash(&key, sizeof(key));
 	owner = tuple_owner(t, &key, hash);
-	if ((owner && is_other_end(s, owner)) || (s->incarnation == 0 && ghost_find(t, s->open.session))) {
+	if ((owner && is_other_end(s, owner)) ||
+	    (s->incarnation == 0 && ghost_find(t, s->open.session))) {
 		session_enter(t, s, SESSION_STANDBY);
 		return 0;
 	}
@@ -512,7 +524,8 @@ static void session_skip(struct sessions *t, struct session *s, enum flow_dir di
 	sent_now(t, s, dir, now_ns);
 }
 
-static void session_forge(struct sessions *t, struct session *s, const struct frame_data *m, uint64_t now_ns)
+static void session_forge(struct sessions *t, struct session *s, const struct frame_data *m,
+			  uint64_t now_ns)
 {
 	struct emission e = {.t = t, .s = s};
 	struct forge_out out = out_of(&e);
@@ -528,7 +541,8 @@ static void session_forge(struct sessions *t, struct session *s, const struct fr
 }
 
 /* Cuts off what has been seen before. The number of bytes that remain. */
-static uint64_t trim_seen(const struct session *s, enum flow_dir dir, uint64_t *offset, uint64_t len)
+static uint64_t trim_seen(const struct session *s, enum flow_dir dir, uint64_t *offset,
+			  uint64_t len)
 {
 	uint64_t seen = s->dir[dir].expected > *offset ? s->dir[dir].expected - *offset : 0;
 
@@ -538,7 +552,8 @@ static uint64_t trim_seen(const struct session *s, enum flow_dir dir, uint64_t *
 	return len - seen;
 }
 
-static void session_data(struct sessions *t, struct session *s, struct frame_data *m, uint64_t now_ns)
+static void session_data(struct sessions *t, struct session *s, struct frame_data *m,
+			 uint64_t now_ns)
 {
 	struct session_dir *d = &s->dir[m->dir];
 	uint64_t len;
@@ -561,7 +576,8 @@ static void session_data(struct sessions *t, struct session *s, struct frame_dat
 	session_forge(t, s, m, now_ns);
 }
 
-static void session_gap(struct sessions *t, struct session *s, const struct frame_gap *m, uint64_t now_ns)
+static void session_gap(struct sessions *t, struct session *s, const struct frame_gap *m,
+			uint64_t now_ns)
 {
 	struct session_dir *d = &s->dir[m->dir];
 	uint64_t offset = m->offset, len;
@@ -583,7 +599,8 @@ static void session_close(struct sessions *t, struct session *s, const struct fr
 			  uint64_t now_ns)
 {
 	enum flow_dir captured = s->open.captured_end;
-	bool was_forged = s->state == SESSION_LIVE;
+	bool told = s->state == SESSION_LIVE;
+	bool was_closed = s->forge.state == FORGE_CLOSED;
 
 	switch ((enum flow_end)m->end) {
 	case FLOW_END_FIN:
@@ -603,10 +620,10 @@ static void session_close(struct sessions *t, struct session *s, const struct fr
 	case FLOW_END_SHED:
 	case FLOW_END_AGENT:
 		session_reset(t, s, captured, m->ts_ns, SESSION_QUIET);
-		was_forged = false; /* the connection may live on and be told again */
+		told = told && was_closed; /* else it may live on and be announced again */
 		break;
 	}
-	if (was_forged)
+	if (told)
 		ghost_leave(t, s, now_ns);
 	session_drop(t, s);
 }
@@ -653,8 +670,8 @@ static struct session *session_new(const struct frame_flow_open *m)
 	return s;
 }
 
-static void flow_opened(struct sessions *t, struct session_origin *o, const struct frame_flow_open *m,
-			uint64_t now_ns)
+static void flow_opened(struct sessions *t, struct session_origin *o,
+			const struct frame_flow_open *m, uint64_t now_ns)
 {
 	struct session *s;
 
@@ -687,7 +704,8 @@ static struct session *flow_known(struct sessions *t, struct session_origin *o, 
 	return s;
 }
 
-static int on_flow_open(struct sessions *t, struct session_origin *o, const struct frame *f, uint64_t now_ns)
+static int on_flow_open(struct sessions *t, struct session_origin *o, const struct frame *f,
+			uint64_t now_ns)
 {
 	struct frame_flow_open m;
 	int err = frame_get_flow_open(f, &m);
@@ -698,7 +716,8 @@ static int on_flow_open(struct sessions *t, struct session_origin *o, const stru
 	return 0;
 }
 
-static int on_data(struct sessions *t, struct session_origin *o, const struct frame *f, uint64_t now_ns)
+static int on_data(struct sessions *t, struct session_origin *o, const struct frame *f,
+		   uint64_t now_ns)
 {
 	struct frame_data m;
 	struct session *s;
@@ -716,7 +735,8 @@ static int on_data(struct sessions *t, struct session_origin *o, const struct fr
 	return 0;
 }
 
-static int on_gap(struct sessions *t, struct session_origin *o, const struct frame *f, uint64_t now_ns)
+static int on_gap(struct sessions *t, struct session_origin *o, const struct frame *f,
+		  uint64_t now_ns)
 {
 	struct frame_gap m;
 	struct session *s;
@@ -746,7 +766,8 @@ static int on_flow_fin(struct sessions *t, struct session_origin *o, const struc
 	return 0;
 }
 
-static int on_flow_close(struct sessions *t, struct session_origin *o, const struct frame *f, uint64_t now_ns)
+static int on_flow_close(struct sessions *t, struct session_origin *o, const struct frame *f,
+			 uint64_t now_ns)
 {
 	struct frame_flow_close m;
 	struct session *s;
@@ -760,7 +781,8 @@ static int on_flow_close(struct sessions *t, struct session_origin *o, const str
 	return 0;
 }
 
-int sessions_frame(struct sessions *t, struct session_origin *o, const struct frame *f, uint64_t now_ns)
+int sessions_frame(struct sessions *t, struct session_origin *o, const struct frame *f,
+		   uint64_t now_ns)
 {
 	switch (f->type) {
 	case FRAME_FLOW_OPEN:
@@ -888,7 +910,8 @@ void sessions_free(struct sessions *t)
 	free(t);
 }
 
-static struct session_origin *origin_find(const struct sessions *t, const uint8_t agent[16], uint64_t hash)
+static struct session_origin *origin_find(const struct sessions *t, const uint8_t agent[16],
+					  uint64_t hash)
 {
 	struct hmap_node *n = hmap_first(&t->by_agent, hash);
 
@@ -910,7 +933,8 @@ static void copy_printable(char *out, size_t size, struct span in)
 	out[n] = '\0';
 }
 
-struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16], struct span host)
+struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16],
+				       struct span host)
 {
 	uint64_t hash = hmap_hash(agent, 16);
 	struct session_origin *o = origin_find(t, agent, hash);

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz target of collector/session.c and forge.c: the input is a run of frames of two agents, with time
- * passing in between. Looks for crashes and leaks only; the packets go to a sink that ignores them.
+ * Fuzz target of collector/session.c and forge.c: the input is a run of frames of two agents, with
+ * time passing in between. Looks for crashes and leaks only; the packets go to a sink that ignores
+ * them.
  */
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "session.h"
 
-static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow, bool first)
+static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow,
+		      bool first)
 {
 	(void)s, (void)ts_ns, (void)first;
 	if (l2.len < 54 || flow->host[0] != 'h')
@@ -17,7 +19,8 @@ static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const stru
 
 static const struct sink_ops ops = {.name = "none", .packet = on_packet};
 
-/* Each frame is preceded by one byte: which agent, how much time has passed, whether one is gone. */
+/* Each frame is preceded by one byte: which agent, how much time has passed, whether one is gone.
+ */
 static void feed(struct sessions *t, struct span in)
 {
 	static const uint8_t id[2][16] = {{1}, {2}};

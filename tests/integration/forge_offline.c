@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * forge_offline: writes what the collector's session and forge stages make of one prepared case into a
- * pcap file, for forge_offline.sh to show to tshark and Suricata.  forge_offline CASE FILE
+ * forge_offline: writes what the collector's session and forge stages make of one prepared case
+ * into a pcap file, for forge_offline.sh to show to tshark and Suricata.  forge_offline CASE FILE
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,18 +28,19 @@ struct world {
 };
 
 /* Classic pcap with nanoseconds, native byte order. */
-void sinks_packet(struct sink_set *set, struct span l2, uint64_t ts_ns, const struct sink_flow *flow, bool first)
+void sinks_packet(struct sink_set *set, struct span l2, uint64_t ts_ns,
+		  const struct sink_flow *flow, bool first)
 {
-	uint32_t record[4] = {(uint32_t)(ts_ns / NS_PER_S), (uint32_t)(ts_ns % NS_PER_S), (uint32_t)l2.len,
-			      (uint32_t)l2.len};
+	uint32_t record[4] = {(uint32_t)(ts_ns / NS_PER_S), (uint32_t)(ts_ns % NS_PER_S),
+			      (uint32_t)l2.len, (uint32_t)l2.len};
 
 	(void)set, (void)flow, (void)first;
 	fwrite(record, sizeof(record), 1, out);
 	fwrite(l2.p, l2.len, 1, out);
 }
 
-void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir, struct span bytes,
-		   bool end, uint64_t ts_ns)
+void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir,
+		   struct span bytes, bool end, uint64_t ts_ns)
 {
 	(void)set, (void)flow, (void)dir, (void)bytes, (void)end, (void)ts_ns;
 }
@@ -60,7 +61,8 @@ static void push(struct world *w)
 {
 	struct frame f;
 
-	if (frame_decode(buf_span(&w->buf), &f) <= 0 || sessions_frame(w->t, w->agent, &f, w->now) < 0)
+	if (frame_decode(buf_span(&w->buf), &f) <= 0 ||
+	    sessions_frame(w->t, w->agent, &f, w->now) < 0)
 		die("frame refused");
 	buf_reset(&w->buf);
 }
@@ -141,7 +143,9 @@ static void finish(struct world *w, uint64_t flow, enum flow_end end)
 static void request(struct world *w, uint64_t flow, const char *path)
 {
 	char text[256];
-	int n = snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nHost: example.test\r\nUser-Agent: forge\r\n\r\n", path);
+	int n = snprintf(text, sizeof(text),
+			 "GET %s HTTP/1.1\r\nHost: example.test\r\nUser-Agent: forge\r\n\r\n",
+			 path);
 
 	say(w, flow, FLOW_C2S, text, (size_t)n);
 }
@@ -149,7 +153,9 @@ static void request(struct world *w, uint64_t flow, const char *path)
 static void response(struct world *w, uint64_t flow, size_t len, size_t lost)
 {
 	char head[128], *body = malloc(len);
-	int n = snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n\r\n", len);
+	int n = snprintf(
+		head, sizeof(head),
+		"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n\r\n", len);
 
 	if (!body)
 		die("out of memory");
@@ -217,7 +223,8 @@ static void run_case(struct world *w, const char *name)
 
 int main(int argc, char **argv)
 {
-	static const uint32_t head[] = {0xa1b23c4d, 2 | 4 << 16, 0, 0, 262144, 1}; /* version 2.4, Ethernet */
+	static const uint32_t head[] = {0xa1b23c4d, 2 | 4 << 16, 0,
+					0,          262144,      1}; /* version 2.4, Ethernet */
 	struct world w = {.family = 4, .now = NS_PER_S};
 
 	if (argc != 3)

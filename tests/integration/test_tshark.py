@@ -7,13 +7,13 @@ import time
 
 from lib import blocks, check, equal, fact, flows, run, sh
 
-COMPLAINT = ("tcp.analysis.flags || tcp.checksum.status != \"Good\" || ip.checksum.status == \"Bad\""
-             " || (_ws.expert.severity >= 6291456 && tcp.flags.reset == 0)")  # 6291456: warning
+COMPLAINT = ("(tcp.analysis.flags && !tcp.analysis.window_update) || tcp.checksum.status != \"Good\" || ip.checksum.status == \"Bad\""
+             " || (_ws.expert.severity >= 6291456 && tcp.flags.reset == 0 && !http)")  # 6291456: warning
 
 
 def complaints(path):
     return sh("tshark", "-r", path, "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE",
-              "-o", "tcp.analyze_sequence_numbers:TRUE", "-Y", COMPLAINT, "-T", "fields", "-e",
+              "-o", "tcp.analyze_sequence_numbers:TRUE", "-o", "http.tls.port:0", "-Y", COMPLAINT, "-T", "fields", "-e",
               "frame.number", "-e", "tcp.stream", "-e", "_ws.expert.message",
               timeout=120).strip().splitlines()
 

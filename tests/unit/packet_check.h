@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * packet_check: a second, independent reader of forged frames. Parses Ethernet, IP and TCP with its own
- * code, recomputes checksums byte by byte and follows both sequence spaces of every connection the way a
- * strict receiver would. The first violated rule is kept in `err`; nothing here knows the forger's code.
+ * packet_check: a second, independent reader of forged frames. Parses Ethernet, IP and TCP with its
+ * own code, recomputes checksums byte by byte and follows both sequence spaces of every connection
+ * the way a strict receiver would. The first violated rule is kept in `err`; nothing here knows the
+ * forger's code.
  */
 #ifndef SSLC_TEST_PACKET_CHECK_H
 #define SSLC_TEST_PACKET_CHECK_H
@@ -28,7 +29,8 @@ struct check_packet {
 };
 
 struct check_side {
-	uint32_t isn, nxt, acked, sent_nxt; /* sent_nxt: behind its last packet, gaps not included */
+	uint32_t isn, nxt, acked,
+		sent_nxt;     /* sent_nxt: behind its last packet, gaps not included */
 	uint64_t window, pos; /* pos: payload offset of the next byte, gaps included */
 	uint64_t bytes, gap;
 	uint16_t ip_id, raw_window;
@@ -38,7 +40,7 @@ struct check_side {
 struct check_flow {
 	uint8_t addr[2][16], family; /* [0]: client */
 	uint16_t port[2];
-	int stage;            /* 0 free, 1 SYN, 2 SYN-ACK, 3 ACK, 4 established */
+	int stage; /* 0 free, 1 SYN, 2 SYN-ACK, 3 ACK, 4 established */
 	uint32_t mss;
 	struct check_side side[2];
 	uint64_t last_ts, generation;
@@ -48,9 +50,10 @@ struct check {
 	struct check_flow flow[CHECK_FLOWS];
 	unsigned n_flows;
 	uint32_t mtu;
-	uint64_t packets, syns, fins, rsts, bare_acks, repeated, payload_bytes, payload_hash, gap, firsts, pshs;
+	uint64_t packets, syns, fins, rsts, bare_acks, repeated, payload_bytes, payload_hash, gap,
+		firsts, pshs;
 	uint64_t last_ts;
-	int last_dir;                /* 0 client, 1 server */
+	int last_dir; /* 0 client, 1 server */
 	uint8_t last_flags, last_payload_flags;
 	struct check_flow *last;
 	const char *err;
@@ -70,10 +73,10 @@ static inline void check_fail(struct check *c, const char *what)
 		fprintf(stderr, "packet %llu: %s\n", (unsigned long long)c->packets, what);
 }
 
-#define CHECK(c, cond, what)                                                                              \
-	do {                                                                                              \
-		if (!(cond))                                                                              \
-			check_fail((c), (what));                                                          \
+#define CHECK(c, cond, what)                                                                       \
+	do {                                                                                       \
+		if (!(cond))                                                                       \
+			check_fail((c), (what));                                                   \
 	} while (0)
 
 static inline uint32_t check_be(const uint8_t *p, int n)
@@ -103,7 +106,8 @@ static inline uint64_t check_hash(uint64_t h, const uint8_t *p, size_t len)
 	return h;
 }
 
-static inline void check_options(struct check *c, struct check_packet *k, const uint8_t *p, size_t len)
+static inline void check_options(struct check *c, struct check_packet *k, const uint8_t *p,
+				 size_t len)
 {
 	size_t i = 0;
 
@@ -130,8 +134,8 @@ static inline void check_options(struct check *c, struct check_packet *k, const 
 }
 
 /* The network header; returns the TCP segment or NULL. */
-static inline const uint8_t *check_ip(struct check *c, struct check_packet *k, const uint8_t *ip, size_t len,
-				      size_t *tcp_len, uint32_t *pseudo)
+static inline const uint8_t *check_ip(struct check *c, struct check_packet *k, const uint8_t *ip,
+				      size_t len, size_t *tcp_len, uint32_t *pseudo)
 {
 	k->family = ip[0] >> 4;
 	k->ip_len = (uint32_t)len;
@@ -158,9 +162,11 @@ static inline const uint8_t *check_ip(struct check *c, struct check_packet *k, c
 	return ip + 40;
 }
 
-static inline bool check_parse(struct check *c, struct check_packet *k, const uint8_t *p, size_t len)
+static inline bool check_parse(struct check *c, struct check_packet *k, const uint8_t *p,
+			       size_t len)
 {
-	static const uint8_t macs[12] = {2, 0x73, 0x73, 0x6c, 0x63, 2, 2, 0x73, 0x73, 0x6c, 0x63, 1};
+	static const uint8_t macs[12] = {2, 0x73, 0x73, 0x6c, 0x63, 2,
+					 2, 0x73, 0x73, 0x6c, 0x63, 1};
 	const uint8_t *tcp;
 	uint32_t pseudo = 0, type;
 	size_t tcp_len = 0, header;
@@ -186,7 +192,8 @@ static inline bool check_parse(struct check *c, struct check_packet *k, const ui
 	k->flags = tcp[13];
 	k->window = (uint16_t)check_be(tcp + 14, 2);
 	CHECK(c, header >= 20 && header <= tcp_len, "TCP data offset");
-	CHECK(c, check_be(tcp + 18, 2) == 0 && (tcp[12] & 15) == 0, "urgent pointer or reserved bits");
+	CHECK(c, check_be(tcp + 18, 2) == 0 && (tcp[12] & 15) == 0,
+	      "urgent pointer or reserved bits");
 	if (c->err)
 		return false;
 	check_options(c, k, tcp + 20, header - 20);
@@ -232,15 +239,18 @@ static inline void check_syn(struct check *c, struct check_flow *f, const struct
 	f->side[0].nxt = f->side[0].acked = k->seq + 1;
 	f->side[0].window = k->window; /* never scaled in a SYN */
 	f->side[0].ip_id = (uint16_t)(k->ip_id + 1);
-	CHECK(c, k->flags == CF_SYN && k->ack == 0 && k->len == 0, "first packet is not a plain SYN");
+	CHECK(c, k->flags == CF_SYN && k->ack == 0 && k->len == 0,
+	      "first packet is not a plain SYN");
 	CHECK(c, k->seq != 0 && k->window == 65535, "client ISN or window");
-	CHECK(c, k->has_mss && k->has_sack && k->has_wscale && k->wscale == 10 && !k->has_other_option,
+	CHECK(c,
+	      k->has_mss && k->has_sack && k->has_wscale && k->wscale == 10 && !k->has_other_option,
 	      "SYN options");
 	CHECK(c, k->mss + (k->family == 4 ? 40 : 60) <= c->mtu || k->mss == 88, "MSS against MTU");
 	c->syns++;
 }
 
-static inline void check_handshake(struct check *c, struct check_flow *f, const struct check_packet *k, int dir)
+static inline void check_handshake(struct check *c, struct check_flow *f,
+				   const struct check_packet *k, int dir)
 {
 	struct check_side *me = &f->side[dir], *peer = &f->side[!dir];
 
@@ -249,10 +259,13 @@ static inline void check_handshake(struct check *c, struct check_flow *f, const 
 		me->isn = k->seq;
 		me->nxt = me->acked = k->seq + 1;
 		me->ip_id = k->ip_id;
-		CHECK(c, dir == 1 && k->flags == (CF_SYN | CF_ACK), "second packet is not a SYN-ACK");
-		CHECK(c, k->seq != 0 && k->seq != peer->isn && k->window == 65535, "server ISN or window");
-		CHECK(c, k->has_mss && k->mss == f->mss && k->has_sack && k->has_wscale && k->wscale == 10 &&
-				 !k->has_other_option,
+		CHECK(c, dir == 1 && k->flags == (CF_SYN | CF_ACK),
+		      "second packet is not a SYN-ACK");
+		CHECK(c, k->seq != 0 && k->seq != peer->isn && k->window == 65535,
+		      "server ISN or window");
+		CHECK(c,
+		      k->has_mss && k->mss == f->mss && k->has_sack && k->has_wscale &&
+			      k->wscale == 10 && !k->has_other_option,
 		      "SYN-ACK options");
 		me->window = k->window;
 	} else {
@@ -268,15 +281,18 @@ static inline void check_handshake(struct check *c, struct check_flow *f, const 
 }
 
 /* An acknowledgement beyond what was sent says: these bytes exist, nobody has them. */
-static inline void check_ack(struct check *c, struct check_flow *f, const struct check_packet *k, int dir)
+static inline void check_ack(struct check *c, struct check_flow *f, const struct check_packet *k,
+			     int dir)
 {
 	struct check_side *peer = &f->side[!dir];
 	uint32_t ahead = k->ack - peer->nxt;
 
 	if (ahead != 0) {
 		CHECK(c, ahead <= f->side[dir].window, "acknowledgement outside of the window");
-		CHECK(c, k->flags == CF_ACK && k->len == 0, "gap acknowledged by other than a bare ACK");
-		CHECK(c, peer->acked == peer->nxt, "gap before the data in front of it was acknowledged");
+		CHECK(c, k->flags == CF_ACK && k->len == 0,
+		      "gap acknowledged by other than a bare ACK");
+		CHECK(c, peer->acked == peer->nxt,
+		      "gap before the data in front of it was acknowledged");
 		CHECK(c, !peer->fin, "gap after FIN");
 		peer->nxt = k->ack;
 		peer->gap += ahead;
@@ -286,7 +302,8 @@ static inline void check_ack(struct check *c, struct check_flow *f, const struct
 	peer->acked = k->ack;
 }
 
-static inline void check_payload(struct check *c, struct check_flow *f, const struct check_packet *k, int dir)
+static inline void check_payload(struct check *c, struct check_flow *f,
+				 const struct check_packet *k, int dir)
 {
 	struct check_side *me = &f->side[dir];
 	uint32_t flight, limit = f->mss > 16384 ? f->mss : 16384;
@@ -295,7 +312,8 @@ static inline void check_payload(struct check *c, struct check_flow *f, const st
 	CHECK(c, !me->fin, "data after FIN");
 	if (c->pattern) {
 		for (size_t i = 0; i < k->len; i++)
-			CHECK(c, k->payload[i] == c->pattern(dir, me->pos + i), "payload at its offset");
+			CHECK(c, k->payload[i] == c->pattern(dir, me->pos + i),
+			      "payload at its offset");
 	}
 	me->nxt += (uint32_t)k->len;
 	me->pos += k->len;
@@ -309,7 +327,8 @@ static inline void check_payload(struct check *c, struct check_flow *f, const st
 	c->payload_hash = check_hash(c->payload_hash, k->payload, k->len);
 }
 
-static inline void check_established(struct check *c, struct check_flow *f, const struct check_packet *k, int dir)
+static inline void check_established(struct check *c, struct check_flow *f,
+				     const struct check_packet *k, int dir)
 {
 	struct check_side *me = &f->side[dir], *peer = &f->side[!dir];
 	bool was_acked = peer->acked == k->ack;
@@ -318,11 +337,12 @@ static inline void check_established(struct check *c, struct check_flow *f, cons
 	CHECK(c, k->seq == me->nxt, "sequence number");
 	CHECK(c, !(k->flags & CF_PSH) || k->len > 0, "PSH without payload");
 	me->window = (uint64_t)k->window << 10;
-	/* A bare ACK that repeats the last one in every field would be a duplicate (RFC 5681, 2). */
+	/* A bare ACK that repeats the last one in every field would be a duplicate (RFC 5681, 2).
+	 */
 	CHECK(c, k->window >= 65534, "window");
 	CHECK(c,
-	      k->window != me->raw_window || k->seq != me->sent_nxt || !was_acked || k->flags != CF_ACK ||
-		      k->len > 0,
+	      k->window != me->raw_window || k->seq != me->sent_nxt || !was_acked ||
+		      k->flags != CF_ACK || k->len > 0,
 	      "duplicate ACK");
 	me->raw_window = k->window;
 	me->sent_nxt = k->seq + (uint32_t)k->len + (k->flags & CF_FIN ? 1 : 0);
@@ -349,7 +369,8 @@ static inline void check_established(struct check *c, struct check_flow *f, cons
 }
 
 /* One whole frame. */
-static inline void check_frame(struct check *c, const uint8_t *p, size_t len, uint64_t ts_ns, bool first)
+static inline void check_frame(struct check *c, const uint8_t *p, size_t len, uint64_t ts_ns,
+			       bool first)
 {
 	struct check_packet k;
 	struct check_flow *f;

@@ -960,14 +960,17 @@ static void test_malformed_events_are_counted_and_ignored(void **state)
 	struct rig *r = rig_open(CLIENT);
 	uint64_t bad = counter_named("flow_events_malformed");
 	struct sslc_ev_open o = an_open(r, 2, CLIENT, EXACT);
-	struct {
+	union {
+		uint8_t bytes[sizeof(struct sslc_ev_data) + 8];
 		struct sslc_ev_data d;
-		char bytes[8];
-	} d = {.d = {.ev = {SSLC_EV_DATA, sizeof(d), 1, 1}, .len = 9, .conn = conn_a}};
+	} d = {{0}};
 	struct sslc_event short_one = {0, sizeof(short_one), 1, 1};
 	struct sslc_ev_sock s = {.ev = {SSLC_EV_SOCK, sizeof(s), 1, 1}, .what = 99};
 
 	(void)state;
+	d.d.ev = (struct sslc_event){SSLC_EV_DATA, sizeof(d), 1, 1};
+	d.d.conn = conn_a;
+	d.d.len = 9;
 	feed(r, &d, sizeof(d)); /* one byte more than it holds */
 	d.d.len = UINT32_MAX;
 	feed(r, &d, sizeof(d));

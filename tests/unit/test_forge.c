@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of collector/forge.c: every frame goes through the independent reader of packet_check.h. */
+/* Unit tests of collector/forge.c: every frame goes through the independent reader of
+ * packet_check.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -115,10 +116,11 @@ static void on_emit_keep_first(void *ctx, struct span l2, uint64_t ts_ns, bool f
 
 /* Computed apart from this code, from RFC 791, 1071 and 9293. */
 static const uint8_t golden_syn[66] = {
-	0x02, 0x73, 0x73, 0x6c, 0x63, 0x02, 0x02, 0x73, 0x73, 0x6c, 0x63, 0x01, 0x08, 0x00, 0x45, 0x00, 0x00,
-	0x34, 0x12, 0x34, 0x40, 0x00, 0x40, 0x06, 0x5a, 0x85, 0x0a, 0x01, 0x02, 0x03, 0xc0, 0x00, 0x02, 0x07,
-	0x9c, 0xbb, 0x01, 0xbb, 0x01, 0x02, 0x03, 0x04, 0x00, 0x00, 0x00, 0x00, 0x80, 0x02, 0xff, 0xff, 0xfe,
-	0x86, 0x00, 0x00, 0x02, 0x04, 0x05, 0xb4, 0x04, 0x02, 0x01, 0x03, 0x03, 0x0a, 0x01, 0x01,
+	0x02, 0x73, 0x73, 0x6c, 0x63, 0x02, 0x02, 0x73, 0x73, 0x6c, 0x63, 0x01, 0x08, 0x00,
+	0x45, 0x00, 0x00, 0x34, 0x12, 0x34, 0x40, 0x00, 0x40, 0x06, 0x5a, 0x85, 0x0a, 0x01,
+	0x02, 0x03, 0xc0, 0x00, 0x02, 0x07, 0x9c, 0xbb, 0x01, 0xbb, 0x01, 0x02, 0x03, 0x04,
+	0x00, 0x00, 0x00, 0x00, 0x80, 0x02, 0xff, 0xff, 0xfe, 0x86, 0x00, 0x00, 0x02, 0x04,
+	0x05, 0xb4, 0x04, 0x02, 0x01, 0x03, 0x03, 0x0a, 0x01, 0x01,
 };
 
 static void test_syn_equals_golden_bytes(void **state)
@@ -198,15 +200,17 @@ static void test_mss_follows_connection_and_output(void **state)
 
 static void test_messages_of_all_sizes_arrive_whole(void **state)
 {
-	static const size_t sizes[] = {1,     2,     3,	    7,	   31,	  33,	 87,	  88,	  89,	  1439, 1440,
-				       1441,  1459,  1460,  1461,  2919,  2920,	 16383,	  16384,  16385,  17520,
+	static const size_t sizes[] = {1,     2,     3,     7,      31,        33,    87,
+				       88,    89,    1439,  1440,   1441,      1459,  1460,
+				       1461,  2919,  2920,  16383,  16384,     16385, 17520,
 				       65483, 65536, 99999, 200000, 5 * MB + 1};
 	static const uint32_t mtus[] = {128, 576, 1500, 9001, 65535, 70000};
 
 	(void)state;
 	for (int family = 4; family <= 6; family += 2) {
 		for (size_t m = 0; m < sizeof(mtus) / sizeof(mtus[0]); m++) {
-			struct rig *r = rig_new((uint8_t)family, 0, mtus[m] == 128 ? 148 : mtus[m], 0);
+			struct rig *r =
+				rig_new((uint8_t)family, 0, mtus[m] == 128 ? 148 : mtus[m], 0);
 			uint64_t pos[2] = {0, 0}, n = 0;
 
 			for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -217,7 +221,8 @@ static void test_messages_of_all_sizes_arrive_whole(void **state)
 				pos[dir] += len;
 				n++;
 				assert_int_equal(side_of(r, dir)->acked, side_of(r, dir)->nxt);
-				assert_int_equal(r->check.last_dir, !dir); /* the peer's ACK is last */
+				assert_int_equal(r->check.last_dir,
+						 !dir); /* the peer's ACK is last */
 			}
 			assert_int_equal(r->check.payload_bytes, pos[0] + pos[1]);
 			assert_int_equal(r->check.gap, 0);
@@ -301,7 +306,8 @@ static void test_sequence_numbers_wrap(void **state)
 
 static void test_gap_advances_and_is_acknowledged(void **state)
 {
-	static const uint64_t gaps[] = {1, 1000, 65536, 32u << 20, (64u << 20) + 1, 1ull << 31, (1ull << 32) - 1};
+	static const uint64_t gaps[] = {
+		1, 1000, 65536, 32u << 20, (64u << 20) + 1, 1ull << 31, (1ull << 32) - 1};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(gaps) / sizeof(gaps[0]); i++) {
@@ -347,7 +353,8 @@ static void test_poke_repeats_the_senders_ack(void **state)
 	assert_int_equal(r->check.last_dir, 0);
 	assert_int_equal(r->check.last_flags, CF_ACK);
 	assert_int_equal(r->check.last_ts, r->now + 5);
-	send_at(r, FLOW_C2S, 100, 100, false); /* not acknowledged: the poke is of no use without that */
+	send_at(r, FLOW_C2S, 100, 100,
+		false); /* not acknowledged: the poke is of no use without that */
 	forge_poke(&r->flow, &r->out, FLOW_C2S, r->now + 5);
 	assert_int_equal(side_of(r, FLOW_C2S)->acked, side_of(r, FLOW_C2S)->nxt);
 	assert_int_equal(r->check.last_dir, 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of collector/session.c: encoded frames in, packets out to a sink that hands each one to the
- * independent reader of packet_check.h.
+ * Unit tests of collector/session.c: encoded frames in, packets out to a sink that hands each one
+ * to the independent reader of packet_check.h.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -31,8 +31,8 @@ struct rig {
 	struct sessions *t;
 	struct session_origin *a, *b;
 	struct buf buf;
-	uint64_t now;      /* the collector's clock */
-	char *before;      /* counters when the rig was made */
+	uint64_t now; /* the collector's clock */
+	char *before; /* counters when the rig was made */
 };
 
 static uint8_t pattern(int dir, uint64_t pos)
@@ -40,7 +40,8 @@ static uint8_t pattern(int dir, uint64_t pos)
 	return (uint8_t)(pos * 131 + (pos >> 8) * 7 + (unsigned)dir * 91);
 }
 
-static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow, bool first)
+static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow,
+		      bool first)
 {
 	struct capture *c = (struct capture *)s;
 	uint8_t *copy = malloc(l2.len);
@@ -49,12 +50,14 @@ static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const stru
 	check_frame(&c->check, copy, l2.len, ts_ns, first);
 	free(copy);
 	snprintf(c->host, sizeof(c->host), "%s", flow->host);
-	snprintf(c->comm, sizeof(c->comm), "%.*s", (int)flow->open->comm.len, (const char *)flow->open->comm.p);
-	snprintf(c->exe, sizeof(c->exe), "%.*s", (int)flow->open->exe.len, (const char *)flow->open->exe.p);
+	snprintf(c->comm, sizeof(c->comm), "%.*s", (int)flow->open->comm.len,
+		 (const char *)flow->open->comm.p);
+	snprintf(c->exe, sizeof(c->exe), "%.*s", (int)flow->open->exe.len,
+		 (const char *)flow->open->exe.p);
 }
 
-static void on_message(struct sink *s, const struct sink_flow *flow, enum flow_dir dir, struct span bytes,
-		       bool end, uint64_t ts_ns)
+static void on_message(struct sink *s, const struct sink_flow *flow, enum flow_dir dir,
+		       struct span bytes, bool end, uint64_t ts_ns)
 {
 	struct capture *c = (struct capture *)s;
 
@@ -180,8 +183,8 @@ static void put_open(struct rig *r, struct session_origin *o, const struct frame
 	assert_int_equal(push(r, o), 0);
 }
 
-static void put_data(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_dir dir, uint64_t offset,
-		     size_t len, uint64_t ts_ns)
+static void put_data(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_dir dir,
+		     uint64_t offset, size_t len, uint64_t ts_ns)
 {
 	struct frame_data m = {.flow = flow, .dir = (uint8_t)dir, .ts_ns = ts_ns};
 
@@ -202,16 +205,18 @@ static void put_data(struct rig *r, struct session_origin *o, uint64_t flow, enu
 	}
 }
 
-static void put_gap(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_dir dir, uint64_t offset,
-		    uint64_t len, uint64_t ts_ns)
+static void put_gap(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_dir dir,
+		    uint64_t offset, uint64_t len, uint64_t ts_ns)
 {
-	struct frame_gap m = {.flow = flow, .offset = offset, .len = len, .ts_ns = ts_ns, .dir = (uint8_t)dir};
+	struct frame_gap m = {
+		.flow = flow, .offset = offset, .len = len, .ts_ns = ts_ns, .dir = (uint8_t)dir};
 
 	frame_put_gap(&r->buf, &m);
 	assert_int_equal(push(r, o), 0);
 }
 
-static void put_fin(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_dir dir, uint64_t ts_ns)
+static void put_fin(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_dir dir,
+		    uint64_t ts_ns)
 {
 	struct frame_flow_fin m = {.flow = flow, .ts_ns = ts_ns, .dir = (uint8_t)dir};
 
@@ -219,7 +224,8 @@ static void put_fin(struct rig *r, struct session_origin *o, uint64_t flow, enum
 	assert_int_equal(push(r, o), 0);
 }
 
-static void put_close(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_end end, uint64_t ts_ns)
+static void put_close(struct rig *r, struct session_origin *o, uint64_t flow, enum flow_end end,
+		      uint64_t ts_ns)
 {
 	struct frame_flow_close m = {.flow = flow, .ts_ns = ts_ns, .end = (uint8_t)end};
 
@@ -285,7 +291,8 @@ static void test_host_name_is_made_printable(void **state)
 	put_open(r, r->b, &m);
 	put_data(r, r->b, 1, FLOW_C2S, 0, 1, T0);
 	assert_string_equal(r->capture.host, "db?2?");
-	assert_ptr_equal(sessions_origin(r->t, (const uint8_t *)"bbbbbbbbbbbbbbbb", span_str("x")), r->b);
+	assert_ptr_equal(sessions_origin(r->t, (const uint8_t *)"bbbbbbbbbbbbbbbb", span_str("x")),
+			 r->b);
 	sessions_close_all(r->t, r->now);
 	rig_free(r);
 }
@@ -296,8 +303,9 @@ static void test_ends_become_fin_or_rst_of_the_right_side(void **state)
 		enum flow_end end;
 		int rsts, dir;
 	} cases[] = {
-		{FLOW_END_FIN, 0, 1},	   {FLOW_END_RST_C2S, 1, 0}, {FLOW_END_RST_S2C, 1, 1}, {FLOW_END_EXIT, 1, 1},
-		{FLOW_END_IDLE, 1, 1}, {FLOW_END_SHED, 1, 1},    {FLOW_END_AGENT, 1, 1},
+		{FLOW_END_FIN, 0, 1},   {FLOW_END_RST_C2S, 1, 0}, {FLOW_END_RST_S2C, 1, 1},
+		{FLOW_END_EXIT, 1, 1},  {FLOW_END_IDLE, 1, 1},    {FLOW_END_SHED, 1, 1},
+		{FLOW_END_AGENT, 1, 1},
 	};
 
 	(void)state;
@@ -365,7 +373,8 @@ static void test_offsets_beyond_64_bits_break_the_protocol(void **state)
 	struct rig *r = rig_new(NULL);
 	struct frame_flow_open m = a_flow(1, 1, 5000);
 	struct frame_gap g = {.flow = 1, .offset = UINT64_MAX - 5, .len = 6, .ts_ns = T0};
-	struct frame_data d = {.flow = 1, .offset = UINT64_MAX, .bytes = span_str("x"), .ts_ns = T0};
+	struct frame_data d = {
+		.flow = 1, .offset = UINT64_MAX, .bytes = span_str("x"), .ts_ns = T0};
 
 	(void)state;
 	put_open(r, r->a, &m);
@@ -414,7 +423,8 @@ static void test_duplicates_and_overlaps_are_trimmed(void **state)
 
 static void test_late_and_resumed_flows_start_at_their_first_offset(void **state)
 {
-	static const uint16_t flags[] = {FLOW_OPEN_LATE, FLOW_OPEN_RESUMED, FLOW_OPEN_LATE | FLOW_OPEN_RESUMED};
+	static const uint16_t flags[] = {FLOW_OPEN_LATE, FLOW_OPEN_RESUMED,
+					 FLOW_OPEN_LATE | FLOW_OPEN_RESUMED};
 
 	(void)state;
 	for (size_t i = 0; i < 3; i++) {
@@ -622,6 +632,33 @@ static void test_other_end_that_comes_after_the_close_is_not_told_again(void **s
 	rig_free(r);
 }
 
+/* The agent gave the flow up: its connection may live on, and the other end may tell the rest. */
+static void test_other_end_goes_on_when_the_first_was_given_up(void **state)
+{
+	static const enum flow_end ends[] = {FLOW_END_AGENT, FLOW_END_SHED, FLOW_END_IDLE};
+
+	(void)state;
+	for (size_t i = 0; i < 6; i++) {
+		struct rig *r = rig_new(NULL);
+		struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(9, 1, 5000);
+		bool closed = i >= 3; /* both FINs were told before */
+
+		put_open(r, r->a, &m);
+		put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+		if (closed) {
+			put_fin(r, r->a, 1, FLOW_C2S, T0);
+			put_fin(r, r->a, 1, FLOW_S2C, T0);
+		}
+		put_close(r, r->a, 1, ends[i % 3], T0);
+		n.captured_end = FLOW_C2S;
+		put_open(r, r->b, &n);
+		put_data(r, r->b, 9, FLOW_C2S, 0, 100, T0);
+		assert_int_equal(r->capture.check.syns, closed ? 1 : 2);
+		sessions_close_all(r->t, r->now);
+		rig_free(r);
+	}
+}
+
 /* The agent was killed and started anew: the same end of the same connection, seen late. */
 static void test_restarted_agent_goes_on(void **state)
 {
@@ -826,7 +863,8 @@ static void test_both_sides_are_poked_when_both_wait(void **state)
 	frame_put_data(&r->buf, &d); /* unfinished: the client does not acknowledge yet */
 	assert_int_equal(push(r, r->a), 0);
 	r->now += 4 * NS_PER_MS;
-	/* The client's poke acknowledges the server's byte, the server's follows for its own sake. */
+	/* The client's poke acknowledges the server's byte, the server's follows for its own sake.
+	 */
 	assert_int_equal(sessions_tick(r->t, r->now), NS_PER_MS);
 	assert_int_equal(grown(r, "session_pokes"), 1);
 	assert_int_equal(r->capture.check.last_dir, 0);
@@ -889,9 +927,14 @@ static void test_other_transports_are_counted_not_forged(void **state)
 static uint64_t accounted(struct rig *r)
 {
 	static const char *const names[] = {
-		"session_bytes",	    "session_bytes_duplicate",	     "session_bytes_standby",
-		"session_bytes_lost_tuple_conflict", "session_bytes_lost_after_fin", "session_bytes_lost_unknown_flow",
-		"session_bytes_lost_transport", "session_bytes_lost_memory",
+		"session_bytes",
+		"session_bytes_duplicate",
+		"session_bytes_standby",
+		"session_bytes_lost_tuple_conflict",
+		"session_bytes_lost_after_fin",
+		"session_bytes_lost_unknown_flow",
+		"session_bytes_lost_transport",
+		"session_bytes_lost_memory",
 	};
 	uint64_t sum = 0;
 
@@ -942,7 +985,8 @@ static void storm_frame(struct rig *r, struct session_origin *o, uint64_t *pos, 
 		put_fin(r, o, flow, dir, ts);
 		break;
 	case 4:
-		put_gap(r, o, flow, dir, *at + rnd(2) * rnd(100), rnd(20) ? 1 + rnd(5000) : 1 + (1ull << (20 + rnd(20))), ts);
+		put_gap(r, o, flow, dir, *at + rnd(2) * rnd(100),
+			rnd(20) ? 1 + rnd(5000) : 1 + (1ull << (20 + rnd(20))), ts);
 		break;
 	case 5:
 		*at = rnd(2) ? 0 : rnd(100000);
@@ -973,7 +1017,8 @@ static void test_storms_of_frames_always_give_valid_packets(void **state)
 			}
 			if (!rnd(150)) {
 				sessions_origin_gone(r->t, r->b, r->now);
-				r->b = sessions_origin(r->t, (const uint8_t *)"bbbbbbbbbbbbbbbb", span_str("h"));
+				r->b = sessions_origin(r->t, (const uint8_t *)"bbbbbbbbbbbbbbbb",
+						       span_str("h"));
 			}
 			storm_frame(r, second ? r->b : r->a, pos[second], &sent);
 			assert_true(sessions_count(r->t) <= conf.max_sessions);
@@ -1008,6 +1053,7 @@ int main(void)
 		cmocka_unit_test(test_tuple_is_free_after_the_close),
 		cmocka_unit_test(test_other_end_is_on_standby),
 		cmocka_unit_test(test_other_end_that_comes_after_the_close_is_not_told_again),
+		cmocka_unit_test(test_other_end_goes_on_when_the_first_was_given_up),
 		cmocka_unit_test(test_restarted_agent_goes_on),
 		cmocka_unit_test(test_idle_session_is_reset_and_opens_again),
 		cmocka_unit_test(test_limit_drops_the_least_recently_active),

@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -48,7 +49,7 @@ struct session_origin {
 static struct sessions table;
 static struct session_origin origin;
 static uint64_t *seen; /* stamps of data frames, in the order of arrival */
-static atomic_uint n_seen, n_reopened;
+static atomic_uint n_seen, n_reopened, n_gone;
 
 struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16], struct span host)
 {
@@ -86,6 +87,7 @@ void sessions_origin_gone(struct sessions *t, struct session_origin *o, uint64_t
 	(void)t;
 	(void)o;
 	(void)now_ns;
+	atomic_fetch_add(&n_gone, 1);
 }
 
 /* ---- a collector in a thread: collector_loop() with a table that takes notes ---- */
@@ -96,11 +98,30 @@ struct server {
 	struct ingest_hub *hub;
 	struct acceptor *acceptor;
 	struct event *timer;
-	atomic_bool stop;
+	atomic_bool stop, forget;
 	uint16_t port;
 };
 
 static char root[64], collector_dir[96], agent_dir[96], foreign_dir[96];
+
+/* What metrics_dump() says of one counter; 0 when it does not name it. */
+static unsigned long metric(const char *name)
+{
+	char *text = NULL, *at, key[96];
+	unsigned long value = 0;
+	size_t len = 0;
+	FILE *f = open_memstream(&text, &len);
+
+	assert_non_null(f);
+	metrics_dump(f, true);
+	fclose(f);
+	snprintf(key, sizeof(key), " %s ", name);
+	at = strstr(text, key);
+	if (at)
+		value = strtoul(at + strlen(key), NULL, 10);
+	free(text);
+	return value;
+}
 
 static void on_timer(evutil_socket_t fd, short what, void *ctx)
 {
@@ -117,6 +138,12 @@ static void *server_main(void *arg)
 	while (!atomic_load(&s->stop)) {
 		event_base_loop(s->base, EVLOOP_ONCE);
 		acceptor_flushed(s->acceptor);
+		if (atomic_exchange(&s->forget, false)) { /* as if no link had been up for the grace */
+			uint64_t later_ns = clock_mono_ns() + INGEST_AGENT_GRACE_S * NS_PER_S;
+
+			ingest_hub_tick(s->hub, 0);
+			ingest_hub_tick(s->hub, later_ns);
+		}
 		if (clock_mono_ns() < tick_ns)
 			continue;
 		tick_ns = clock_mono_ns() + NS_PER_S / 10;
@@ -177,7 +204,7 @@ struct relay {
 	pthread_t thread;
 	int listener;
 	uint16_t port, to;
-	atomic_bool stop, cut;
+	atomic_bool stop, cut, hold;
 	atomic_uint n_cut;
 };
 
@@ -236,7 +263,7 @@ static void *relay_main(void *arg)
 		struct pollfd p = {.fd = r->listener, .events = POLLIN};
 		int a, b;
 
-		if (poll(&p, 1, 10) <= 0)
+		if (atomic_load(&r->hold) || poll(&p, 1, 10) <= 0)
 			continue;
 		a = accept(r->listener, NULL, NULL);
 		b = tcp_to(r->to);
@@ -324,10 +351,16 @@ static void client_stop(struct client *c, unsigned drain_ms)
 	ship_free(c->ship);
 }
 
+static void wait_begun(unsigned n)
+{
+	for (int ms = 0; atomic_load(&n_seen) < n && ms < PATIENCE_MS; ms++)
+		usleep(1000);
+	assert_true(atomic_load(&n_seen) >= n);
+}
+
 static void wait_seen(unsigned n)
 {
-	for (int ms = 0; atomic_load(&n_seen) < n && ms < PATIENCE_MS; ms += 2)
-		usleep(2000);
+	wait_begun(n);
 	assert_int_equal(atomic_load(&n_seen), n);
 }
 
@@ -394,6 +427,7 @@ static int setup(void **state)
 	(void)state;
 	atomic_store(&n_seen, 0);
 	atomic_store(&n_reopened, 0);
+	atomic_store(&n_gone, 0);
 	return 0;
 }
 
@@ -444,7 +478,7 @@ static void test_link_cut_ten_times_loses_and_repeats_nothing(void **state)
 	for (unsigned i = 0; i < CUTS; i++) {
 		client_send(&c, 2000);
 		sent += 2000;
-		wait_seen(sent - 2000 + 1); /* the transfer is under way: in the middle of it, cut */
+		wait_begun(sent - 2000 + 1); /* the transfer is under way: in the middle of it, cut */
 		atomic_store(&r.cut, true);
 		for (int ms = 0; atomic_load(&r.n_cut) <= i && ms < PATIENCE_MS; ms++)
 			usleep(1000);
@@ -482,6 +516,36 @@ static void test_restarted_collector_is_told_the_open_flows_again(void **state)
 	assert_in_order(200);
 }
 
+static void test_collector_that_forgot_the_agent_is_told_the_open_flows_again(void **state)
+{
+	struct server s;
+	struct relay r;
+	struct client c;
+
+	(void)state;
+	server_start(&s);
+	relay_start(&r, s.port);
+	client_start(&c, r.port, agent_dir, false);
+	client_send(&c, 100);
+	wait_seen(100);
+	wait_acked(&c);
+	atomic_store(&r.hold, true);
+	atomic_store(&r.cut, true);
+	for (int ms = 0; !atomic_load(&n_gone) && ms < PATIENCE_MS; ms += 20) {
+		atomic_store(&s.forget, true);
+		usleep(20000);
+	}
+	assert_int_equal(atomic_load(&n_gone), 1);
+	client_send(&c, 100);
+	atomic_store(&r.hold, false);
+	wait_seen(200);
+	client_stop(&c, 2000);
+	relay_stop(&r);
+	server_stop(&s);
+	assert_int_equal(atomic_load(&n_reopened), 1);
+	assert_in_order(200);
+}
+
 static void test_stop_is_bounded_when_nobody_listens(void **state)
 {
 	uint64_t start_ns;
@@ -507,6 +571,7 @@ static void assert_silent(struct client *c, unsigned ms)
 
 static void test_agent_without_certificate_is_refused(void **state)
 {
+	unsigned long there = metric("link_refused_unenrolled"), here = metric("tunnel_refused");
 	struct server s;
 	struct client c;
 
@@ -516,6 +581,56 @@ static void test_agent_without_certificate_is_refused(void **state)
 	assert_silent(&c, 600);
 	client_stop(&c, 0);
 	server_stop(&s);
+	assert_true(metric("link_refused_unenrolled") > there);
+	assert_true(metric("tunnel_refused") > here);
+}
+
+/* Certificate and key of another collector's endpoint, and the right CA: only the server can object. */
+static void make_mixed(char *dir, size_t len)
+{
+	struct buf key, csr, cert, ca;
+	uint8_t chunk[8192];
+	char path[160];
+	FILE *f;
+
+	buf_init(&key, 1 << 16);
+	buf_init(&csr, 1 << 16);
+	buf_init(&cert, 1 << 16);
+	buf_init(&ca, 1 << 16);
+	snprintf(dir, len, "%s/mixed", root);
+	assert_int_equal(pki_dir_prepare(dir), 0);
+	assert_int_equal(pki_request_new(&key, &csr), 0);
+	assert_int_equal(pki_request_sign(foreign_dir, buf_span(&csr), "x", &cert), 0);
+	snprintf(path, sizeof(path), "%s/ca.pem", collector_dir);
+	f = fopen(path, "r");
+	assert_non_null(f);
+	wr_bytes(&ca, chunk, fread(chunk, 1, sizeof(chunk), f));
+	fclose(f);
+	assert_int_equal(pki_file_write(dir, "agent.key", buf_span(&key), 0600), 0);
+	assert_int_equal(pki_file_write(dir, "agent.pem", buf_span(&cert), 0644), 0);
+	assert_int_equal(pki_file_write(dir, "ca.pem", buf_span(&ca), 0644), 0);
+	buf_cleanse(&key);
+	buf_fini(&csr);
+	buf_fini(&cert);
+	buf_fini(&ca);
+}
+
+static void test_agent_of_a_foreign_ca_is_refused_and_learns_it(void **state)
+{
+	unsigned long there = metric("link_refused_tls"), here = metric("tunnel_refused");
+	char dir[128];
+	struct server s;
+	struct client c;
+
+	(void)state;
+	make_mixed(dir, sizeof(dir));
+	server_start(&s);
+	client_start(&c, s.port, dir, false);
+	assert_silent(&c, 600);
+	client_stop(&c, 0);
+	server_stop(&s);
+	assert_true(metric("link_refused_tls") > there);
+	assert_true(metric("tunnel_refused") > here); /* the alert arrived, not just a reset */
 }
 
 static void test_insecure_said_on_both_sides_works(void **state)
@@ -668,8 +783,10 @@ int main(void)
 		T(test_stop_drains_what_is_queued),
 		T(test_link_cut_ten_times_loses_and_repeats_nothing),
 		T(test_restarted_collector_is_told_the_open_flows_again),
+		T(test_collector_that_forgot_the_agent_is_told_the_open_flows_again),
 		T(test_stop_is_bounded_when_nobody_listens),
 		T(test_agent_without_certificate_is_refused),
+		T(test_agent_of_a_foreign_ca_is_refused_and_learns_it),
 		T(test_insecure_said_on_both_sides_works),
 		T(test_agent_never_sends_to_a_foreign_collector),
 		T(test_full_collector_says_so_and_others_go_on),
