@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * enroll: token in; ca.pem, agent.pem and agent.key out. Blocking, for a person at a terminal. The secret
- * leaves this host only after the collector has proved that it is the one that printed the token; the
- * private key never does. Never logs a token or a key.
+ * enroll: token in; ca.pem, agent.pem and agent.key out. Blocking, for a person at a terminal. The
+ * secret leaves this host only after the collector has proved that it is the one that printed the
+ * token; the private key never does. Never logs a token or a key.
  */
 #include "enroll.h"
 
@@ -24,8 +24,8 @@
 #include "frame.h"
 #include "zblock.h"
 
-#define WAIT_S  10           /* for each connect, read and write */
-#define PEM_MAX (16u << 10)  /* one certificate or key */
+#define WAIT_S  10          /* for each connect, read and write */
+#define PEM_MAX (16u << 10) /* one certificate or key */
 
 struct enroll {
 	const char *host; /* borrowed, as are the next two */
@@ -76,8 +76,9 @@ static int tcp_connect(struct enroll *e)
 		e->fd = socket_connect(ai);
 	freeaddrinfo(list);
 	if (e->fd < 0) {
-		log_error("enroll: cannot connect to %s port %u: %s: is the collector running there?",
-			  e->host, e->port, strerror(-e->fd));
+		log_error(
+			"enroll: cannot connect to %s port %u: %s: is the collector running there?",
+			e->host, e->port, strerror(-e->fd));
 		return e->fd;
 	}
 	return 0;
@@ -100,8 +101,8 @@ static int tls_connect(struct enroll *e)
 	    SSL_set_fd(e->ssl, e->fd) != 1)
 		return -ENOMEM;
 	if (SSL_connect(e->ssl) != 1) {
-		log_error("enroll: TLS with %s port %u: %s: is an sslcollector listening there?", e->host,
-			  e->port, tls_error_text(cause, sizeof(cause)));
+		log_error("enroll: TLS with %s port %u: %s: is an sslcollector listening there?",
+			  e->host, e->port, tls_error_text(cause, sizeof(cause)));
 		return -EPROTO;
 	}
 	return 0;
@@ -148,7 +149,8 @@ static int check_collector(struct enroll *e)
 
 	if (ca && leaf_is_signed(e, ca))
 		return 0;
-	log_error("enroll: %s port %u is not the collector that printed the token; nothing was sent to it",
+	log_error("enroll: %s port %u is not the collector that printed the token; nothing was "
+		  "sent to it",
 		  e->host, e->port);
 	return -EACCES;
 }
@@ -225,7 +227,8 @@ static EVP_PKEY *key_parse(struct span pem)
 	return key;
 }
 
-/* What came back is for our key and from the CA of the token: a wrong file is found now, not later. */
+/* What came back is for our key and from the CA of the token: a wrong file is found now, not later.
+ */
 static bool enrolled_is_ours(struct enroll *e, const struct frame_enrolled *m)
 {
 	X509 *cert = cert_parse(m->cert_pem), *ca = cert_parse(m->ca_pem);
@@ -337,9 +340,10 @@ static int check_dir(struct enroll *e)
 	X509_free(ca);
 	ERR_clear_error();
 	if (err)
-		log_error("enroll: %s belongs to a collector of this host, and the token is another "
-			  "collector's: give this endpoint a --state-dir of its own",
-			  e->dir);
+		log_error(
+			"enroll: %s belongs to a collector of this host, and the token is another "
+			"collector's: give this endpoint a --state-dir of its own",
+			e->dir);
 	return err;
 }
 
@@ -350,7 +354,8 @@ static void print_done(const struct enroll *e)
 	if (e->port != SSLC_PORT)
 		snprintf(port, sizeof(port), ":%u", e->port);
 	fprintf(stderr,
-		"sslcollector: enrolled: key and certificates are in %s (agent.key, agent.pem, ca.pem).\n"
+		"sslcollector: enrolled: key and certificates are in %s (agent.key, agent.pem, "
+		"ca.pem).\n"
 		"Start mirroring with:\n    sslcollector -I any -t ",
 		e->dir);
 	fprintf(stderr, strchr(e->host, ':') ? "[%s]%s\n" : "%s%s\n", e->host, port);
@@ -380,7 +385,8 @@ int enroll_run(const char *host, uint16_t port, const char *token, const char *s
 	buf_init(&e.wire, ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX);
 	err = pki_token_parse(token, e.secret, e.fingerprint);
 	if (err)
-		log_error("enroll: this is not a token: copy the whole line that the collector printed");
+		log_error("enroll: this is not a token: copy the whole line that the collector "
+			  "printed");
 	if (!err)
 		err = check_dir(&e);
 	if (!err)

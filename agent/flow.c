@@ -433,8 +433,8 @@ static void hold_end(struct flows *t, struct flow *f, enum ending ending, uint64
 	f->ending = ending;
 	f->deadline_ns = ts_ns + FLOW_GRACE_MS * NS_PER_MS;
 	queue_push(&t->ending, &f->ending_q);
-	/* All has been read, and nothing can be written after both FINs. After a reset a write that the
-	 * kernel took before it may still return. */
+	/* All has been read, and nothing can be written after both FINs. After a reset a write that
+	 * the kernel took before it may still return. */
 	if (ending == ENDING_FIN && f->fin_told[SSLC_DIR_IN])
 		settle(t, f, ts_ns);
 }
@@ -565,6 +565,7 @@ void flows_close_all(struct flows *t, uint64_t now_ns)
 {
 	struct queue_node *n;
 
+	held_expire(t->held, UINT64_MAX); /* what is not bound by now never will be */
 	while ((n = queue_first(&t->by_age))) {
 		struct flow *f = queue_entry(n, struct flow, age);
 

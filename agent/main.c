@@ -155,6 +155,7 @@ static int run_agent(const struct options *o)
 		.filter = o->filter,
 		.ring_bytes = o->ring_bytes,
 		.queue_bytes = o->queue_bytes,
+		.flow_hook = o->flow_hook,
 		.uplink = o->mode == MODE_AGENT ? &remote_ops : &local_ops,
 		.uplink_ctx = o->mode == MODE_AGENT ? (void *)&remote : (void *)&local,
 	};

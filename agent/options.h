@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "../collector/sink.h"
+#include "capture.h"
 
 enum options_mode {
 	MODE_AGENT,     /* -I … -t HOST */
@@ -33,10 +34,11 @@ struct options { /* owns its strings; options_fini() frees them */
 	char *state_dir;   /* --state-dir; default /var/lib/sslcollector */
 	char *ca, *cert, *key;
 	bool insecure;
-	int zstd_level;       /* --compress N, 0 to 19; default 1 */
-	size_t queue_bytes;   /* --queue SIZE (K, M, G suffix); default 64M */
-	size_t ring_bytes;    /* --ring SIZE; rounded up to a power of two; default 64M */
-	unsigned token_ttl_s; /* token --expires DURATION (s, m, h, d); default 1h */
+	int zstd_level;           /* --compress N, 0 to 19; default 1 */
+	size_t queue_bytes;       /* --queue SIZE (K, M, G suffix); default 64M */
+	size_t ring_bytes;        /* --ring SIZE; rounded up to a power of two; default 64M */
+	enum flow_hook flow_hook; /* --flow-hook; default auto */
+	unsigned token_ttl_s;     /* token --expires DURATION (s, m, h, d); default 1h */
 	bool verbose;
 	struct sink_conf sinks[SINKS_MAX];
 	unsigned n_sinks;

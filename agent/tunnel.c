@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tunnel: the uplink. Blocks from ship in, TLS to the collector out, acknowledgements back to ship. One
- * thread with its own event loop; names are resolved in a helper thread, so that this one never blocks
- * and can always be stopped. Back-pressure stays in ship: at most OUTPUT_MAX encoded bytes wait here.
- * Never looks into a frame of a block, never touches a flow.
+ * tunnel: the uplink. Blocks from ship in, TLS to the collector out, acknowledgements back to ship.
+ * One thread with its own event loop; names are resolved in a helper thread, so that this one never
+ * blocks and can always be stopped. Back-pressure stays in ship: at most OUTPUT_MAX encoded bytes
+ * wait here. Never looks into a frame of a block, never touches a flow.
  */
 #include "tunnel.h"
 
@@ -35,23 +35,23 @@
 #include "base/metrics.h"
 #include "zblock.h"
 
-#define BACKOFF_MIN_MS  200
-#define BACKOFF_MAX_MS  10000
-#define LIVED_S         10 /* a link that lived so long was a good one: back-off starts anew */
-#define CONNECT_S       5  /* one address; the next may answer */
-#define HANDSHAKE_S     10 /* TLS and welcome together */
-#define PING_S          5
-#define SILENT_S        30
-#define TICK_MS         500
-#define DRAIN_POLL_MS   2
-#define SAY_AGAIN_MS    60000 /* the same trouble is told once a minute */
-#define LOST_LINE_MS    1000
-#define OUTPUT_MAX      (1u << 20) /* encoded bytes waiting for the socket */
-#define OUTPUT_RESUME   (512u << 10)
-#define UNSENT_MAX      (128 << 10) /* of those, in the kernel: a ping must not queue behind megabytes */
-#define IN_MAX          (ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX)
-#define REOPEN_MAX      (256u << 20) /* all open flows told again; a flow takes 100 to 1700 bytes */
-#define CERT_WARN_S     (30L * 24 * 60 * 60)
+#define BACKOFF_MIN_MS 200
+#define BACKOFF_MAX_MS 10000
+#define LIVED_S        10 /* a link that lived so long was a good one: back-off starts anew */
+#define CONNECT_S      5  /* one address; the next may answer */
+#define HANDSHAKE_S    10 /* TLS and welcome together */
+#define PING_S         5
+#define SILENT_S       30
+#define TICK_MS        500
+#define DRAIN_POLL_MS  2
+#define SAY_AGAIN_MS   60000 /* the same trouble is told once a minute */
+#define LOST_LINE_MS   1000
+#define OUTPUT_MAX     (1u << 20) /* encoded bytes waiting for the socket */
+#define OUTPUT_RESUME  (512u << 10)
+#define UNSENT_MAX     (128 << 10) /* of those, in the kernel: a ping must not wait long */
+#define IN_MAX         (ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX)
+#define REOPEN_MAX     (256u << 20) /* all open flows told again; a flow takes 100 to 1700 bytes */
+#define CERT_WARN_S    (30L * 24 * 60 * 60)
 
 static COUNTER_DEFINE(n_connected, "tunnel_connected", "links to the collector that came up");
 static COUNTER_DEFINE(n_lost, "tunnel_lost", "links to the collector that were lost");
@@ -106,8 +106,8 @@ struct tunnel {
 	struct zblock_enc *enc;
 	struct zblock_dec *dec;
 	struct buf in, out, frames;
-	uint64_t since_ns;    /* start of TLS; once up: when it came up */
-	uint64_t alive_ns;    /* last byte received, or taken by the peer */
+	uint64_t since_ns; /* start of TLS; once up: when it came up */
+	uint64_t alive_ns; /* last byte received, or taken by the peer */
 	uint64_t tx_ns, ping_ns;
 	unsigned backoff_ms;
 	bool acked; /* this link had a block acknowledged */
@@ -225,7 +225,8 @@ static void link_fail(struct tunnel *t, const char *text)
 
 	if (was_up) {
 		counter_inc(&n_lost);
-		/* It worked: start over soon. It did not: a collector in trouble is left alone for longer. */
+		/* It worked: start over soon. It did not: a collector in trouble is left alone for
+		 * longer. */
 		if (t->acked || clock_mono_ns() - t->since_ns > LIVED_S * NS_PER_S)
 			t->backoff_ms = BACKOFF_MIN_MS;
 	} else {
@@ -271,8 +272,7 @@ static bool send_envelope(struct tunnel *t, enum zblock_kind kind, uint64_t seq,
 /* t->frames as one control envelope. */
 static bool send_control(struct tunnel *t)
 {
-	bool ok = !t->frames.bad &&
-		  send_envelope(t, ZBLOCK_CONTROL, 0, buf_span(&t->frames));
+	bool ok = !t->frames.bad && send_envelope(t, ZBLOCK_CONTROL, 0, buf_span(&t->frames));
 
 	buf_reset(&t->frames);
 	return ok;
@@ -381,10 +381,10 @@ static bool send_reopen(struct tunnel *t, struct span s)
 
 static bool resume(struct tunnel *t, const struct frame_welcome *m)
 {
-	/* Another collector, or one that forgot us meanwhile: PROTOCOL.md 4.3. Before the first link nothing
-	 * was ever acknowledged: the blocks open their flows themselves. */
-	bool is_new = t->knows_collector && (memcmp(t->collector, m->collector, 16) != 0 ||
-					     m->resume_seq < t->acked_seq);
+	/* Another collector, or one that forgot us meanwhile: PROTOCOL.md 4.3. Before the first
+	 * link nothing was ever acknowledged: the blocks open their flows themselves. */
+	bool is_new = t->knows_collector &&
+		      (memcmp(t->collector, m->collector, 16) != 0 || m->resume_seq < t->acked_seq);
 	struct buf reopen;
 	bool ok;
 
@@ -403,7 +403,8 @@ static bool resume(struct tunnel *t, const struct frame_welcome *m)
 static void on_welcome(struct tunnel *t, const struct frame_welcome *m)
 {
 	if (m->version != SSLC_PROTO_VERSION) {
-		link_failf(t, "the collector speaks protocol %u, this agent %u: update the older one",
+		link_failf(t,
+			   "the collector speaks protocol %u, this agent %u: update the older one",
 			   m->version, SSLC_PROTO_VERSION);
 		return;
 	}
@@ -527,7 +528,8 @@ static void on_read(struct bufferevent *bev, void *ctx)
 
 /* ---- TLS ---- */
 
-/* The first code of OpenSSL's own; libevent mixes SSL_get_error() values, which are small, among them. */
+/* The first code of OpenSSL's own; libevent mixes SSL_get_error() values, which are small, among
+ * them. */
 static unsigned long bev_code(struct bufferevent *bev)
 {
 	unsigned long code, found = 0;
@@ -546,14 +548,17 @@ static void fail_verify(struct tunnel *t, long verify)
 	counter_inc(&n_refused);
 	if (verify == X509_V_ERR_HOSTNAME_MISMATCH || verify == X509_V_ERR_IP_ADDRESS_MISMATCH)
 		link_failf(t,
-			   "the certificate of %s is for another name: give -t the name that stands in "
+			   "the certificate of %s is for another name: give -t the name that "
+			   "stands in "
 			   "it",
 			   t->where);
 	else if (t->own_pki)
-		link_failf(t, "the certificate of %s is not accepted: %s: check --ca", t->where, cause);
+		link_failf(t, "the certificate of %s is not accepted: %s: check --ca", t->where,
+			   cause);
 	else
 		link_failf(t,
-			   "%s is not the collector that this endpoint was enrolled with: %s: check -t, "
+			   "%s is not the collector that this endpoint was enrolled with: %s: "
+			   "check -t, "
 			   "or run `sslcollector enroll HOST TOKEN` and restart the agent",
 			   t->where, cause);
 }
@@ -571,11 +576,14 @@ static void fail_tls(struct tunnel *t, short what, int sock_err)
 		fail_verify(t, verify);
 	} else if (tls_is_auth_alert(code)) {
 		counter_inc(&n_refused);
-		link_failf(t, "%s does not accept this endpoint's certificate: %s: %s", t->where, cause,
-			   t->own_pki ? "check --cert here and --ca there"
-				      : "run `sslcollector enroll HOST TOKEN` and restart the agent");
+		link_failf(t, "%s does not accept this endpoint's certificate: %s: %s", t->where,
+			   cause,
+			   t->own_pki
+				   ? "check --cert here and --ca there"
+				   : "run `sslcollector enroll HOST TOKEN` and restart the agent");
 	} else if (t->state == TUNNEL_HANDSHAKE) {
-		link_failf(t, "TLS with %s: %s: is an sslcollector listening there?", t->where, cause);
+		link_failf(t, "TLS with %s: %s: is an sslcollector listening there?", t->where,
+			   cause);
 	} else {
 		link_fail(t, cause);
 	}
@@ -607,9 +615,9 @@ static bool is_address(const char *host)
 }
 
 /*
- * With own PKI a CA signs many things: the certificate must also be for the host we asked for. The CA that
- * enrolment made exists for one collector alone, and its only serverAuth certificate is that collector's:
- * there a name would add nothing but trouble with aliases and changing addresses.
+ * With own PKI a CA signs many things: the certificate must also be for the host we asked for. The
+ * CA that enrolment made exists for one collector alone, and its only serverAuth certificate is
+ * that collector's: there a name would add nothing but trouble with aliases and changing addresses.
  */
 static bool set_name(struct tunnel *t, SSL *ssl)
 {
@@ -642,9 +650,8 @@ static void start_tls(struct tunnel *t)
 	SSL *ssl = ssl_new(t);
 
 	if (ssl)
-		t->bev = bufferevent_openssl_socket_new(t->base, t->fd, ssl,
-							BUFFEREVENT_SSL_CONNECTING,
-							BEV_OPT_CLOSE_ON_FREE);
+		t->bev = bufferevent_openssl_socket_new(
+			t->base, t->fd, ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
 	if (!t->bev) {
 		SSL_free(ssl);
 		link_fail(t, "cannot start TLS: out of memory");
@@ -733,7 +740,8 @@ static void connect_next(struct tunnel *t, int last_err)
 
 static void lookup(struct resolve *r)
 {
-	static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
+	static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+					      .ai_flags = AI_ADDRCONFIG};
 	static const struct addrinfo literal = {.ai_socktype = SOCK_STREAM,
 						.ai_flags = AI_NUMERICHOST};
 
@@ -851,7 +859,8 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
 	case TUNNEL_HANDSHAKE:
 	case TUNNEL_HELLO:
 		if (now_ns - t->since_ns > HANDSHAKE_S * NS_PER_S)
-			link_failf(t, "%s does not answer: is an sslcollector listening there?", t->where);
+			link_failf(t, "%s does not answer: is an sslcollector listening there?",
+				   t->where);
 		break;
 	case TUNNEL_UP:
 		if (now_ns - t->alive_ns > SILENT_S * NS_PER_S)
@@ -927,7 +936,8 @@ static void warn_expiry(SSL_CTX *ctx)
 	X509 *cert = SSL_CTX_get0_certificate(ctx);
 
 	if (cert && X509_cmp_time(X509_get0_notAfter(cert), &soon) < 0)
-		log_warn("tunnel: this endpoint's certificate expires within 30 days, or has expired: enrol "
+		log_warn("tunnel: this endpoint's certificate expires within 30 days, or has "
+			 "expired: enrol "
 			 "it again");
 }
 
@@ -942,7 +952,8 @@ static int enrolled_ctx(SSL_CTX **out, const char *dir)
 	    snprintf(key, sizeof(key), "%s/agent.key", dir) >= size)
 		return -EINVAL;
 	if (access(cert, F_OK) < 0 && errno == ENOENT) {
-		log_error("tunnel: this endpoint is not enrolled (no %s): run `sslcollector enroll HOST "
+		log_error("tunnel: this endpoint is not enrolled (no %s): run `sslcollector enroll "
+			  "HOST "
 			  "TOKEN` first; `sslcollector token` on the collector prints a token",
 			  cert);
 		return -ENOENT;
@@ -962,7 +973,8 @@ static int credentials_open(struct tunnel *t, const struct tunnel_conf *conf)
 		log_error("tunnel: own certificates: --ca, --cert and --key belong together");
 		return -EINVAL;
 	}
-	err = t->own_pki ? tls_client_ctx(&t->ctx, f, false) : enrolled_ctx(&t->ctx, conf->state_dir);
+	err = t->own_pki ? tls_client_ctx(&t->ctx, f, false)
+			 : enrolled_ctx(&t->ctx, conf->state_dir);
 	if (!err)
 		warn_expiry(t->ctx);
 	return err;
@@ -997,8 +1009,8 @@ int tunnel_start(struct tunnel **out, const struct tunnel_conf *conf, struct shi
 	buf_init(&t->in, IN_MAX);
 	buf_init(&t->out, ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX);
 	buf_init(&t->frames, FRAME_HEADER_LEN + FRAME_BODY_MAX);
-	snprintf(t->where, sizeof(t->where), strchr(conf->host, ':') ? "[%s]:%u" : "%s:%u", conf->host,
-		 conf->port);
+	snprintf(t->where, sizeof(t->where), strchr(conf->host, ':') ? "[%s]:%u" : "%s:%u",
+		 conf->host, conf->port);
 	if (gethostname(t->name, sizeof(t->name) - 1))
 		t->name[0] = '\0';
 	t->host = strdup(conf->host);

@@ -101,14 +101,25 @@ static __always_inline __u64 moved(struct pt_regs *ctx, const struct call *c)
 	return n;
 }
 
-/* Positions count bytes whether or not they can be emitted: a missing one shows as a hole. */
+/*
+ * Positions count bytes whether or not they can be emitted: a missing one shows as a hole. Plain
+ * arithmetic will do: a TLS object is used by one thread at a time.
+ */
+static __always_inline __u64 advance(__u64 *pos, __u64 n)
+{
+	__u64 at = *pos;
+
+	*pos = at + n;
+	return at;
+}
+
 static __always_inline bool place(struct conn *c, struct emit *e, __u64 n)
 {
 	struct sock_info *info;
 
 	e->flow = c->flow;
 	if (!c->flow) {
-		e->pos = __sync_fetch_and_add(&c->pos[e->dir & 1], n);
+		e->pos = advance(&c->pos[e->dir & 1], n);
 		return true;
 	}
 	if (bpf_map_lookup_elem(&skipped, &c->flow))
@@ -118,7 +129,7 @@ static __always_inline bool place(struct conn *c, struct emit *e, __u64 n)
 		count(LOSS_LATE, n);
 		return false;
 	}
-	e->pos = __sync_fetch_and_add(&info->pos[e->dir & 1], n);
+	e->pos = advance(&info->pos[e->dir & 1], n);
 	return true;
 }
 

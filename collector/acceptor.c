@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * acceptor: TCP and TLS server. Connections in, bytes to ingest or enroll_server, answers out. Refuses
- * strangers with a reason, drops who is silent, stops reading from who does not read. One link's trouble
- * never touches another. Never logs what a peer sent.
+ * acceptor: TCP and TLS server. Connections in, bytes to ingest or enroll_server, answers out.
+ * Refuses strangers with a reason, drops who is silent, stops reading from who does not read. One
+ * link's trouble never touches another. Never logs what a peer sent.
  */
 #include "acceptor.h"
 
@@ -33,7 +33,7 @@
 #define LISTEN_BACKLOG  512
 #define CLOSING_S       2            /* how long a refused peer may take to read why */
 #define PAUSE_ACCEPT_MS 100          /* after EMFILE: others may close in the meantime */
-#define OUTPUT_MAX      (256u << 10) /* answers waiting for a peer that does not read: stop reading it */
+#define OUTPUT_MAX      (256u << 10) /* answers that wait for a slow reader: stop reading it */
 #define OUTPUT_RESUME   (64u << 10)
 #define REPLY_MAX       (4u << 20) /* one full envelope of pings answered one by one: 1.9 MB */
 #define LINE_MS         100        /* at most one line so often about strangers */
@@ -41,13 +41,15 @@
 static COUNTER_DEFINE(n_accepted, "link_accepted", "links that passed TLS and authentication");
 static COUNTER_DEFINE(n_tls, "link_refused_tls", "connections whose TLS handshake failed");
 static COUNTER_DEFINE(n_unenrolled, "link_refused_unenrolled", "links refused: no certificate");
-static COUNTER_DEFINE(n_alpn, "link_refused_alpn", "connections that speak another protocol over TLS");
+static COUNTER_DEFINE(n_alpn, "link_refused_alpn",
+		      "connections that speak another protocol over TLS");
 static COUNTER_DEFINE(n_busy, "link_refused_busy", "links refused: bound of links or handshakes");
 static COUNTER_DEFINE(n_late, "link_timeout_handshake", "connections closed: no handshake in time");
 static COUNTER_DEFINE(n_mute, "link_timeout_hello", "connections closed: no hello in time");
 static COUNTER_DEFINE(n_silent, "link_timeout_silent", "links closed: silent too long");
 static COUNTER_DEFINE(n_lost, "link_lost", "links that ended without our doing");
-static COUNTER_DEFINE(n_emfile, "accept_failed", "accept(2) failures, mostly out of file descriptors");
+static COUNTER_DEFINE(n_emfile, "accept_failed",
+		      "accept(2) failures, mostly out of file descriptors");
 static COUNTER_DEFINE(n_links_now, "links", "links up now");
 
 enum link_state {
@@ -64,13 +66,13 @@ struct link {
 	struct queue_node dirty; /* acceptor.dirty: bytes came in since the last flush */
 	struct acceptor *a;      /* borrowed */
 	struct bufferevent *bev;
-	SSL *ssl;               /* borrowed from bev */
+	SSL *ssl; /* borrowed from bev */
 	struct ingest *ingest;
 	struct enroll_server *enroll;
 	enum link_state state;
-	bool counts;  /* one of a->n_links, else of a->n_strangers */
-	bool paused;  /* not reading: output is over OUTPUT_MAX */
-	bool shut;    /* close_notify is out */
+	bool counts;          /* one of a->n_links, else of a->n_strangers */
+	bool paused;          /* not reading: output is over OUTPUT_MAX */
+	bool shut;            /* close_notify is out */
 	uint64_t deadline_ns; /* of this state */
 	char peer[160];
 };
@@ -79,7 +81,7 @@ struct acceptor {
 	struct acceptor_conf conf;
 	SSL_CTX *ctx;
 	struct evconnlistener *listener;
-	struct event *resume; /* listens again after EMFILE */
+	struct event *resume;            /* listens again after EMFILE */
 	struct queue links, dirty, dead; /* a link is in links or in dead */
 	unsigned n_links, n_strangers;
 	struct buf reply; /* scratch, empty between callbacks */
@@ -236,12 +238,14 @@ static bool alpn_is(const SSL *ssl, const char *name)
 	return n == strlen(name) && memcmp(p, name, n) == 0;
 }
 
-/* "10.0.0.7:41822" becomes "10.0.0.7:41822 (web1)": the name that enrolment wrote into the certificate. */
+/* "10.0.0.7:41822" becomes "10.0.0.7:41822 (web1)": the name that enrolment wrote into the
+ * certificate. */
 static void link_name(struct link *l, X509 *cert)
 {
 	char cn[PKI_HOST_MAX * 4] = "", clean[PKI_HOST_MAX + 1];
 	size_t at = strlen(l->peer);
-	int n = X509_NAME_get_text_by_NID(X509_get_subject_name(cert), NID_commonName, cn, sizeof(cn));
+	int n = X509_NAME_get_text_by_NID(X509_get_subject_name(cert), NID_commonName, cn,
+					  sizeof(cn));
 
 	if (n <= 0)
 		return;
@@ -268,9 +272,10 @@ static void start_link(struct link *l)
 	struct acceptor *a = l->a;
 
 	if (!link_is_authentic(l)) {
-		link_refuse(l, &n_unenrolled, REFUSE_UNENROLLED,
-			    "it presents no certificate: run `sslcollector enroll HOST TOKEN` on the "
-			    "endpoint (`sslcollector token` on the collector prints a token)");
+		link_refuse(
+			l, &n_unenrolled, REFUSE_UNENROLLED,
+			"it presents no certificate: run `sslcollector enroll HOST TOKEN` on the "
+			"endpoint (`sslcollector token` on the collector prints a token)");
 		return;
 	}
 	if (a->n_links >= a->conf.max_links) {
@@ -377,7 +382,8 @@ static void on_write(struct bufferevent *bev, void *ctx)
 
 /* ---- ends ---- */
 
-/* The first code of OpenSSL's own; libevent mixes SSL_get_error() values, which are small, among them. */
+/* The first code of OpenSSL's own; libevent mixes SSL_get_error() values, which are small, among
+ * them. */
 static unsigned long bev_code(struct bufferevent *bev)
 {
 	unsigned long code, found = 0;
@@ -407,7 +413,8 @@ static void handshake_failed(struct link *l, short what)
 	counter_inc(&n_tls);
 	if (verify != X509_V_OK) {
 		say(l->a,
-		    "link refused: its certificate is not accepted: %s: run `sslcollector enroll HOST "
+		    "link refused: its certificate is not accepted: %s: run `sslcollector enroll "
+		    "HOST "
 		    "TOKEN` on the endpoint peer=%s",
 		    X509_verify_cert_error_string(verify), l->peer);
 		return;
@@ -416,7 +423,8 @@ static void handshake_failed(struct link *l, short what)
 	if (strcmp(cause, "unknown ca") == 0 || strcmp(cause, "bad certificate") == 0 ||
 	    strcmp(cause, "certificate unknown") == 0)
 		say(l->a,
-		    "connection closed: the endpoint does not accept this collector's certificate: %s: "
+		    "connection closed: the endpoint does not accept this collector's certificate: "
+		    "%s: "
 		    "it was enrolled with another collector peer=%s",
 		    cause, l->peer);
 	else
@@ -530,7 +538,8 @@ static void peer_text(const struct sockaddr *sa, socklen_t len, char *out, size_
 	char host[64] = "?", port[8] = "?";
 	const char *shown = host;
 
-	if (getnameinfo(sa, len, host, sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV))
+	if (getnameinfo(sa, len, host, sizeof(host), port, sizeof(port),
+			NI_NUMERICHOST | NI_NUMERICSERV))
 		snprintf(host, sizeof(host), "?");
 	if (strncmp(host, "::ffff:", 7) == 0 && strchr(host, '.'))
 		shown = host + 7; /* an IPv4 peer on the dual-stack socket */
@@ -546,9 +555,8 @@ static struct link *link_new(struct acceptor *a, evutil_socket_t fd)
 	l->a = a;
 	l->ssl = SSL_new(a->ctx);
 	if (l->ssl)
-		l->bev = bufferevent_openssl_socket_new(a->conf.base, fd, l->ssl,
-							BUFFEREVENT_SSL_ACCEPTING,
-							BEV_OPT_CLOSE_ON_FREE);
+		l->bev = bufferevent_openssl_socket_new(
+			a->conf.base, fd, l->ssl, BUFFEREVENT_SSL_ACCEPTING, BEV_OPT_CLOSE_ON_FREE);
 	if (!l->bev) {
 		SSL_free(l->ssl);
 		free(l);
@@ -572,7 +580,8 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
 		l = link_new(a, fd);
 	if (!l) {
 		counter_inc(&n_busy);
-		say(a, "connection closed: too many handshakes at once, or no memory peer=%s", peer);
+		say(a, "connection closed: too many handshakes at once, or no memory peer=%s",
+		    peer);
 		close(fd);
 		return;
 	}
@@ -634,7 +643,8 @@ static int socket_bind(const struct addrinfo *ai)
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)); /* inherited by what it accepts */
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on,
+		   sizeof(on)); /* inherited by what it accepts */
 	if (ai->ai_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
 	if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, LISTEN_BACKLOG) < 0) {
@@ -647,7 +657,8 @@ static int socket_bind(const struct addrinfo *ai)
 
 static int socket_listen(const char *addr, uint16_t port)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICHOST};
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+				 .ai_flags = AI_PASSIVE | AI_NUMERICHOST};
 	struct addrinfo *list = NULL;
 	char service[8];
 	int fd, ret;
@@ -664,12 +675,13 @@ static int socket_listen(const char *addr, uint16_t port)
 	if (fd == -EAFNOSUPPORT && !addr)
 		return socket_listen("0.0.0.0", port); /* a kernel without IPv6 */
 	if (fd == -EADDRINUSE)
-		log_error("acceptor: listen: port %u is in use: is another collector running? stop it, "
+		log_error("acceptor: listen: port %u is in use: is another collector running? stop "
+			  "it, "
 			  "or choose another port with -p",
 			  port);
 	else if (fd < 0)
-		log_error("acceptor: listen: %s address=%s port=%u", strerror(-fd), addr ? addr : "::",
-			  port);
+		log_error("acceptor: listen: %s address=%s port=%u", strerror(-fd),
+			  addr ? addr : "::", port);
 	return fd;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * acceptor: the TLS server. Sockets in; received bytes go to ingest (or to enrolment, by ALPN), answers
- * go back. Decides who may connect, how long a peer may be silent, and how much may wait for it. Runs
- * in its event base's thread.
+ * acceptor: the TLS server. Sockets in; received bytes go to ingest (or to enrolment, by ALPN),
+ * answers go back. Decides who may connect, how long a peer may be silent, and how much may wait
+ * for it. Runs in its event base's thread.
  */
 #ifndef SSLC_COLLECTOR_ACCEPTOR_H
 #define SSLC_COLLECTOR_ACCEPTOR_H
@@ -12,10 +12,12 @@
 #include "base/tls.h"
 #include "ingest.h"
 
-#define ACCEPTOR_LINKS_MAX      4096 /* links past their handshake; beyond: REFUSE_BUSY. Bounds memory */
-#define ACCEPTOR_HANDSHAKES_MAX 1024 /* strangers may hold so many sockets, never the links' own */
-#define ACCEPTOR_HANDSHAKE_S    10   /* for TLS, and again for the hello or the enrolment request */
-#define ACCEPTOR_SILENT_S       30   /* the agent pings each 5 s */
+#define ACCEPTOR_LINKS_MAX 4096 /* links past their handshake; beyond: REFUSE_BUSY. Bounds memory  \
+				 */
+#define ACCEPTOR_HANDSHAKES_MAX 1024 /* strangers may hold so many sockets, never the links' own   \
+				      */
+#define ACCEPTOR_HANDSHAKE_S 10      /* for TLS, and again for the hello or the enrolment request */
+#define ACCEPTOR_SILENT_S    30      /* the agent pings each 5 s */
 
 struct acceptor_conf { /* all pointers borrowed until acceptor_close() */
 	struct event_base *base;
@@ -23,9 +25,10 @@ struct acceptor_conf { /* all pointers borrowed until acceptor_close() */
 	const char *listen_addr; /* NULL: all addresses, IPv6 and IPv4 */
 	uint16_t port;           /* 0: any free one, see acceptor_port() */
 	struct tls_files files;
-	bool insecure;           /* ask for no certificate */
-	const char *enroll_dir;  /* state directory that signs; NULL: own PKI, enrolment is refused */
-	unsigned max_links;      /* 0: ACCEPTOR_LINKS_MAX */
+	bool insecure; /* ask for no certificate */
+	const char
+		*enroll_dir; /* state directory that signs; NULL: own PKI, enrolment is refused */
+	unsigned max_links;  /* 0: ACCEPTOR_LINKS_MAX */
 };
 
 struct acceptor;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * collector: wires acceptor → ingest → session → forge → sinks into one loop and one thread. Options in,
- * exit status out. Each round: what the links brought, timers, one flush of the sinks, then the
- * acknowledgements of what was flushed.
+ * collector: wires acceptor → ingest → session → forge → sinks into one loop and one thread.
+ * Options in, exit status out. Each round: what the links brought, timers, one flush of the sinks,
+ * then the acknowledgements of what was flushed.
  */
 #include "collector.h"
 
@@ -195,14 +195,16 @@ static int print_first_token(const struct collector_conf *conf)
 	if (gethostname(host, sizeof(host) - 1) || !host[0])
 		snprintf(host, sizeof(host), "COLLECTOR");
 	fprintf(stderr,
-		"sslcollector: this collector has a new certificate authority. To enrol an endpoint, run "
+		"sslcollector: this collector has a new certificate authority. To enrol an "
+		"endpoint, run "
 		"there:\n"
 		"    sslcollector enroll %s",
 		host);
 	if (conf->port != SSLC_PORT)
 		fprintf(stderr, ":%u", conf->port);
-	fprintf(stderr, " %s\n"
-			"The token works once and for one hour. `sslcollector token` prints another.\n",
+	fprintf(stderr,
+		" %s\n"
+		"The token works once and for one hour. `sslcollector token` prints another.\n",
 		token);
 	explicit_bzero(token, sizeof(token));
 	return 0;
@@ -373,7 +375,8 @@ int collector_local_tick(struct collector_local *c)
 {
 	bool second;
 
-	/* Rounded up: called a little late rather than twice. At most a second, see middle_round(). */
+	/* Rounded up: called a little late rather than twice. At most a second, see middle_round().
+	 */
 	return (int)((middle_round(&c->middle, &second) + NS_PER_MS - 1) / NS_PER_MS);
 }
 

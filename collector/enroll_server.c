@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * enroll_server: a token and a signing request in; a certificate and the CA's, or a refusal, out. The
- * token is used up first, so that nobody without one makes us sign. Never logs a token.
+ * enroll_server: a token and a signing request in; a certificate and the CA's, or a refusal, out.
+ * The token is used up first, so that nobody without one makes us sign. Never logs a token.
  */
 #include "enroll_server.h"
 
@@ -18,10 +18,11 @@
 #include "ingest.h"
 #include "zblock.h"
 
-#define REQUEST_MAX 8192 /* an envelope with one enrolment frame: token, host name, P-256 request */
+#define REQUEST_MAX 8192 /* envelope, token, host name and a P-256 request: below 1 KB */
 
 static COUNTER_DEFINE(n_enrolled, "enroll_done", "endpoints enrolled");
-static COUNTER_DEFINE(n_token, "enroll_refused_token", "enrolments refused: wrong, used or expired token");
+static COUNTER_DEFINE(n_token, "enroll_refused_token",
+		      "enrolments refused: wrong, used or expired token");
 static COUNTER_DEFINE(n_broken, "enroll_broken", "enrolments that broke the protocol");
 static COUNTER_DEFINE(n_failed, "enroll_failed", "enrolments that failed here: files, memory");
 
@@ -148,8 +149,8 @@ static int on_request(struct enroll_server *e, const struct frame_enroll *m, str
 		return broken(e, reply);
 	if (err) {
 		log_error("enroll: cannot sign: %s state_dir=%s", strerror(-err), e->state_dir);
-		return refuse(e, &n_failed, REFUSE_INTERNAL, "the collector cannot sign now; see its log",
-			      reply);
+		return refuse(e, &n_failed, REFUSE_INTERNAL,
+			      "the collector cannot sign now; see its log", reply);
 	}
 	counter_inc(&n_enrolled);
 	log_info("enroll: endpoint enrolled host=%s peer=%s", host, e->name);
@@ -170,7 +171,8 @@ static int on_frames(struct enroll_server *e, struct span frames, struct buf *re
 	return ret;
 }
 
-int enroll_server_bytes(struct enroll_server *e, struct span bytes, struct buf *reply, uint64_t now_s)
+int enroll_server_bytes(struct enroll_server *e, struct span bytes, struct buf *reply,
+			uint64_t now_s)
 {
 	struct zblock z;
 	ssize_t n;

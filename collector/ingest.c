@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ingest: link bytes → envelopes → frames → sessions, and the answers to them. Knows which blocks of an
- * agent instance were processed, so that a block sent again after a lost link is emitted once. Never
- * touches a socket or a clock.
+ * ingest: link bytes → envelopes → frames → sessions, and the answers to them. Knows which blocks
+ * of an agent instance were processed, so that a block sent again after a lost link is emitted
+ * once. Never touches a socket or a clock.
  */
 #include "ingest.h"
 
@@ -18,22 +18,26 @@
 #include "base/metrics.h"
 #include "zblock.h"
 
-#define LINKS_PER_AGENT_MAX 64       /* one a worker; bounds what one agent instance can make us remember */
-#define AGENTS_MAX          16384    /* agent instances remembered, gone ones included: about 20 MB */
-#define HELLO_BYTES_MAX     4096     /* a hello and its envelope; before it nobody may make us hold more */
+#define LINKS_PER_AGENT_MAX 64    /* bounds what one agent instance makes us remember */
+#define AGENTS_MAX          16384 /* agent instances remembered, gone ones included: about 20 MB */
+#define HELLO_BYTES_MAX     4096  /* a hello and its envelope: what a stranger may make us hold */
 #define PENDING_MAX         (ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX)
 #define WORKERS             1
 
 static COUNTER_DEFINE(n_blocks, "ingest_blocks", "blocks whose frames were processed");
-static COUNTER_DEFINE(n_dups, "ingest_blocks_duplicate", "blocks skipped: processed before a lost link");
-static COUNTER_DEFINE(n_unknown, "ingest_frames_unknown", "frames of a type we do not know, skipped");
-static COUNTER_DEFINE(n_envelope, "link_broken_envelope", "links closed: broken envelope or zstd data");
+static COUNTER_DEFINE(n_dups, "ingest_blocks_duplicate",
+		      "blocks skipped: processed before a lost link");
+static COUNTER_DEFINE(n_unknown, "ingest_frames_unknown",
+		      "frames of a type we do not know, skipped");
+static COUNTER_DEFINE(n_envelope, "link_broken_envelope",
+		      "links closed: broken envelope or zstd data");
 static COUNTER_DEFINE(n_frame, "link_broken_frame", "links closed: broken or misplaced frame");
 static COUNTER_DEFINE(n_order, "link_broken_order", "links closed: hole in the block sequence");
 static COUNTER_DEFINE(n_hello, "link_broken_hello", "links closed: no proper hello first");
 static COUNTER_DEFINE(n_version, "link_refused_version", "links refused: protocol version");
 static COUNTER_DEFINE(n_agents, "link_refused_agents", "links refused: too many agent instances");
-static COUNTER_DEFINE(n_replaced, "link_replaced", "links closed: the agent came back on a newer one");
+static COUNTER_DEFINE(n_replaced, "link_replaced",
+		      "links closed: the agent came back on a newer one");
 
 struct agent {
 	struct hmap_node node;
@@ -42,7 +46,7 @@ struct agent {
 	unsigned n_live;               /* links of it that are connected */
 	bool is_stamped;               /* gone_ns is set: no link since then */
 	uint64_t gone_ns;
-	uint64_t last_seq[LINKS_PER_AGENT_MAX]; /* by link index; 0: no block seen */
+	uint64_t last_seq[LINKS_PER_AGENT_MAX];   /* by link index; 0: no block seen */
 	struct ingest *link[LINKS_PER_AGENT_MAX]; /* borrowed; the current one, or NULL */
 };
 
@@ -54,14 +58,14 @@ struct ingest_hub {
 
 struct ingest {
 	struct ingest_hub *hub; /* borrowed */
-	struct agent *agent;    /* owned by the hub; NULL before the hello and after a replacement */
+	struct agent *agent; /* owned by the hub; NULL before the hello and after a replacement */
 	struct zblock_enc *enc;
 	struct zblock_dec *dec;
 	struct buf pending; /* an incomplete envelope */
 	struct buf scratch; /* frames of one answer */
 	uint16_t link;
 	bool greeted, replaced, failed;
-	bool has_block;    /* a block arrived on this link: from here on no hole is allowed */
+	bool has_block; /* a block arrived on this link: from here on no hole is allowed */
 	bool ack_due;
 	uint64_t next_seq; /* hello.next_seq */
 	char name[192];
@@ -312,7 +316,8 @@ static int on_hello(struct ingest *in, const struct frame *f, struct buf *reply)
 	if (!a)
 		a = agent_make(in->hub, &m);
 	if (!a)
-		return refuse(in, &n_agents, REFUSE_BUSY, "too many agents at this collector", reply);
+		return refuse(in, &n_agents, REFUSE_BUSY, "too many agents at this collector",
+			      reply);
 	link_attach(in, a, &m);
 	memcpy(w.collector, in->hub->id, sizeof(w.collector));
 	w.resume_seq = a->last_seq[in->link];
@@ -349,7 +354,8 @@ static int on_refused(struct ingest *in, const struct frame *f)
 }
 
 /* A control frame: the link's own affairs, and flows told again to a new collector. */
-static int control_frame(struct ingest *in, const struct frame *f, struct buf *reply, uint64_t now_ns)
+static int control_frame(struct ingest *in, const struct frame *f, struct buf *reply,
+			 uint64_t now_ns)
 {
 	if (!in->greeted && f->type != FRAME_HELLO)
 		return broken(in, &n_hello, -EPROTO, "not a hello first");
@@ -443,8 +449,9 @@ static int on_control(struct ingest *in, struct span frames, struct buf *reply, 
 }
 
 /*
- * A hole means that bytes would be missing without a gap frame. It is honest in two cases, both only for
- * a link's first block: we never saw this agent (the collector was restarted), or the hello said so.
+ * A hole means that bytes would be missing without a gap frame. It is honest in two cases, both
+ * only for a link's first block: we never saw this agent (the collector was restarted), or the
+ * hello said so.
  */
 static bool seq_is_next(const struct ingest *in, uint64_t seq, uint64_t last)
 {
@@ -478,7 +485,8 @@ static int on_block(struct ingest *in, const struct zblock *z, uint64_t now_ns)
 	return 0;
 }
 
-static int on_envelope(struct ingest *in, const struct zblock *z, struct buf *reply, uint64_t now_ns)
+static int on_envelope(struct ingest *in, const struct zblock *z, struct buf *reply,
+		       uint64_t now_ns)
 {
 	switch (z->kind) {
 	case ZBLOCK_CONTROL:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * pki: the certificate authority behind enrolment. Files of one state directory in and out; signing
- * requests in, certificates out. Keys are written with mode 0600 and their buffers cleansed; tokens are
- * stored as hashes only. Never logs a key or a token.
+ * requests in, certificates out. Keys are written with mode 0600 and their buffers cleansed; tokens
+ * are stored as hashes only. Never logs a key or a token.
  */
 #include "base/pki.h"
 
@@ -33,7 +33,7 @@
 #define CA_VALID_S     (3652 * DAY_S) /* ten years */
 #define LEAF_VALID_S   (825 * DAY_S)
 #define LEAF_RENEW_S   (30 * DAY_S)
-#define TOKEN_KEEP_S   (7 * DAY_S) /* an expired token's hash stays so long: "expired", not "wrong" */
+#define TOKEN_KEEP_S   (7 * DAY_S) /* so long the answer is "expired", not "wrong" */
 #define FILE_MAX       (64u << 10) /* our largest file is a few KB */
 #define TOKEN_HEX_LEN  64          /* SHA-256 as hex: a token's file name */
 #define TOKEN_BODY_LEN (PKI_SECRET_LEN + PKI_FINGERPRINT_LEN)
@@ -306,7 +306,8 @@ static bool set_serial(X509 *cert)
 	bool ok = false;
 
 	if (RAND_bytes(raw, sizeof(raw)) == 1) {
-		raw[0] = (uint8_t)((raw[0] & 0x7f) | 0x40); /* positive, 16 bytes (RFC 5280, 4.1.2.2) */
+		raw[0] = (uint8_t)((raw[0] & 0x7f) |
+				   0x40); /* positive, 16 bytes (RFC 5280, 4.1.2.2) */
 		bn = BN_bin2bn(raw, sizeof(raw), NULL);
 		ok = bn && BN_to_ASN1_INTEGER(bn, X509_get_serialNumber(cert));
 	}
@@ -320,7 +321,8 @@ static bool set_subject(X509 *cert, const char *cn)
 					  (const unsigned char *)cn, -1, -1, 0) == 1;
 }
 
-/* What all our certificates share; the caller adds extensions and signs. issuer NULL: self-signed. */
+/* What all our certificates share; the caller adds extensions and signs. issuer NULL: self-signed.
+ */
 static X509 *cert_begin(EVP_PKEY *key, const char *cn, X509 *issuer, long valid_s)
 {
 	X509 *cert = X509_new();
@@ -344,7 +346,8 @@ static X509 *ca_cert_new(EVP_PKEY *key)
 	if (RAND_bytes(tag, sizeof(tag)) != 1)
 		return NULL;
 	/* A name of its own: two collectors' CAs must not look like one to path building. */
-	snprintf(cn, sizeof(cn), "sslcollector CA %02x%02x%02x%02x", tag[0], tag[1], tag[2], tag[3]);
+	snprintf(cn, sizeof(cn), "sslcollector CA %02x%02x%02x%02x", tag[0], tag[1], tag[2],
+		 tag[3]);
 	cert = cert_begin(key, cn, NULL, CA_VALID_S);
 	if (cert && add_ext(cert, cert, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") &&
 	    add_ext(cert, cert, NID_key_usage, "critical,keyCertSign,cRLSign") &&
@@ -399,7 +402,8 @@ static int authority_load(const char *dir, struct authority *a)
 	return err;
 }
 
-/* The key first: a crash in between leaves a key that nobody trusts yet, and both are made again. */
+/* The key first: a crash in between leaves a key that nobody trusts yet, and both are made again.
+ */
 static int authority_make(const char *dir, struct authority *a)
 {
 	int err = -ENOMEM;
@@ -428,9 +432,10 @@ static int authority_open(const char *dir, int dirfd, struct authority *a)
 		return err ? err : 1;
 	}
 	if (!file_exists(dirfd, "ca.key")) {
-		log_error("pki: %s holds ca.pem but no ca.key: it was enrolled as an endpoint; give "
-			  "the collector a --state-dir of its own",
-			  dir);
+		log_error(
+			"pki: %s holds ca.pem but no ca.key: it was enrolled as an endpoint; give "
+			"the collector a --state-dir of its own",
+			dir);
 		return -EEXIST;
 	}
 	err = authority_load(dir, a);
@@ -471,8 +476,8 @@ static int leaf_make(const char *dir, const struct authority *a)
 	if (!err)
 		err = cert_write(dir, "collector.pem", cert, a->cert);
 	if (err)
-		log_error("pki: cannot make the collector's certificate: %s path=%s", strerror(-err),
-			  dir);
+		log_error("pki: cannot make the collector's certificate: %s path=%s",
+			  strerror(-err), dir);
 	X509_free(cert);
 	EVP_PKEY_free(key);
 	ERR_clear_error();
@@ -681,7 +686,8 @@ int pki_token_new(const char *state_dir, unsigned ttl_s, char out[PKI_TOKEN_STRL
 
 	err = cert_load(state_dir, "ca.pem", &ca);
 	if (err) {
-		log_error("pki: no CA to print a token for: %s path=%s: start `sslcollector -C` once, "
+		log_error("pki: no CA to print a token for: %s path=%s: start `sslcollector -C` "
+			  "once, "
 			  "or give its --state-dir",
 			  strerror(-err), state_dir);
 		return err;
@@ -694,9 +700,10 @@ int pki_token_new(const char *state_dir, unsigned ttl_s, char out[PKI_TOKEN_STRL
 	if (!err)
 		base32_encode(raw, sizeof(raw), out);
 	else
-		log_error("pki: cannot store a token: %s path=%s/tokens: is this a collector's state "
-			  "directory?",
-			  strerror(-err), state_dir);
+		log_error(
+			"pki: cannot store a token: %s path=%s/tokens: is this a collector's state "
+			"directory?",
+			strerror(-err), state_dir);
 	OPENSSL_cleanse(raw, sizeof(raw));
 	X509_free(ca);
 	return err;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tls: contexts for the two ends of the tunnel. PEM files in, SSL_CTX out; OpenSSL's errors become one
- * line. Never talks to a peer and never asks a terminal for a passphrase.
+ * tls: contexts for the two ends of the tunnel. PEM files in, SSL_CTX out; OpenSSL's errors become
+ * one line. Never talks to a peer and never asks a terminal for a passphrase.
  */
 #include "base/tls.h"
 
@@ -12,7 +12,8 @@
 
 #include "base/log.h"
 
-/* What an alert is called differs by the TLS version that introduced it; people need the last words. */
+/* What an alert is called differs by the TLS version that introduced it; people need the last
+ * words. */
 static const char *const alert_prefixes[] = {
 	"ssl/tls alert ",
 	"tlsv13 alert ",
@@ -146,8 +147,8 @@ static int ctx_new(SSL_CTX **out, const SSL_METHOD *method)
 
 /*
  * Purpose: while it verifies, OpenSSL checks a server's chain for serverAuth and a client's for
- * clientAuth (X509_check_purpose); a leaf that says the other one fails. Certificates from our own CA
- * always say which they are; with own PKI a leaf without any extended key usage counts as both
+ * clientAuth (X509_check_purpose); a leaf that says the other one fails. Certificates from our own
+ * CA always say which they are; with own PKI a leaf without any extended key usage counts as both
  * (RFC 5280, 4.2.1.12), and the name check keeps endpoints from posing as the collector.
  */
 int tls_client_ctx(SSL_CTX **out, const struct tls_files *files, bool insecure)

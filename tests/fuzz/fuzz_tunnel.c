@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a hostile peer of the tunnel can say: the input goes, cut into pieces, into zblock_decode() and
- * into ingest_bytes(), once as it is and once behind a proper hello. The session table does nothing but
- * decode the frames it is given.
+ * What a hostile peer of the tunnel can say: the input goes, cut into pieces, into zblock_decode()
+ * and into ingest_bytes(), once as it is and once behind a proper hello. The session table does
+ * nothing but decode the frames it is given.
  */
 #include <stdlib.h>
 
@@ -20,7 +20,8 @@ struct session_origin {
 static struct sessions table;
 static struct session_origin origin;
 
-struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16], struct span host)
+struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16],
+				       struct span host)
 {
 	(void)t;
 	(void)agent;
@@ -28,7 +29,8 @@ struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[1
 	return &origin;
 }
 
-int sessions_frame(struct sessions *t, struct session_origin *o, const struct frame *f, uint64_t now_ns)
+int sessions_frame(struct sessions *t, struct session_origin *o, const struct frame *f,
+		   uint64_t now_ns)
 {
 	struct frame_flow_open open;
 	struct frame_data data;

@@ -26,8 +26,6 @@ def main(t):
     state = t.dir / "state"
     refused("unknown interface", (1, 2), "nosuch0", "-I", "nosuch0", "-w", pcap)
     refused("unknown output interface", (1,), "nosuch0", "-I", "srv0", "-o", "nosuch0")
-    refused("unknown output of a collector", (1,), "nosuch0", "-C", "-o", "nosuch0", "--state-dir",
-            state, ns=t.col)
     refused("output equal to the monitored interface", (1, 2), "srv0", "-I", "srv0", "-o", "srv0")
     refused("output lo", (1, 2), r"\blo\b", "-I", "srv0", "-o", "lo")
     refused("collector's output lo", (1, 2), r"\blo\b", "-C", "-o", "lo", "--state-dir", state,
@@ -36,7 +34,6 @@ def main(t):
     refused("unwritable file", (1,), "No such file|nowhere", "-I", "srv0", "-w", "/nowhere/x.pcapng")
     refused("unknown option", (2,), "frobnicate", "--frobnicate")
     refused("no argument", (2,), "sslcollector")
-    refused("-I without output", (2,), "-t|-o|output", "-I", "srv0")
     refused("-C without output", (2,), "-o|output", "-C")
     refused("-C with -I", (2,), "-C|-I", "-C", "-I", "srv0", "-o", "out0")
     refused("port out of range", (2,), "port|70000", "-I", "srv0", "-t", "10.71.2.2:70000")
@@ -61,6 +58,8 @@ def main(t):
     col = t.collector("-o", "out0")
     refused("port in use", (1,), "in use|3005", "-C", "-w", pcap, "--state-dir", t.dir / "col.state",
             ns=t.col)
+    refused("unknown output of a collector", (1,), "nosuch0", "-C", "-o", "nosuch0", "-p", "3006",
+            "--state-dir", t.dir / "col.state", ns=t.col)
     refused("address not ours", (1,), "address|assign|192.0.2.1", "-C", "-w", pcap, "--listen",
             "192.0.2.1", "-p", "3006", "--state-dir", t.dir / "col.state", ns=t.col)
     check(col.alive(), "the first collector died of it")

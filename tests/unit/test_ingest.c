@@ -30,7 +30,8 @@ static uint64_t offsets[4096]; /* of the data frames, in the order of arrival */
 static unsigned n_data, n_opens;
 static int fail_next;
 
-struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16], struct span host)
+struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16],
+				       struct span host)
 {
 	(void)t;
 	(void)host;
@@ -38,7 +39,8 @@ struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[1
 	return &origins[n_origins++];
 }
 
-int sessions_frame(struct sessions *t, struct session_origin *o, const struct frame *f, uint64_t now_ns)
+int sessions_frame(struct sessions *t, struct session_origin *o, const struct frame *f,
+		   uint64_t now_ns)
 {
 	struct frame_data m;
 
@@ -259,7 +261,8 @@ static void test_every_cut_in_two_gives_the_same(void **state)
 		put_hello(&p);
 		put_data(&p, 1, 7);
 		assert_int_equal(ingest_bytes(p.in, span_of(p.wire.p, cut), &p.reply, 1), 0);
-		assert_int_equal(ingest_bytes(p.in, span_of(p.wire.p + cut, len - cut), &p.reply, 1), 0);
+		assert_int_equal(
+			ingest_bytes(p.in, span_of(p.wire.p + cut, len - cut), &p.reply, 1), 0);
 		assert_int_equal(n_data, 1);
 		assert_int_equal(offsets[0], 7);
 		peer_fini(&p);
@@ -525,7 +528,8 @@ static void test_ping_comes_back_unchanged(void **state)
 
 static void test_reopened_flows_come_as_control_and_data_may_not(void **state)
 {
-	struct frame_flow_open o = {.flow = 1, .transport = 6, .family = 4, .confidence = CONF_EXACT};
+	struct frame_flow_open o = {
+		.flow = 1, .transport = 6, .family = 4, .confidence = CONF_EXACT};
 	struct frame_data m = {.flow = 1, .bytes = span_str("x")};
 	struct peer p;
 

@@ -261,7 +261,8 @@ static void test_token_ignores_case_and_dashes_and_nothing_else(void **state)
 	for (size_t i = 0; token[i]; i++) {
 		char c = token[i];
 
-		sprintf(text + strlen(text), i % 4 ? "%c" : "-%c", c >= 'a' && c <= 'z' ? c - 32 : c);
+		sprintf(text + strlen(text), i % 4 ? "%c" : "-%c",
+			c >= 'a' && c <= 'z' ? c - 32 : c);
 	}
 	assert_int_equal(pki_token_parse(text, s2, fp), 0);
 	assert_memory_equal(secret, s2, sizeof(secret));
@@ -288,8 +289,8 @@ static void test_token_secret_is_not_on_disk(void **state)
 	assert_int_equal(pki_collector_init(dir), 1);
 	assert_int_equal(pki_token_new(dir, 60, token), 0);
 	token[20] = '\0'; /* the secret's part */
-	snprintf(command, sizeof(command), "grep -rqi %s %s || ls -R %s | grep -qi %s", token, dir, dir,
-		 token);
+	snprintf(command, sizeof(command), "grep -rqi %s %s || ls -R %s | grep -qi %s", token, dir,
+		 dir, token);
 	assert_int_not_equal(system(command), 0);
 }
 

@@ -605,6 +605,24 @@ static void test_other_end_is_on_standby(void **state)
 	rig_free(r);
 }
 
+/* Late, but the opposite end: no successor of the first agent. */
+static void test_other_end_that_joins_late_is_on_standby(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(9, 1, 5000);
+
+	(void)state;
+	n.captured_end = FLOW_C2S;
+	n.flags = FLOW_OPEN_LATE;
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	put_open(r, r->b, &n);
+	put_data(r, r->b, 9, FLOW_C2S, 50, 50, T0);
+	assert_int_equal(r->capture.check.rsts, 0);
+	assert_int_equal(grown(r, "session_bytes_standby"), 50);
+	rig_free(r);
+}
+
 /* A short connection is over at one end before the other end's first byte arrives. */
 static void test_other_end_that_comes_after_the_close_is_not_told_again(void **state)
 {
@@ -1052,6 +1070,7 @@ int main(void)
 		cmocka_unit_test(test_swapped_roles_collide),
 		cmocka_unit_test(test_tuple_is_free_after_the_close),
 		cmocka_unit_test(test_other_end_is_on_standby),
+		cmocka_unit_test(test_other_end_that_joins_late_is_on_standby),
 		cmocka_unit_test(test_other_end_that_comes_after_the_close_is_not_told_again),
 		cmocka_unit_test(test_other_end_goes_on_when_the_first_was_given_up),
 		cmocka_unit_test(test_restarted_agent_goes_on),

@@ -112,7 +112,8 @@ static bool step(SSL *ssl, unsigned long *err)
 	return SSL_is_init_finished(ssl) && !*err;
 }
 
-/* Handshake, and then reads: a TLS 1.3 server's verdict reaches the client after the client is done. */
+/* Handshake, and then reads: a TLS 1.3 server's verdict reaches the client after the client is
+ * done. */
 static void pair_shake(struct pair *p)
 {
 	for (int i = 0; i < 10; i++) {

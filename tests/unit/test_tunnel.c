@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tunnel: the real client against the real acceptor on loopback, over a relay that cuts connections.
- * The session table only takes notes. Ends are enrolled as people do it: token, enroll_run().
+ * tunnel: the real client against the real acceptor on loopback, over a relay that cuts
+ * connections. The session table only takes notes. Ends are enrolled as people do it: token,
+ * enroll_run().
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -32,9 +33,9 @@
 #include "ingest.h"
 #include "tunnel.h"
 
-#define LOOPBACK  "127.0.0.1"
-#define SEEN_MAX  (1u << 17)
-#define CUTS      10
+#define LOOPBACK    "127.0.0.1"
+#define SEEN_MAX    (1u << 17)
+#define CUTS        10
 #define PATIENCE_MS 30000
 
 /* ---- a session table that takes notes; replaces session.c in this program ---- */
@@ -51,7 +52,8 @@ static struct session_origin origin;
 static uint64_t *seen; /* stamps of data frames, in the order of arrival */
 static atomic_uint n_seen, n_reopened, n_gone;
 
-struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16], struct span host)
+struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16],
+				       struct span host)
 {
 	(void)t;
 	(void)agent;
@@ -59,7 +61,8 @@ struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[1
 	return &origin;
 }
 
-int sessions_frame(struct sessions *t, struct session_origin *o, const struct frame *f, uint64_t now_ns)
+int sessions_frame(struct sessions *t, struct session_origin *o, const struct frame *f,
+		   uint64_t now_ns)
 {
 	struct frame_flow_open open;
 	struct frame_data m;
@@ -138,7 +141,8 @@ static void *server_main(void *arg)
 	while (!atomic_load(&s->stop)) {
 		event_base_loop(s->base, EVLOOP_ONCE);
 		acceptor_flushed(s->acceptor);
-		if (atomic_exchange(&s->forget, false)) { /* as if no link had been up for the grace */
+		if (atomic_exchange(&s->forget,
+				    false)) { /* as if no link had been up for the grace */
 			uint64_t later_ns = clock_mono_ns() + INGEST_AGENT_GRACE_S * NS_PER_S;
 
 			ingest_hub_tick(s->hub, 0);
@@ -269,7 +273,8 @@ static void *relay_main(void *arg)
 		b = tcp_to(r->to);
 		if (a >= 0 && b >= 0)
 			relay_one(r, a, b);
-		setsockopt(a, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard)); /* a reset, half the time */
+		setsockopt(a, SOL_SOCKET, SO_LINGER, &hard,
+			   sizeof(hard)); /* a reset, half the time */
 		close(a);
 		close(b);
 	}
@@ -478,7 +483,8 @@ static void test_link_cut_ten_times_loses_and_repeats_nothing(void **state)
 	for (unsigned i = 0; i < CUTS; i++) {
 		client_send(&c, 2000);
 		sent += 2000;
-		wait_begun(sent - 2000 + 1); /* the transfer is under way: in the middle of it, cut */
+		wait_begun(sent - 2000 +
+			   1); /* the transfer is under way: in the middle of it, cut */
 		atomic_store(&r.cut, true);
 		for (int ms = 0; atomic_load(&r.n_cut) <= i && ms < PATIENCE_MS; ms++)
 			usleep(1000);
@@ -585,7 +591,8 @@ static void test_agent_without_certificate_is_refused(void **state)
 	assert_true(metric("tunnel_refused") > here);
 }
 
-/* Certificate and key of another collector's endpoint, and the right CA: only the server can object. */
+/* Certificate and key of another collector's endpoint, and the right CA: only the server can
+ * object. */
 static void make_mixed(char *dir, size_t len)
 {
 	struct buf key, csr, cert, ca;

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * settings: the table of what can be said, and where each word goes. Words come in, checked one by
+ * one they go out into struct options. What two of them mean together is options.c's business.
+ */
+#include "settings.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "value.h"
+
+#define COMPRESS_MAX  19            /* zstd's levels above need far more memory at both ends */
+#define QUEUE_MIN     (1ull << 20)  /* one block must fit */
+#define QUEUE_MAX     (64ull << 30) /* a slip of the finger, not a queue */
+#define RING_MIN      (64ull << 10) /* one large TLS record with its headers must fit */
+#define RING_MAX      (1ull << 30)  /* the kernel's ring buffer has 32-bit positions */
+#define EXPIRES_MAX_S (30u * 86400) /* a token is a key that lies around */
+
+/* Where each word goes */
+
+static int take_interface(struct options *o, const char *name, const char *word)
+{
+	int err = value_iface(name, word);
+
+	return err ? err : value_string(word, &o->iface);
+}
+
+static int take_filter(struct options *o, const char *name, const char *word)
+{
+	(void)name;
+	return value_string(word, &o->filter);
+}
+
+static int take_listen(struct options *o, const char *name, const char *word)
+{
+	return value_address(name, word, &o->listen_addr);
+}
+
+static int take_port(struct options *o, const char *name, const char *word)
+{
+	return value_port(name, word, &o->port);
+}
+
+static int take_to(struct options *o, const char *name, const char *word)
+{
+	return value_host(name, word, &o->host, &o->port);
+}
+
+static int add_sink(struct options *o, const char *kind, const char *target)
+{
+	struct sink_conf *c = &o->sinks[o->n_sinks];
+	char *copy = NULL;
+	int err;
+
+	if (o->n_sinks == SINKS_MAX)
+		return usage_error("%s: at most %d outputs are possible", target, SINKS_MAX);
+	for (unsigned i = 0; i < o->n_sinks; i++)
+		if (!strcmp(o->sinks[i].kind, kind) && !strcmp(o->sinks[i].target, target))
+			return usage_error("%s: the same output is named twice", target);
+	err = value_string(target, &copy);
+	if (err)
+		return err;
+	*c = (struct sink_conf){.kind = kind, .target = copy};
+	o->n_sinks++;
+	return 0;
+}
+
+static int take_output(struct options *o, const char *name, const char *word)
+{
+	int err = value_iface(name, word);
+
+	return err ? err : add_sink(o, "iface", word);
+}
+
+static int take_write(struct options *o, const char *name, const char *word)
+{
+	(void)name;
+	return add_sink(o, "pcap", word);
+}
+
+static int take_print(struct options *o, const char *name, const char *word)
+{
+	(void)name, (void)word;
+	return add_sink(o, "text", "-");
+}
+
+static int take_state_dir(struct options *o, const char *name, const char *word)
+{
+	(void)name;
+	return value_string(word, &o->state_dir);
+}
+
+static int take_ca(struct options *o, const char *name, const char *word)
+{
+	(void)name;
+	return value_string(word, &o->ca);
+}
+
+static int take_cert(struct options *o, const char *name, const char *word)
+{
+	(void)name;
+	return value_string(word, &o->cert);
+}
+
+static int take_key(struct options *o, const char *name, const char *word)
+{
+	(void)name;
+	return value_string(word, &o->key);
+}
+
+static int take_insecure(struct options *o, const char *name, const char *word)
+{
+	(void)name, (void)word;
+	o->insecure = true;
+	return 0;
+}
+
+static int take_expires(struct options *o, const char *name, const char *word)
+{
+	return value_duration(name, word, EXPIRES_MAX_S, &o->token_ttl_s);
+}
+
+static int take_compress(struct options *o, const char *name, const char *word)
+{
+	return value_level(name, word, COMPRESS_MAX, &o->zstd_level);
+}
+
+static int take_queue(struct options *o, const char *name, const char *word)
+{
+	return value_size(name, word, QUEUE_MIN, QUEUE_MAX, &o->queue_bytes);
+}
+
+/* The kernel takes powers of two only. */
+static int take_ring(struct options *o, const char *name, const char *word)
+{
+	size_t wanted, bytes = RING_MIN;
+	int err = value_size(name, word, RING_MIN, RING_MAX, &wanted);
+
+	if (err)
+		return err;
+	while (bytes < wanted)
+		bytes <<= 1;
+	o->ring_bytes = bytes;
+	return 0;
+}
+
+static int take_flow_hook(struct options *o, const char *name, const char *word)
+{
+	static const char *const words[] = {
+		[FLOW_HOOK_AUTO] = "auto",     [FLOW_HOOK_TRACEPOINT] = "tracepoint",
+		[FLOW_HOOK_FEXIT] = "fexit",   [FLOW_HOOK_KPROBE] = "kprobe",
+		[FLOW_HOOK_KPROBE + 1] = NULL,
+	};
+	unsigned hook;
+	int err = value_choice(name, word, words, &hook);
+
+	if (!err)
+		o->flow_hook = (enum flow_hook)hook;
+	return err;
+}
+
+static int take_verbose(struct options *o, const char *name, const char *word)
+{
+	(void)name, (void)word;
+	o->verbose = true;
+	return 0;
+}
+
+/* The table */
+
+#define MIRROR (IN(MODE_AGENT) | IN(MODE_ALONE))
+#define TUNNEL (IN(MODE_AGENT) | IN(MODE_COLLECTOR))
+#define RUN    (MIRROR | TUNNEL)
+#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN))
+#define EVERY  (RUN | PEOPLE)
+
+#define AT(member) offsetof(struct settings, member)
+
+static const char from[] = "Where from";
+static const char into[] = "Where to (outputs may be repeated and combined)";
+static const char who[] = "Who may";
+static const char much[] = "How much";
+static const char odd[] = "For tests and odd kernels";
+static const char rest[] = "";
+
+/* clang-format off: a table */
+/* -p stands before -t: a port that is part of the host's name replaces it. */
+const struct setting settings_table[] = {
+	{"interface", "-I", KIND_WORD, PLACE_BOTH, MIRROR, AT(interface), take_interface, from,
+	 "IFACE", "mirror connections that use IFACE; any: all of them"},
+	{"filter", "a filter", KIND_WORD, PLACE_FILE, MIRROR, AT(filter), take_filter, from, NULL,
+	 NULL},
+	{"collect", "-C", KIND_FLAG, PLACE_BOTH, IN(MODE_COLLECTOR), AT(collect), NULL, from, NULL,
+	 "receive from endpoints"},
+	{"listen", "--listen", KIND_WORD, PLACE_BOTH, IN(MODE_COLLECTOR), AT(listen), take_listen,
+	 from, "ADDR", "-C: address to listen on (default: all)"},
+	{"port", "-p", KIND_WORD, PLACE_BOTH, TUNNEL | IN(MODE_ENROLL), AT(port), take_port, from,
+	 "PORT", "tunnel port, at both ends (default 3005)"},
+
+	{"to", "-t", KIND_WORD, PLACE_BOTH, IN(MODE_AGENT), AT(to), take_to, into, "HOST[:PORT]",
+	 "send to the collector at HOST; IPv6 as [ADDR]:PORT"},
+	{"output", "-o", KIND_LIST, PLACE_BOTH, RUN, AT(output), take_output, into, "IFACE",
+	 "packets onto IFACE, which should carry nothing else"},
+	{"write", "-w", KIND_LIST, PLACE_BOTH, RUN, AT(write), take_write, into, "FILE",
+	 "packets into FILE: pcapng, or pcap if it ends in .pcap; -: stdout"},
+	{"print", "--print", KIND_FLAG, PLACE_BOTH, RUN, AT(print), take_print, into, NULL,
+	 "one line a message on stdout"},
+
+	{"state-dir", "--state-dir", KIND_WORD, PLACE_BOTH, EVERY, AT(state_dir), take_state_dir,
+	 who, "DIR", "keys and certificates (default " STATE_DIR_DEFAULT ")"},
+	{"ca", "--ca", KIND_WORD, PLACE_BOTH, TUNNEL, AT(ca), take_ca, who, "FILE",
+	 "own certificates instead: the authority,"},
+	{"cert", "--cert", KIND_WORD, PLACE_BOTH, TUNNEL, AT(cert), take_cert, who, "FILE",
+	 "this host's certificate,"},
+	{"key", "--key", KIND_WORD, PLACE_BOTH, TUNNEL, AT(key), take_key, who, "FILE",
+	 "and its key"},
+	{"insecure", "--insecure", KIND_FLAG, PLACE_BOTH, TUNNEL, AT(insecure), take_insecure, who,
+	 NULL, "accept any peer; must be said at both ends"},
+	{"expires", "--expires", KIND_WORD, PLACE_BOTH, IN(MODE_TOKEN), AT(expires), take_expires,
+	 who, "DURATION", NULL},
+
+	{"compress", "--compress", KIND_WORD, PLACE_BOTH, IN(MODE_AGENT), AT(compress),
+	 take_compress, much, "N", "zstd level of the tunnel, 0 to 19; 0: none (default 1)"},
+	{"queue", "--queue", KIND_WORD, PLACE_BOTH, MIRROR, AT(queue), take_queue, much, "SIZE",
+	 "memory for what is not acknowledged yet (default 64M)"},
+	{"ring", "--ring", KIND_WORD, PLACE_BOTH, MIRROR, AT(ring), take_ring, much, "SIZE",
+	 "memory between kernel and agent (default 64M)"},
+
+	{"flow-hook", "--flow-hook", KIND_WORD, PLACE_BOTH, MIRROR, AT(flow_hook), take_flow_hook,
+	 odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},
+
+	{"config", "--config", KIND_WORD, PLACE_ARGV, EVERY, AT(config), NULL, rest, "FILE",
+	 "default " CONFIG_DEFAULT},
+	{"verbose", "-v", KIND_FLAG, PLACE_BOTH, EVERY, AT(verbose), take_verbose, rest, NULL,
+	 "say more"},
+	{"help", "-h", KIND_FLAG, PLACE_ARGV, EVERY, AT(help), NULL, rest, NULL, "this text"},
+	{"version", "-V", KIND_FLAG, PLACE_ARGV, EVERY, AT(version), NULL, rest, NULL,
+	 "the version"},
+	{.name = NULL},
+};
+/* clang-format on */
+
+_Static_assert(sizeof(settings_table) / sizeof(settings_table[0]) <= SETTINGS_MAX,
+	       "others keep arrays of that size");
+
+void settings_merge(struct settings *s, struct settings *file)
+{
+	settings_each(d) if (!settings_slot(s, d)->any) * settings_slot(s, d) =
+		*settings_slot(file, d);
+}
+
+static int take_one(const struct setting *d, const struct said *v, const char *name,
+		    struct options *o)
+{
+	int err = 0;
+
+	if (d->kind == KIND_FLAG)
+		return settings_is_on(v) ? d->take(o, name, NULL) : 0;
+	if (d->kind == KIND_WORD)
+		return v->word ? d->take(o, name, v->word) : 0;
+	for (unsigned i = 0; !err && i < v->n; i++)
+		err = d->take(o, name, v->words[i]);
+	return err;
+}
+
+int settings_take(struct settings *s, unsigned modes, const char *file, struct options *o)
+{
+	char label[256];
+	int err = 0;
+
+	settings_each(d)
+	{
+		if (!d->take || !(d->modes & modes))
+			continue;
+		if (file)
+			snprintf(label, sizeof(label), "%s: %s", file, d->name);
+		err = take_one(d, settings_slot(s, d), file ? label : d->spoken, o);
+		if (err)
+			break;
+	}
+	return err;
+}
+
+void settings_print_help(void)
+{
+	const char *group = NULL;
+	char left[64];
+
+	settings_each(d)
+	{
+		if (!d->help)
+			continue;
+		if (d->group != group)
+			printf("%s%s%s", group ? "\n" : "", d->group, *d->group ? "\n" : "");
+		group = d->group;
+		snprintf(left, sizeof(left), "%s%s --%s%s%s",
+			 d->spoken[1] == '-' ? "   " : d->spoken, d->spoken[1] == '-' ? "" : ",",
+			 d->name, d->value ? " " : "", d->value ? d->value : "");
+		printf("  %-23s %s\n", left, d->help);
+	}
+}
