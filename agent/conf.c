@@ -49,8 +49,7 @@ static void make_schema(struct schema *s)
 	cyaml_schema_field_t *f = s->fields;
 
 	memset(s, 0, sizeof(*s));
-	settings_each(d)
-	{
+	for (const struct setting *d = settings_table; d->name; d++) {
 		if (d->place == PLACE_ARGV)
 			continue;
 		*f = fields_of[d->kind];

@@ -87,8 +87,7 @@ static void make_spelling(struct spelling *s)
 
 	memset(s, 0, sizeof(*s));
 	*letter++ = ':'; /* tell a missing value from an unknown option */
-	settings_each(d)
-	{
+	for (const struct setting *d = settings_table; d->name; d++) {
 		bool has_value = d->kind != KIND_FLAG;
 
 		if (d->place == PLACE_FILE)
@@ -107,8 +106,9 @@ static void make_spelling(struct spelling *s)
 /* NULL when getopt's answer is none of them. */
 static const struct setting *find_option(int c)
 {
-	settings_each(d) if (c == LONG_OPTION + (int)(d - settings_table) ||
-			     (c && c == letter_of(d))) return d;
+	for (const struct setting *d = settings_table; d->name; d++)
+		if (c == LONG_OPTION + (int)(d - settings_table) || (c && c == letter_of(d)))
+			return d;
 	return NULL;
 }
 
@@ -224,10 +224,9 @@ static int check_fits(enum options_mode mode, struct settings *cli)
 		[MODE_ENROLL] = "enroll", [MODE_TOKEN] = "token",
 	};
 
-	settings_each(
-		d) if (settings_slot(cli, d)->any &&
-		       !(d->modes & IN(mode))) return usage_error("%s: has no meaning with %s",
-								  d->spoken, names[mode]);
+	for (const struct setting *d = settings_table; d->name; d++)
+		if (settings_slot(cli, d)->any && !(d->modes & IN(mode)))
+			return usage_error("%s: has no meaning with %s", d->spoken, names[mode]);
 	return 0;
 }
 

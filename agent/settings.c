@@ -81,7 +81,8 @@ static int take_write(struct options *o, const char *name, const char *word)
 
 static int take_print(struct options *o, const char *name, const char *word)
 {
-	(void)name, (void)word;
+	(void)name;
+	(void)word;
 	return add_sink(o, "text", "-");
 }
 
@@ -111,7 +112,8 @@ static int take_key(struct options *o, const char *name, const char *word)
 
 static int take_insecure(struct options *o, const char *name, const char *word)
 {
-	(void)name, (void)word;
+	(void)name;
+	(void)word;
 	o->insecure = true;
 	return 0;
 }
@@ -162,7 +164,8 @@ static int take_flow_hook(struct options *o, const char *name, const char *word)
 
 static int take_verbose(struct options *o, const char *name, const char *word)
 {
-	(void)name, (void)word;
+	(void)name;
+	(void)word;
 	o->verbose = true;
 	return 0;
 }
@@ -184,59 +187,60 @@ static const char much[] = "How much";
 static const char odd[] = "For tests and odd kernels";
 static const char rest[] = "";
 
-/* clang-format off: a table */
 /* -p stands before -t: a port that is part of the host's name replaces it. */
+/* clang-format off */
 const struct setting settings_table[] = {
-	{"interface", "-I", KIND_WORD, PLACE_BOTH, MIRROR, AT(interface), take_interface, from,
-	 "IFACE", "mirror connections that use IFACE; any: all of them"},
-	{"filter", "a filter", KIND_WORD, PLACE_FILE, MIRROR, AT(filter), take_filter, from, NULL,
-	 NULL},
-	{"collect", "-C", KIND_FLAG, PLACE_BOTH, IN(MODE_COLLECTOR), AT(collect), NULL, from, NULL,
-	 "receive from endpoints"},
+	{"interface", "-I", KIND_WORD, PLACE_BOTH, MIRROR, AT(interface), take_interface,
+		from, "IFACE", "mirror connections that use IFACE; any: all of them"},
+	{"filter", "a filter", KIND_WORD, PLACE_FILE, MIRROR, AT(filter), take_filter,
+		from, NULL, NULL},
+	{"collect", "-C", KIND_FLAG, PLACE_BOTH, IN(MODE_COLLECTOR), AT(collect), NULL,
+		from, NULL, "receive from endpoints"},
 	{"listen", "--listen", KIND_WORD, PLACE_BOTH, IN(MODE_COLLECTOR), AT(listen), take_listen,
-	 from, "ADDR", "-C: address to listen on (default: all)"},
-	{"port", "-p", KIND_WORD, PLACE_BOTH, TUNNEL | IN(MODE_ENROLL), AT(port), take_port, from,
-	 "PORT", "tunnel port, at both ends (default 3005)"},
+		from, "ADDR", "-C: address to listen on (default: all)"},
+	{"port", "-p", KIND_WORD, PLACE_BOTH, TUNNEL | IN(MODE_ENROLL), AT(port), take_port,
+		from, "PORT", "tunnel port, at both ends (default 3005)"},
 
-	{"to", "-t", KIND_WORD, PLACE_BOTH, IN(MODE_AGENT), AT(to), take_to, into, "HOST[:PORT]",
-	 "send to the collector at HOST; IPv6 as [ADDR]:PORT"},
-	{"output", "-o", KIND_LIST, PLACE_BOTH, RUN, AT(output), take_output, into, "IFACE",
-	 "packets onto IFACE, which should carry nothing else"},
-	{"write", "-w", KIND_LIST, PLACE_BOTH, RUN, AT(write), take_write, into, "FILE",
-	 "packets into FILE: pcapng, or pcap if it ends in .pcap; -: stdout"},
-	{"print", "--print", KIND_FLAG, PLACE_BOTH, RUN, AT(print), take_print, into, NULL,
-	 "one line a message on stdout"},
+	{"to", "-t", KIND_WORD, PLACE_BOTH, IN(MODE_AGENT), AT(to), take_to,
+		into, "HOST[:PORT]", "send to the collector at HOST; IPv6 as [ADDR]:PORT"},
+	{"output", "-o", KIND_LIST, PLACE_BOTH, RUN, AT(output), take_output,
+		into, "IFACE", "packets onto IFACE, which should carry nothing else"},
+	{"write", "-w", KIND_LIST, PLACE_BOTH, RUN, AT(write), take_write,
+		into, "FILE", "packets into FILE: pcapng, or pcap if it ends in .pcap; -: stdout"},
+	{"print", "--print", KIND_FLAG, PLACE_BOTH, RUN, AT(print), take_print,
+		into, NULL, "one line a message on stdout"},
 
 	{"state-dir", "--state-dir", KIND_WORD, PLACE_BOTH, EVERY, AT(state_dir), take_state_dir,
-	 who, "DIR", "keys and certificates (default " STATE_DIR_DEFAULT ")"},
-	{"ca", "--ca", KIND_WORD, PLACE_BOTH, TUNNEL, AT(ca), take_ca, who, "FILE",
-	 "own certificates instead: the authority,"},
-	{"cert", "--cert", KIND_WORD, PLACE_BOTH, TUNNEL, AT(cert), take_cert, who, "FILE",
-	 "this host's certificate,"},
-	{"key", "--key", KIND_WORD, PLACE_BOTH, TUNNEL, AT(key), take_key, who, "FILE",
-	 "and its key"},
-	{"insecure", "--insecure", KIND_FLAG, PLACE_BOTH, TUNNEL, AT(insecure), take_insecure, who,
-	 NULL, "accept any peer; must be said at both ends"},
+		who, "DIR", "keys and certificates (default " STATE_DIR_DEFAULT ")"},
+	{"ca", "--ca", KIND_WORD, PLACE_BOTH, TUNNEL, AT(ca), take_ca,
+		who, "FILE", "own certificates instead: the authority,"},
+	{"cert", "--cert", KIND_WORD, PLACE_BOTH, TUNNEL, AT(cert), take_cert,
+		who, "FILE", "this host's certificate,"},
+	{"key", "--key", KIND_WORD, PLACE_BOTH, TUNNEL, AT(key), take_key,
+		who, "FILE", "and its key"},
+	{"insecure", "--insecure", KIND_FLAG, PLACE_BOTH, TUNNEL, AT(insecure), take_insecure,
+		who, NULL, "accept any peer; must be said at both ends"},
 	{"expires", "--expires", KIND_WORD, PLACE_BOTH, IN(MODE_TOKEN), AT(expires), take_expires,
-	 who, "DURATION", NULL},
+		who, NULL, NULL},
 
-	{"compress", "--compress", KIND_WORD, PLACE_BOTH, IN(MODE_AGENT), AT(compress),
-	 take_compress, much, "N", "zstd level of the tunnel, 0 to 19; 0: none (default 1)"},
-	{"queue", "--queue", KIND_WORD, PLACE_BOTH, MIRROR, AT(queue), take_queue, much, "SIZE",
-	 "memory for what is not acknowledged yet (default 64M)"},
-	{"ring", "--ring", KIND_WORD, PLACE_BOTH, MIRROR, AT(ring), take_ring, much, "SIZE",
-	 "memory between kernel and agent (default 64M)"},
+	{"compress", "--compress", KIND_WORD, PLACE_BOTH, IN(MODE_AGENT), AT(compress), take_compress,
+		much, "N", "zstd level of the tunnel, 0 to 19; 0: none (default 1)"},
+	{"queue", "--queue", KIND_WORD, PLACE_BOTH, MIRROR, AT(queue), take_queue,
+		much, "SIZE", "memory for what is not acknowledged yet (default 64M)"},
+	{"ring", "--ring", KIND_WORD, PLACE_BOTH, MIRROR, AT(ring), take_ring,
+		much, "SIZE", "memory between kernel and agent (default 64M)"},
 
 	{"flow-hook", "--flow-hook", KIND_WORD, PLACE_BOTH, MIRROR, AT(flow_hook), take_flow_hook,
-	 odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},
+		odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},
 
-	{"config", "--config", KIND_WORD, PLACE_ARGV, EVERY, AT(config), NULL, rest, "FILE",
-	 "default " CONFIG_DEFAULT},
-	{"verbose", "-v", KIND_FLAG, PLACE_BOTH, EVERY, AT(verbose), take_verbose, rest, NULL,
-	 "say more"},
-	{"help", "-h", KIND_FLAG, PLACE_ARGV, EVERY, AT(help), NULL, rest, NULL, "this text"},
-	{"version", "-V", KIND_FLAG, PLACE_ARGV, EVERY, AT(version), NULL, rest, NULL,
-	 "the version"},
+	{"config", "--config", KIND_WORD, PLACE_ARGV, EVERY, AT(config), NULL,
+		rest, "FILE", "default " CONFIG_DEFAULT},
+	{"verbose", "-v", KIND_FLAG, PLACE_BOTH, EVERY, AT(verbose), take_verbose,
+		rest, NULL, "say more"},
+	{"help", "-h", KIND_FLAG, PLACE_ARGV, EVERY, AT(help), NULL,
+		rest, NULL, "this text"},
+	{"version", "-V", KIND_FLAG, PLACE_ARGV, EVERY, AT(version), NULL,
+		rest, NULL, "the version"},
 	{.name = NULL},
 };
 /* clang-format on */
@@ -246,8 +250,9 @@ _Static_assert(sizeof(settings_table) / sizeof(settings_table[0]) <= SETTINGS_MA
 
 void settings_merge(struct settings *s, struct settings *file)
 {
-	settings_each(d) if (!settings_slot(s, d)->any) * settings_slot(s, d) =
-		*settings_slot(file, d);
+	for (const struct setting *d = settings_table; d->name; d++)
+		if (!settings_slot(s, d)->any)
+			*settings_slot(s, d) = *settings_slot(file, d);
 }
 
 static int take_one(const struct setting *d, const struct said *v, const char *name,
@@ -269,8 +274,7 @@ int settings_take(struct settings *s, unsigned modes, const char *file, struct o
 	char label[256];
 	int err = 0;
 
-	settings_each(d)
-	{
+	for (const struct setting *d = settings_table; d->name; d++) {
 		if (!d->take || !(d->modes & modes))
 			continue;
 		if (file)
@@ -282,21 +286,26 @@ int settings_take(struct settings *s, unsigned modes, const char *file, struct o
 	return err;
 }
 
+static void print_option(const struct setting *d)
+{
+	char letter[] = "   ", name[32];
+
+	if (d->spoken[1] != '-')
+		snprintf(letter, sizeof(letter), "-%c,", d->spoken[1]);
+	snprintf(name, sizeof(name), "%s %s", d->name, d->value ? d->value : "");
+	printf("  %s --%-17s %s\n", letter, name, d->help);
+}
+
 void settings_print_help(void)
 {
 	const char *group = NULL;
-	char left[64];
 
-	settings_each(d)
-	{
+	for (const struct setting *d = settings_table; d->name; d++) {
 		if (!d->help)
 			continue;
 		if (d->group != group)
 			printf("%s%s%s", group ? "\n" : "", d->group, *d->group ? "\n" : "");
 		group = d->group;
-		snprintf(left, sizeof(left), "%s%s --%s%s%s",
-			 d->spoken[1] == '-' ? "   " : d->spoken, d->spoken[1] == '-' ? "" : ",",
-			 d->name, d->value ? " " : "", d->value ? d->value : "");
-		printf("  %-23s %s\n", left, d->help);
+		print_option(d);
 	}
 }

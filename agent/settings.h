@@ -69,8 +69,6 @@ struct setting {
 
 extern const struct setting settings_table[]; /* ends with name == NULL */
 
-#define settings_each(d) for (const struct setting *d = settings_table; d->name; d++)
-
 /** The place of one setting in `s`. */
 static inline struct said *settings_slot(struct settings *s, const struct setting *d)
 {

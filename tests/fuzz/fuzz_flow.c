@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz target: bytes as a sequence of events, well-formed and not, for agent/flow.c. Every frame that
- * comes out must decode, belong to an open flow, and follow its direction's offset without a step.
+ * Fuzz target: bytes as a sequence of events, well-formed and not, for agent/flow.c. Every frame
+ * that comes out must decode, belong to an open flow, and follow its direction's offset without a
+ * step.
  */
 #include "flow.h"
 
@@ -37,7 +38,8 @@ static void on_skip(void *ctx, uint64_t flow)
 	must(flow != 0);
 }
 
-/* --- frames out --------------------------------------------------------------------------------- */
+/* --- frames out ---------------------------------------------------------------------------------
+ */
 
 static void check_open(struct run *r, const struct frame *f)
 {
@@ -110,7 +112,8 @@ static void drain(struct run *r)
 
 	ship_flush(r->ship);
 	while (ship_take(r->ship, &b)) {
-		for (struct span in = b.frames; in.len; in = span_of(in.p + n, in.len - (size_t)n)) {
+		for (struct span in = b.frames; in.len;
+		     in = span_of(in.p + n, in.len - (size_t)n)) {
 			n = frame_decode(in, &f);
 			must(n > 0);
 			check(r, &f);
@@ -120,7 +123,8 @@ static void drain(struct run *r)
 	}
 }
 
-/* --- events in ---------------------------------------------------------------------------------- */
+/* --- events in ----------------------------------------------------------------------------------
+ */
 
 /* The event lives in exactly its own size, so that a read beyond it is seen by ASan. */
 static void feed(struct run *r, const void *ev, size_t size)
@@ -211,7 +215,8 @@ static void put_sock(struct run *r)
 static void put_raw(struct run *r)
 {
 	uint8_t bytes[160] = {0};
-	size_t size = sizeof(struct sslc_event) + rd_u8(&r->in) % (sizeof(bytes) - sizeof(struct sslc_event));
+	size_t size = sizeof(struct sslc_event) +
+		      rd_u8(&r->in) % (sizeof(bytes) - sizeof(struct sslc_event));
 	struct sslc_event ev = header(r, rd_u8(&r->in) % 6u, size);
 
 	if (ev.type == SSLC_EV_OPEN)

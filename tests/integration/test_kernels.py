@@ -3,6 +3,8 @@
 """Debian's own kernels, booted in software emulation: each flow hook that a kernel offers mirrors one
 TLS connection byte-exact. 5.10 and 6.1 have no socket tracepoint, 5.10 no bpf_loop()."""
 import base64
+import gzip
+import hashlib
 import os
 import pathlib
 import re
@@ -66,14 +68,18 @@ def version_key(name):
 
 
 def fetch_kernel(t, suite):
-    """Path of vmlinuz of the suite's newest cloud kernel."""
+    """(vmlinuz, version) of the suite's newest cloud kernel."""
     top, do = apt(t, suite)
-    names = [n for n in do("apt-cache", "pkgnames", "linux-image-").split()
-             if re.fullmatch(r"linux-image-\d[\w.+-]*-cloud-amd64", n)]
+    names = [n for n in do("apt-cache", "pkgnames", "linux-").split()
+             if re.fullmatch(r"linux-(image|binary)-\d[\w.+-]*-cloud-amd64", n)]
     check(names, f"{suite} has no cloud kernel")
-    do("apt-get", "download", max(names, key=version_key))
-    sh("dpkg-deb", "-x", next(top.glob("linux-image-*.deb")), top / "x", timeout=60)
-    return next((top / "x" / "boot").glob("vmlinuz-*"))
+    # newer suites keep the kernel itself in linux-binary, beside an almost empty linux-image
+    name = max(names, key=lambda n: (version_key(n), "binary" in n))
+    do("apt-get", "download", name)
+    sh("dpkg-deb", "-x", next(top.glob(f"{name}_*.deb")), top / "x", timeout=60)
+    found = [f for f in (top / "x").rglob("vmlinuz*") if f.is_file() and not f.is_symlink()]
+    equal(len(found), 1, f"kernels in {name}")
+    return found[0], re.search(r"\d[\w.+-]*$", name).group(0)
 
 
 def shared_libraries(exe):
@@ -130,8 +136,6 @@ def judge(t, name, hook, console, captures):
     m = re.search(rf"BEGIN {hook}\r?\n(.*?)END {hook}", captures, re.S)
     check(m, f"{name}: {hook}: no capture came back:", "\n".join(console.splitlines()[-40:]))
     f = t.dir / f"{name}.{hook}.pcapng"
-    import gzip
-    import hashlib
     f.write_bytes(gzip.decompress(base64.b64decode(m.group(1))))
     seen = flows(f)
     equal(len(seen), 1, f"{name}: {hook}: flows")
@@ -143,13 +147,13 @@ def judge(t, name, hook, console, captures):
 
 def main(t):
     for suite, hooks in SUITES:
-        kernel = fetch_kernel(t, suite)
+        kernel, version = fetch_kernel(t, suite)
         console, captures = boot(t, suite, kernel, make_initramfs(t, suite, hooks))
         for hook in (*hooks, "auto"):
             judge(t, suite, hook, console, captures)
         used = re.search(r"^auto err: .*sockets by (\w+): ok", console, re.M)
         check(used and used.group(1) == hooks[0], f"{suite}: auto chose {used and used.group(1)}, not {hooks[0]}")
-        fact(f"{kernel.name[8:]}: {', '.join(hooks)} exact; auto takes {hooks[0]}")
+        fact(f"{version}: {', '.join(hooks)} exact; auto takes {hooks[0]}")
 
 
 run(main, needs=["qemu-system-x86_64", "busybox", "cpio", "apt-get", "dpkg-deb", "gcc"])

@@ -45,6 +45,10 @@ def closings(t):
     got = c.say("eof", r"received (\d+) (\w+)")
     equal(got.group(1), "200000", "half close: bytes after the client's FIN")
     c.say("fin", "done fin")
+    for how in ("fin", "rst"):
+        c, ports[f"{how} before the read"] = connect(t, 7004)
+        c.say("send 1000", "sent 1000")
+        c.say(how, f"done {how}")
     c, ports["killed server"] = connect(t, 7003)
     c.say("send 1000", "sent 1000")
     return ports
@@ -65,13 +69,17 @@ def judge(end, seen, ports):
     equal(flow("rst by server").rsts, [1], f"{end}: who reset")
     for what in ("killed client", "killed server"):
         check(flow(what).end in ("fin", "rst"), f"{end}, {what}: {flow(what)}")
+    for how in ("fin", "rst"):  # what the program reads after its peer's end was still said
+        f = flow(f"{how} before the read")  # unread session tickets turn a close into RST, too
+        check(f.end in ("fin", "rst"), f"{end}: {how} before the server reads: {f}")
+        equal(len(f.data[0]), 1000, f"{end}: {how} before the server reads: bytes")
     h = flow("half close")
     equal((h.end, h.fins), ("fin", [0, 1]), f"{end}: half close")
     equal(len(h.data[1]), 200000, f"{end}: bytes after the client's FIN")
     at = {d: i for i, (d, p) in enumerate(h.packets) if p.payload}
     fin = next(i for i, (d, p) in enumerate(h.packets) if d == 0 and p.flags & 1)
     check(fin < at[1], f"{end}: the client's FIN came after the answer")
-    fact(f"{end}: 7 ways to end, SYN and end from the right side")
+    fact(f"{end}: 9 ways to end, SYN and end from the right side")
 
 
 def main(t):
@@ -79,6 +87,7 @@ def main(t):
     t.nginx()
     serve(t, 7001, "rst")
     serve(t, 7002, "sink", 200000)
+    late = serve(t, 7004, "late")
     victim = serve(t, 7003, "hold")
     # open before any agent; a first request that nobody mirrors
     early, early_ports = connect(t)
@@ -94,6 +103,7 @@ def main(t):
     time.sleep(0.3)
     victim.kick(signal.SIGKILL)
     time.sleep(1.5)
+    equal(len(re.findall(r"^served \d+ 1000 ", late.out(), re.M)), 2, "late server's reads")
     for p in ends.values():
         t.drain(p)
     for end in ends:

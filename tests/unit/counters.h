@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* counters: what metrics_dump() says about one counter, for tests of modules that keep theirs to themselves. */
+/* counters: what metrics_dump() says about one counter, for tests of modules that keep theirs to
+ * themselves. */
 #ifndef SSLC_TEST_COUNTERS_H
 #define SSLC_TEST_COUNTERS_H
 
@@ -19,8 +20,10 @@ static inline uint64_t counter_named(const char *name)
 
 	metrics_dump(f, true);
 	fclose(f);
-	for (char *save = NULL, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-		if (sscanf(line, "sslcollector: counter %127s %llu", have, &v) == 2 && !strcmp(have, name))
+	for (char *save = NULL, *line = strtok_r(text, "\n", &save); line;
+	     line = strtok_r(NULL, "\n", &save))
+		if (sscanf(line, "sslcollector: counter %127s %llu", have, &v) == 2 &&
+		    !strcmp(have, name))
 			value = v;
 	free(text);
 	return value;

@@ -33,11 +33,12 @@
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 
-static const char *const ssl_names[] = {"SSL_read",     "SSL_write",    "SSL_read_ex", "SSL_write_ex",
-					"SSL_free",     "SSL_peek",     "SSL_connect", "SSL_shutdown",
-					"SSL_CTX_new"};
+static const char *const ssl_names[] = {"SSL_read",     "SSL_write",    "SSL_read_ex",
+					"SSL_write_ex", "SSL_free",     "SSL_peek",
+					"SSL_connect",  "SSL_shutdown", "SSL_CTX_new"};
 
-/* --- the real thing ----------------------------------------------------------------------------- */
+/* --- the real thing -----------------------------------------------------------------------------
+ */
 
 /* File and offset behind an address of this process, as the kernel sees it (proc(5), maps). */
 static uint64_t mapped_offset(const void *addr, char path[4096])
@@ -49,7 +50,8 @@ static uint64_t mapped_offset(const void *addr, char path[4096])
 
 	assert_non_null(f);
 	while (!found && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%llx-%llx %4s %llx %*x:%*x %*u %4095s", &start, &end, perms, &off, path) == 5 &&
+		if (sscanf(line, "%llx-%llx %4s %llx %*x:%*x %*u %4095s", &start, &end, perms, &off,
+			   path) == 5 &&
 		    (uintptr_t)addr >= start && (uintptr_t)addr < end)
 			found = (uintptr_t)addr - start + off;
 	fclose(f);
@@ -115,7 +117,8 @@ static void test_names_that_are_not_defined_here_are_zero(void **state)
 	close(fd);
 }
 
-/* --- broken copies ------------------------------------------------------------------------------ */
+/* --- broken copies ------------------------------------------------------------------------------
+ */
 
 static int memfile(const void *p, size_t len)
 {
@@ -206,7 +209,8 @@ static void test_flipped_bytes_never_point_beyond_the_file(void **state)
 	memcpy(&eh, p, sizeof(eh));
 	flip_all(fd, p, size, 0, sizeof(eh));
 	flip_all(fd, p, size, eh.e_phoff, (size_t)eh.e_phnum * sizeof(Elf64_Phdr));
-	flip_all(fd, p, size, eh.e_shoff, 6 * sizeof(Elf64_Shdr)); /* .dynsym and .dynstr are there */
+	flip_all(fd, p, size, eh.e_shoff,
+		 6 * sizeof(Elf64_Shdr)); /* .dynsym and .dynstr are there */
 	for (int i = 0; i < 500; i++) {
 		random ^= random << 13;
 		random ^= random >> 7;
@@ -218,11 +222,13 @@ static void test_flipped_bytes_never_point_beyond_the_file(void **state)
 	free(p);
 }
 
-/* --- a file made by hand ------------------------------------------------------------------------ */
+/* --- a file made by hand ------------------------------------------------------------------------
+ */
 
 #define VADDR 0x400000
 
-/* One segment with code, one with data, a table of dynamic symbols; the layout of a small library. */
+/* One segment with code, one with data, a table of dynamic symbols; the layout of a small library.
+ */
 struct image {
 	Elf64_Ehdr eh;
 	Elf64_Phdr ph[2];
@@ -244,23 +250,43 @@ static const struct image image = {
 	       .e_phnum = 2,
 	       .e_shentsize = sizeof(Elf64_Shdr),
 	       .e_shnum = 3},
-	.ph = {{.p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_offset = offsetof(struct image, text),
-		.p_vaddr = VADDR, .p_filesz = 128, .p_memsz = 256},
-	       {.p_type = PT_LOAD, .p_flags = PF_R | PF_W, .p_offset = offsetof(struct image, data),
-		.p_vaddr = VADDR + 0x1000, .p_filesz = 64, .p_memsz = 64}},
+	.ph = {{.p_type = PT_LOAD,
+		.p_flags = PF_R | PF_X,
+		.p_offset = offsetof(struct image, text),
+		.p_vaddr = VADDR,
+		.p_filesz = 128,
+		.p_memsz = 256},
+	       {.p_type = PT_LOAD,
+		.p_flags = PF_R | PF_W,
+		.p_offset = offsetof(struct image, data),
+		.p_vaddr = VADDR + 0x1000,
+		.p_filesz = 64,
+		.p_memsz = 64}},
 	.str = "\0SSL_read\0SSL_write\0SSL_free",
 	.sym = {{0},
-		{.st_name = 1, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC), .st_shndx = 1,
+		{.st_name = 1,
+		 .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC),
+		 .st_shndx = 1,
 		 .st_value = VADDR + 0x10},
-		{.st_name = 10, .st_info = ELF64_ST_INFO(STB_WEAK, STT_FUNC), .st_shndx = 1,
+		{.st_name = 10,
+		 .st_info = ELF64_ST_INFO(STB_WEAK, STT_FUNC),
+		 .st_shndx = 1,
 		 .st_value = VADDR + 0x7f},
-		{.st_name = 20, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC), .st_shndx = 1,
+		{.st_name = 20,
+		 .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC),
+		 .st_shndx = 1,
 		 .st_value = VADDR}},
 	.sh = {{0},
-	       {.sh_type = SHT_DYNSYM, .sh_offset = offsetof(struct image, sym),
-		.sh_size = 4 * sizeof(Elf64_Sym), .sh_entsize = sizeof(Elf64_Sym), .sh_link = 2,
-		.sh_info = 1, .sh_addralign = 8},
-	       {.sh_type = SHT_STRTAB, .sh_offset = offsetof(struct image, str), .sh_size = 64,
+	       {.sh_type = SHT_DYNSYM,
+		.sh_offset = offsetof(struct image, sym),
+		.sh_size = 4 * sizeof(Elf64_Sym),
+		.sh_entsize = sizeof(Elf64_Sym),
+		.sh_link = 2,
+		.sh_info = 1,
+		.sh_addralign = 8},
+	       {.sh_type = SHT_STRTAB,
+		.sh_offset = offsetof(struct image, str),
+		.sh_size = 64,
 		.sh_addralign = 1}},
 };
 
@@ -310,14 +336,16 @@ static void test_symbols_without_code_in_the_file_are_not_found(void **state)
 	im = image;
 	im.sym[1].st_shndx = SHN_UNDEF;
 	im.sym[2].st_info = ELF64_ST_INFO(STB_GLOBAL, STT_OBJECT);
-	im.sym[3].st_info = ELF64_ST_INFO(STB_GLOBAL, STT_GNU_IFUNC); /* a resolver, not the function */
+	im.sym[3].st_info =
+		ELF64_ST_INFO(STB_GLOBAL, STT_GNU_IFUNC); /* a resolver, not the function */
 	assert_int_equal(query(&im, offsets), 0);
 	assert_int_equal(offsets[0] | offsets[1] | offsets[2], 0);
 }
 
 static void test_segment_that_claims_to_lie_beyond_the_file_gives_no_offset(void **state)
 {
-	static const uint64_t starts[] = {sizeof(struct image), 1ull << 40, UINT64_MAX - 0x10, UINT64_MAX};
+	static const uint64_t starts[] = {sizeof(struct image), 1ull << 40, UINT64_MAX - 0x10,
+					  UINT64_MAX};
 	struct image im = image;
 	uint64_t offsets[3];
 
@@ -328,7 +356,8 @@ static void test_segment_that_claims_to_lie_beyond_the_file_gives_no_offset(void
 		assert_int_equal(offsets[0] | offsets[1] | offsets[2], 0);
 	}
 	im = image;
-	im.ph[0].p_filesz = im.ph[0].p_memsz = UINT64_MAX; /* the segment ends long after the file */
+	im.ph[0].p_filesz = im.ph[0].p_memsz =
+		UINT64_MAX; /* the segment ends long after the file */
 	im.sym[1].st_value = VADDR + sizeof(im);
 	assert_int_equal(query(&im, offsets), 2);
 	assert_int_equal(offsets[0], 0);
@@ -413,7 +442,8 @@ static long peak_kib(void)
 	return u.ru_maxrss;
 }
 
-/* A sparse file costs its owner nothing; a table as large as it says would cost us as much memory. */
+/* A sparse file costs its owner nothing; a table as large as it says would cost us as much memory.
+ */
 static void test_huge_tables_of_a_sparse_file_are_not_read(void **state)
 {
 	const uint64_t huge = 768ull << 20;
@@ -433,7 +463,8 @@ static void test_huge_tables_of_a_sparse_file_are_not_read(void **state)
 	assert_true(pwrite(fd, &im, sizeof(im), 0) == sizeof(im));
 	assert_true(elfsym_offsets(fd, image_names, 3, offsets) <= 0);
 	im = image;
-	im.eh.e_shnum = 0; /* extended numbering: the number of sections stands in the first one's size */
+	im.eh.e_shnum =
+		0; /* extended numbering: the number of sections stands in the first one's size */
 	im.sh[0].sh_size = huge / sizeof(Elf64_Shdr);
 	assert_true(pwrite(fd, &im, sizeof(im), 0) == sizeof(im));
 	assert_int_equal(elfsym_offsets(fd, image_names, 3, offsets), -ENOEXEC);

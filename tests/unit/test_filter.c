@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/filter.c: verdicts of expressions for both ends of a connection; interfaces in a
- * network namespace of our own, with an address and a route, when there is the privilege for one.
+ * Unit tests of agent/filter.c: verdicts of expressions for both ends of a connection; interfaces
+ * in a network namespace of our own, with an address and a route, when there is the privilege for
+ * one.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -144,7 +145,7 @@ static int new_fails(const char *iface, const char *expr)
 	struct filter *f = (void *)1;
 	int err;
 
-	log_set_level((enum log_level)-1); /* the line for the user is not what is tested */
+	log_set_level((enum log_level) - 1); /* the line for the user is not what is tested */
 	err = filter_new(&f, iface, expr);
 	log_set_level(LOG_INFO);
 	assert_ptr_equal(f, (void *)1); /* written only on success */
@@ -199,7 +200,8 @@ static void test_named_interface_refuses_another_network_namespace(void **state)
 	filter_free(f);
 }
 
-/* --- a network namespace of our own ------------------------------------------------------------- */
+/* --- a network namespace of our own -------------------------------------------------------------
+ */
 
 /* A pair of connected interfaces, OUTER and one that the kernel names. 0 or -errno. */
 static int make_veth(void)
@@ -212,7 +214,8 @@ static int make_veth(void)
 		struct rtattr info, kind;
 		char kind_text[8];
 	} q = {
-		.h = {.nlmsg_len = sizeof(q), .nlmsg_type = RTM_NEWLINK,
+		.h = {.nlmsg_len = sizeof(q),
+		      .nlmsg_type = RTM_NEWLINK,
 		      .nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK},
 		.name = {RTA_LENGTH(sizeof(q.name_text)), IFLA_IFNAME},
 		.name_text = OUTER,
@@ -275,7 +278,8 @@ static int set_address6(const char *iface, const char *addr)
 static void set_route(const char *net, const char *gateway)
 {
 	struct rtentry r = {.rt_flags = RTF_UP | RTF_GATEWAY};
-	struct sockaddr_in *dst = (struct sockaddr_in *)&r.rt_dst, *gw = (struct sockaddr_in *)&r.rt_gateway,
+	struct sockaddr_in *dst = (struct sockaddr_in *)&r.rt_dst,
+			   *gw = (struct sockaddr_in *)&r.rt_gateway,
 			   *mask = (struct sockaddr_in *)&r.rt_genmask;
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
@@ -306,7 +310,8 @@ static int enter_own_net(void **state)
 	else
 		err = make_veth();
 	if (err) {
-		print_message("SKIP: no network namespace with interfaces of our own: %s\n", strerror(-err));
+		print_message("SKIP: no network namespace with interfaces of our own: %s\n",
+			      strerror(-err));
 		if (o->back >= 0) {
 			(void)!setns(o->back, CLONE_NEWNET);
 			close(o->back);

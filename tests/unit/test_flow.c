@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/flow.c: hand-made events in, the frames that a real ship hands out are checked. */
+/* Unit tests of agent/flow.c: hand-made events in, the frames that a real ship hands out are
+ * checked. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -85,7 +86,8 @@ static void rig_free(struct rig *r)
 	free(r);
 }
 
-/* --- events in ---------------------------------------------------------------------------------- */
+/* --- events in ----------------------------------------------------------------------------------
+ */
 
 /* The event lives in exactly its own size, so that a read beyond it is seen by ASan. */
 static void feed(struct rig *r, const void *ev, size_t size)
@@ -177,7 +179,8 @@ static void feed_held(struct rig *r, const struct sslc_conn_id *conn, unsigned d
 
 static void feed_bind(struct rig *r, uint64_t flow, const struct sslc_conn_id *conn)
 {
-	struct sslc_ev_bind ev = {.ev = {SSLC_EV_BIND, sizeof(ev), r->ts_ns++, flow}, .conn = *conn};
+	struct sslc_ev_bind ev = {.ev = {SSLC_EV_BIND, sizeof(ev), r->ts_ns++, flow},
+				  .conn = *conn};
 
 	feed(r, &ev, sizeof(ev));
 }
@@ -189,7 +192,8 @@ static void feed_sock(struct rig *r, uint64_t flow, unsigned what)
 	feed(r, &ev, sizeof(ev));
 }
 
-/* --- frames out --------------------------------------------------------------------------------- */
+/* --- frames out ---------------------------------------------------------------------------------
+ */
 
 static void keep_text(struct told *t, struct span s)
 {
@@ -203,7 +207,8 @@ static void decode(struct told *t, const struct frame *f)
 	case FRAME_FLOW_OPEN:
 		assert_int_equal(frame_get_flow_open(f, &t->open), 0);
 		keep_text(t, t->open.comm);
-		snprintf(t->exe, sizeof(t->exe), "%.*s", (int)t->open.exe.len, (const char *)t->open.exe.p);
+		snprintf(t->exe, sizeof(t->exe), "%.*s", (int)t->open.exe.len,
+			 (const char *)t->open.exe.p);
 		break;
 	case FRAME_DATA:
 		assert_int_equal(frame_get_data(f, &t->data), 0);
@@ -251,7 +256,8 @@ static void drain(struct rig *r)
 /* What was told, for a person: "open1 c2s@0:hello! gap-c2s@5+3 fin-s2c close-fin". */
 static const char *story(struct rig *r)
 {
-	static const char *const ends[] = {"?", "fin", "rst-c2s", "rst-s2c", "exit", "idle", "shed", "agent"};
+	static const char *const ends[] = {"?",    "fin",  "rst-c2s", "rst-s2c",
+					   "exit", "idle", "shed",    "agent"};
 	static const char *const dirs[] = {"c2s", "s2c"};
 	static char s[8192];
 	size_t at = 0;
@@ -266,7 +272,8 @@ static const char *story(struct rig *r)
 		if (at)
 			at += (size_t)snprintf(to, room, " "), to++, room--;
 		if (t->type == FRAME_FLOW_OPEN)
-			at += (size_t)snprintf(to, room, "open%llu", (unsigned long long)t->open.flow);
+			at += (size_t)snprintf(to, room, "open%llu",
+					       (unsigned long long)t->open.flow);
 		else if (t->type == FRAME_DATA)
 			at += (size_t)snprintf(to, room, "%s@%llu:%s%s", dirs[t->data.dir],
 					       (unsigned long long)t->data.offset, t->text,
@@ -293,7 +300,8 @@ static struct rig *rig_open(unsigned role)
 	return r;
 }
 
-/* --- opening ------------------------------------------------------------------------------------ */
+/* --- opening ------------------------------------------------------------------------------------
+ */
 
 static void test_open_of_a_client_names_it_first(void **state)
 {
@@ -357,8 +365,8 @@ static void test_comm_without_terminator_ends_at_16(void **state)
 /* First 16 bytes of SHA-256 over transport, family, client, server, client's ISN, server's ISN. */
 static void test_session_id_is_the_hash_of_the_connection(void **state)
 {
-	static const uint8_t in[] = {6, 4, 10, 0, 0, 1, 0x9c, 0xbb, 192, 0, 2, 7, 0x01, 0xbb,
-				     0x11, 0x22, 0x33, 0x44, 0xa0, 0xb0, 0xc0, 0xd0};
+	static const uint8_t in[] = {6, 4,    10,   0,    0,    1,    0x9c, 0xbb, 192,  0,    2,
+				     7, 0x01, 0xbb, 0x11, 0x22, 0x33, 0x44, 0xa0, 0xb0, 0xc0, 0xd0};
 	uint8_t digest[SHA256_DIGEST_LENGTH];
 	struct rig *r = rig_open(CLIENT), *twin = rig_with(NULL);
 	struct sslc_ev_open ev = other_end(an_open(r, 1, CLIENT, EXACT_ISN), 77);
@@ -407,7 +415,8 @@ static void test_session_id_without_isn_is_the_agents_own(void **state)
 	(void)state;
 	SHA256(in, 24, digest);
 	feed_open(r, 0x201, CLIENT, EXACT);
-	feed_open(r, 0x202, CLIENT, EXACT); /* the same tuple: not known to be the same connection */
+	feed_open(r, 0x202, CLIENT,
+		  EXACT); /* the same tuple: not known to be the same connection */
 	assert_string_equal(story(r), "open513 open514");
 	assert_memory_equal(r->told[0].open.session, digest, 16);
 	assert_memory_not_equal(r->told[1].open.session, digest, 16);
@@ -460,13 +469,15 @@ static void test_unknown_role_follows_the_listener_then_the_lower_port(void **st
 	assert_int_equal(inferred_end(self, SSLC_ROLE_UNKNOWN, port, 1), FLOW_C2S);
 	assert_int_equal(inferred_end(0, SSLC_ROLE_UNKNOWN, 40000, 443), FLOW_C2S);
 	assert_int_equal(inferred_end(0, SSLC_ROLE_UNKNOWN, 443, 40000), FLOW_S2C);
-	assert_int_equal(inferred_end(0, CLIENT, 443, 40000), FLOW_C2S); /* a bound port says more */
+	assert_int_equal(inferred_end(0, CLIENT, 443, 40000),
+			 FLOW_C2S); /* a bound port says more */
 }
 
 static void test_filtered_flow_is_skipped_and_its_bytes_are_counted(void **state)
 {
 	struct rig *r = rig_with("port 443");
-	uint64_t bytes = counter_named("flow_bytes_filtered"), n = counter_named("flow_connections_filtered");
+	uint64_t bytes = counter_named("flow_bytes_filtered"),
+		 n = counter_named("flow_connections_filtered");
 	struct sslc_ev_open ev = an_open(r, 2, CLIENT, EXACT_ISN);
 
 	(void)state;
@@ -489,10 +500,13 @@ static void test_filtered_flow_is_skipped_and_its_bytes_are_counted(void **state
 
 static void standby(unsigned first_role)
 {
-	uint64_t bytes = counter_named("flow_bytes_standby"), n = counter_named("flow_connections_standby");
+	uint64_t bytes = counter_named("flow_bytes_standby"),
+		 n = counter_named("flow_connections_standby");
 	struct rig *r = rig_with(NULL);
-	struct sslc_ev_open first = an_open(r, 1, first_role, EXACT_ISN), second = other_end(first, 2);
-	const char *out = first_role == CLIENT ? "open1 c2s@0:once! close-fin" : "open1 s2c@0:once! close-fin";
+	struct sslc_ev_open first = an_open(r, 1, first_role, EXACT_ISN),
+			    second = other_end(first, 2);
+	const char *out = first_role == CLIENT ? "open1 c2s@0:once! close-fin"
+					       : "open1 s2c@0:once! close-fin";
 
 	feed(r, &first, sizeof(first));
 	feed(r, &second, sizeof(second));
@@ -552,7 +566,8 @@ static void test_connection_is_mirrored_again_after_its_speaker_is_gone(void **s
 	rig_free(r);
 }
 
-/* --- bytes -------------------------------------------------------------------------------------- */
+/* --- bytes --------------------------------------------------------------------------------------
+ */
 
 static void test_client_sends_towards_the_server(void **state)
 {
@@ -620,8 +635,9 @@ static void test_jump_is_told_as_a_gap_of_its_exact_size(void **state)
 	feed_data(r, 1, SSLC_DIR_OUT, 10, "k");
 	feed_data(r, 1, SSLC_DIR_IN, 100, "first");
 	feed_data(r, 1, SSLC_DIR_OUT, 11, "l");
-	assert_string_equal(story(r), "s2c@0:abc! gap-s2c@3+7 s2c@10:k! gap-c2s@0+100 c2s@100:first! "
-				      "s2c@11:l!");
+	assert_string_equal(story(r),
+			    "s2c@0:abc! gap-s2c@3+7 s2c@10:k! gap-c2s@0+100 c2s@100:first! "
+			    "s2c@11:l!");
 	assert_int_equal(counter_named("flow_bytes_gap"), gaps + 107);
 	rig_free(r);
 }
@@ -734,7 +750,8 @@ static void test_tick_moves_the_wall_clock(void **state)
 	rig_free(r);
 }
 
-/* --- ends --------------------------------------------------------------------------------------- */
+/* --- ends ---------------------------------------------------------------------------------------
+ */
 
 static void test_remote_fin_waits_until_the_process_has_read_it(void **state)
 {
@@ -953,7 +970,8 @@ static void test_close_all_settles_held_ends_and_closes_the_rest(void **state)
 	rig_free(r);
 }
 
-/* --- foreign input ------------------------------------------------------------------------------ */
+/* --- foreign input ------------------------------------------------------------------------------
+ */
 
 static void test_malformed_events_are_counted_and_ignored(void **state)
 {

@@ -37,7 +37,8 @@ static void on_each(void *ctx, const struct sslc_ev_data *ev)
 
 static struct held *make(size_t per_object, size_t total, uint64_t wait_ns)
 {
-	const struct held_limits limits = {.per_object = per_object, .total = total, .wait_ns = wait_ns};
+	const struct held_limits limits = {
+		.per_object = per_object, .total = total, .wait_ns = wait_ns};
 	struct held *h = NULL;
 
 	assert_int_equal(held_new(&h, &limits), 0);
@@ -45,7 +46,8 @@ static struct held *make(size_t per_object, size_t total, uint64_t wait_ns)
 }
 
 /* The event lives in exactly its own size, so that a read beyond it is seen by ASan. */
-static void put(struct held *h, const struct sslc_conn_id *conn, uint64_t pos, size_t len, uint64_t now_ns)
+static void put(struct held *h, const struct sslc_conn_id *conn, uint64_t pos, size_t len,
+		uint64_t now_ns)
 {
 	struct sslc_ev_data *ev = calloc(1, sizeof(*ev) + len);
 
@@ -154,7 +156,8 @@ static void test_bytes_over_the_total_limit_are_counted(void **state)
 	held_free(h);
 }
 
-/* Many tiny calls fill the object's memory before its limit of plaintext: what is lost then is counted. */
+/* Many tiny calls fill the object's memory before its limit of plaintext: what is lost then is
+ * counted. */
 static void test_no_byte_is_lost_silently_when_memory_fills(void **state)
 {
 	struct held *h = make(100, 100000, 10);
@@ -175,8 +178,8 @@ static void test_no_byte_is_lost_silently_when_memory_fills(void **state)
 
 static void test_no_tiny_byte_is_lost_silently_when_memory_fills(void **state)
 {
-	/* 4 * 1000 + 4096 bytes of memory: some hundred events of one byte, then one that does not fit,
-	 * then one that would. */
+	/* 4 * 1000 + 4096 bytes of memory: some hundred events of one byte, then one that does not
+	 * fit, then one that would. */
 	struct held *h = make(1000, 100000, 10);
 	uint64_t lost = counter_named(LOST), pos = 0;
 	struct taken t;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/libwatch.c against the running kernel: files of our own making are mapped by this
- * process and its children. Needs the right to watch all processes; skipped, with the reason, without.
+ * Unit tests of agent/libwatch.c against the running kernel: files of our own making are mapped by
+ * this process and its children. Needs the right to watch all processes; skipped, with the reason,
+ * without.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,6 +22,7 @@
 #include <stdbool.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -69,7 +71,7 @@ static int watch_or_reason(struct rig *r)
 {
 	int err;
 
-	log_set_level((enum log_level)-1); /* the line for the user is not what is tested */
+	log_set_level((enum log_level) - 1); /* the line for the user is not what is tested */
 	err = libwatch_open(&r->watch, r->epoll_fd, on_found, r);
 	log_set_level(LOG_INFO);
 	return err;
@@ -152,7 +154,9 @@ static pid_t start_child(const struct rig *r)
 	pid = fork();
 	assert_true(pid >= 0);
 	if (!pid) {
-		if (map_file(r->path, PROT_READ | PROT_EXEC) == MAP_FAILED || write(ready[1], "", 1) != 1)
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed test leaves nobody behind */
+		if (map_file(r->path, PROT_READ | PROT_EXEC) == MAP_FAILED ||
+		    write(ready[1], "", 1) != 1)
 			_exit(1);
 		for (;;)
 			pause();
@@ -260,7 +264,8 @@ static void test_other_names_are_not_reported(void **state)
 	assert_int_equal(r->times, 0);
 }
 
-/* The first process that used the library is gone before anybody could look; the next one counts. */
+/* The first process that used the library is gone before anybody could look; the next one counts.
+ */
 static void test_library_is_found_although_its_first_process_is_gone(void **state)
 {
 	struct rig *r = rig_or_skip(state, "libssl-brief.so.3");
@@ -295,7 +300,8 @@ static void test_overrun_is_counted_and_made_good_by_a_scan(void **state)
 
 	assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
 	stay_on_this_cpu();
-	snprintf(noise, sizeof(noise), "%s.a-long-name-makes-a-long-record-and-fills-the-buffer-sooner", r->dir);
+	snprintf(noise, sizeof(noise),
+		 "%s.a-long-name-makes-a-long-record-and-fills-the-buffer-sooner", r->dir);
 	fd = open(noise, O_RDWR | O_CREAT | O_CLOEXEC, 0700);
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, 4096), 0);

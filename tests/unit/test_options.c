@@ -100,6 +100,7 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%d", zstd_level, 1);
 	SHOW("%zu", queue_bytes, 67108864);
 	SHOW("%zu", ring_bytes, 67108864);
+	SHOW("%d", flow_hook, FLOW_HOOK_AUTO);
 	SHOW("%u", token_ttl_s, 3600);
 	SHOW("%d", verbose, false);
 #undef SHOW
@@ -160,6 +161,54 @@ static void test_values_are_read(void **state)
 	assert_taken("-I|e|-t|h|--compress|0|--queue|1048576|--ring|1g", NULL,
 		     "agent iface=e host=h zstd_level=0 queue_bytes=1048576 ring_bytes=1073741824");
 	assert_taken("-C|--print|--state-dir|/s", NULL, "collector state_dir=/s text:-");
+}
+
+static void test_the_flow_hook_has_four_names(void **state)
+{
+	_Static_assert(FLOW_HOOK_TRACEPOINT == 1 && FLOW_HOOK_FEXIT == 2 && FLOW_HOOK_KPROBE == 3,
+		       "the numbers below");
+
+	(void)state;
+	assert_taken("-I|e|-t|h|--flow-hook|auto", "flow-hook: kprobe\n", "agent iface=e host=h");
+	assert_taken("-I|e|-t|h|--flow-hook|tracepoint", NULL, "agent iface=e host=h flow_hook=1");
+	assert_taken("-I|e|--flow-hook=fexit", NULL, "alone iface=e flow_hook=2 text:-");
+	assert_taken("-I|e", "flow-hook: kprobe\n", "alone iface=e flow_hook=3 text:-");
+	assert_taken("-C|--print", "flow-hook: kprobe\n", "collector text:-");
+	assert_refused("-I|e|--flow-hook|fentry", NULL,
+		       "--flow-hook: fentry: must be one of auto, tracepoint, fexit, kprobe (");
+	assert_refused("-I|e|--flow-hook|auto", "flow-hook: Auto\n",
+		       "test.yaml: flow-hook: Auto: must be one of auto");
+	assert_refused("-C|--print|--flow-hook|auto", NULL, "--flow-hook: has no meaning with -C");
+	assert_refused("token|--flow-hook|auto", NULL, "--flow-hook: has no meaning with token");
+}
+
+/* Captures what the help says; it begins a line of its own for each option that has one. */
+static void test_the_help_lists_the_options(void **state)
+{
+	static const char *const lines[] = {
+		"\nWhere from\n  -I, --interface IFACE   mirror ",
+		"\n  -C, --collect           receive ",
+		"\n      --listen ADDR       -C: ",
+		"\n  -t, --to HOST[:PORT]    send ",
+		"\n\nFor tests and odd kernels\n      --flow-hook HOOK    ",
+		"\n\n      --config FILE       default /etc/sslcollector/sslcollector.yaml\n",
+		"\n  -V, --version           the version\n\nEnrolment\n",
+	};
+	int saved, fd;
+
+	(void)state;
+	fflush(stdout);
+	saved = dup(STDOUT_FILENO);
+	fd = open(errors, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	dup2(fd, STDOUT_FILENO);
+	close(fd);
+	options_print_help();
+	fflush(stdout);
+	dup2(saved, STDOUT_FILENO);
+	close(saved);
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
+		if (!strstr(read_file(errors), lines[i]))
+			fail_msg("the help lacks '%s'", lines[i]);
 }
 
 static void test_subcommands_are_for_people(void **state)
@@ -318,6 +367,8 @@ static void test_a_wrong_file_is_named(void **state)
 		{"port: 1\nport: 2\n", "Mapping field already seen: port"},
 		{"port: 0\n", "test.yaml: port: 0: a port is 1 to 65535"},
 		{"queue: lots\n", "test.yaml: queue: lots: a size"},
+		{"config: x\n", "test.yaml: there is no setting named config"},
+		{"help: yes\n", "test.yaml: there is no setting named help"},
 		{"ring: 1\n", "test.yaml: ring: 1: must be 64K"},
 		{"compress: 99\n", "test.yaml: compress: 99: a level"},
 		{"expires: 9y\n", "test.yaml: expires: 9y: a duration"},
@@ -378,7 +429,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 19); /* as many keys as the parser knows */
+	assert_int_equal(n, 20); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)
@@ -404,6 +455,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_the_spellings_choose_the_mode),
 		cmocka_unit_test(test_values_are_read),
+		cmocka_unit_test(test_the_flow_hook_has_four_names),
+		cmocka_unit_test(test_the_help_lists_the_options),
 		cmocka_unit_test(test_subcommands_are_for_people),
 		cmocka_unit_test(test_wrong_usage_is_one_line_that_says_what_to_do),
 		cmocka_unit_test(test_a_message_carries_no_terminal_escape),

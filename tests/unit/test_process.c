@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/process.c: this process, one that is gone, and control groups under other names. */
+/* Unit tests of agent/process.c: this process, one that is gone, and control groups under other
+ * names. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -80,14 +81,16 @@ static const struct group_case group_cases[] = {
 	{"", ""},
 	{"0::/system.slice/docker-" HEX64 ".scope\n", "0123456789ab"},
 	{"12:pids:/docker/" HEX64 "\n11:cpu:/docker/" HEX64 "\n", "0123456789ab"},
-	{"1:name=systemd:/\n0::/kubepods/besteffort/pod3ff0e8f6-90f2-4a50-b3a2-9b6f0a8f5d41/" HEX64 "\n",
+	{"1:name=systemd:/\n0::/kubepods/besteffort/pod3ff0e8f6-90f2-4a50-b3a2-9b6f0a8f5d41/" HEX64
+	 "\n",
 	 "0123456789ab"},
-	{"0::/a0" HEX64 "\n", ""},             /* longer than an id */
+	{"0::/a0" HEX64 "\n", ""},              /* longer than an id */
 	{"0::/abcdefabcdefabcdefabcdef\n", ""}, /* shorter */
 	{"0::/libpod-" HEX64, "0123456789ab"},  /* without the line's end */
 };
 
-/* In a mount namespace of our own, where /proc/PID/cgroup is a file of ours. Returns an exit status. */
+/* In a mount namespace of our own, where /proc/PID/cgroup is a file of ours. Returns an exit
+ * status. */
 static int check_group(const char *file, const struct group_case *c)
 {
 	char proc[64], got[64] = "old", small[4] = "old";
@@ -101,7 +104,8 @@ static int check_group(const char *file, const struct group_case *c)
 		return 77;
 	process_container((unsigned)getpid(), got, sizeof(got));
 	process_container((unsigned)getpid(), small, sizeof(small));
-	if (strcmp(got, c->id) != 0 || strlen(small) >= sizeof(small) || strncmp(small, c->id, 3) != 0)
+	if (strcmp(got, c->id) != 0 || strlen(small) >= sizeof(small) ||
+	    strncmp(small, c->id, 3) != 0)
 		return 1;
 	return 0;
 }
@@ -180,7 +184,8 @@ static void test_established_socket_is_no_listener(void **state)
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
 	socklen_t len = sizeof(a);
 	uint16_t port;
-	int server = bound_socket(AF_INET, false, true, &port), fd = socket(AF_INET, SOCK_STREAM, 0);
+	int server = bound_socket(AF_INET, false, true, &port),
+	    fd = socket(AF_INET, SOCK_STREAM, 0);
 
 	(void)state;
 	a.sin_port = htons(port);

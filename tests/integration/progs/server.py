@@ -5,6 +5,7 @@ sink: read to EOF, then send N bytes and close without close_notify
 echo: what it reads it sends back; leaves when the client does
 hold: read and stay
 rst:  read once, then reset the connection
+late: wait a second before the first read
 """
 import hashlib
 import socket
@@ -12,6 +13,7 @@ import ssl
 import struct
 import sys
 import threading
+import time
 
 addr, port, crt, key, mode = sys.argv[1:6]
 n = int(sys.argv[6]) if len(sys.argv) > 6 else 0
@@ -23,6 +25,8 @@ ctx.options |= ssl.OP_IGNORE_UNEXPECTED_EOF  # a FIN without close_notify is an 
 def serve(raw, peer):
     s = ctx.wrap_socket(raw, server_side=True)
     total, h = 0, hashlib.sha256()
+    if mode == "late":
+        time.sleep(1)
     try:
         while True:
             got = s.recv(65536)
