@@ -201,14 +201,14 @@ static int check_kernel(struct btf **out)
 	return 0;
 }
 
-/* tcp_recvmsg() had a sixth parameter, `nonblock`, before 5.19. */
-static bool recvmsg_has_nonblock(const struct btf *btf)
+/* Parameters of the kernel's tcp_recvmsg(): see bpf/sock.bpf.h. 0 when it is not there. */
+static unsigned recvmsg_parameters(const struct btf *btf)
 {
 	int id = btf__find_by_name_kind(btf, "tcp_recvmsg", BTF_KIND_FUNC);
 	const struct btf_type *t = id > 0 ? btf__type_by_id(btf, (unsigned)id) : NULL;
 
 	t = t ? btf__type_by_id(btf, t->type) : NULL;
-	return t && btf_vlen(t) == 6;
+	return t ? btf_vlen(t) : 0;
 }
 
 static void choose(struct bpf_program *prog, bool load)
@@ -225,16 +225,17 @@ static int learn_self(struct source *s)
 
 static void choose_flow_hook(struct capture_bpf *k, enum flow_hook hook, const struct btf *btf)
 {
-	bool nonblock = recvmsg_has_nonblock(btf);
+	unsigned n = recvmsg_parameters(btf);
 
 	choose(k->progs.tp_send, hook == FLOW_HOOK_TRACEPOINT);
 	choose(k->progs.tp_recv, hook == FLOW_HOOK_TRACEPOINT);
 	choose(k->progs.fexit_send, hook == FLOW_HOOK_FEXIT);
-	choose(k->progs.fexit_recv, hook == FLOW_HOOK_FEXIT && !nonblock);
-	choose(k->progs.fexit_recv_nonblock, hook == FLOW_HOOK_FEXIT && nonblock);
+	choose(k->progs.fexit_recv4, hook == FLOW_HOOK_FEXIT && n == 4);
+	choose(k->progs.fexit_recv5, hook == FLOW_HOOK_FEXIT && n == 5);
+	choose(k->progs.fexit_recv6, hook == FLOW_HOOK_FEXIT && n == 6);
 	choose(k->progs.kprobe_send, hook == FLOW_HOOK_KPROBE);
-	choose(k->progs.kprobe_recv, hook == FLOW_HOOK_KPROBE && !nonblock);
-	choose(k->progs.kprobe_recv_nonblock, hook == FLOW_HOOK_KPROBE && nonblock);
+	choose(k->progs.kprobe_recv, hook == FLOW_HOOK_KPROBE && n < 6);
+	choose(k->progs.kprobe_recv6, hook == FLOW_HOOK_KPROBE && n == 6);
 	choose(k->progs.kretprobe_recv, hook == FLOW_HOOK_KPROBE);
 }
 
@@ -294,7 +295,7 @@ static int load(struct source *s)
 			continue;
 		err = load_with(s, h, btf);
 		log_debug("capture: sockets by %s: %s", names[h], err ? strerror(-err) : "ok");
-		if (err == -EPERM || err == -EACCES)
+		if (err == -EPERM)
 			break;
 	}
 	btf__free(btf);

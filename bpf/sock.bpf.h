@@ -300,7 +300,11 @@ int BPF_PROG(tp_recv, struct sock *sk, int ret, int flags)
 	return on_receive(sk, ret, flags);
 }
 
-/* 2. Function exits, since 5.5 on x86-64, 6.4 on arm64. tcp_recvmsg() lost `nonblock` in 5.19. */
+/*
+ * 2. Function exits, since 5.5 on x86-64, 6.4 on arm64. tcp_recvmsg() has six parameters
+ * before 5.19, which took `nonblock` away, five after it, and four (no `addr_len`) in 7.x; `flags`
+ * stays before addr_len.
+ */
 SEC("fexit/tcp_sendmsg")
 int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, unsigned long size, int ret)
 {
@@ -310,15 +314,22 @@ int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, unsigned long size
 }
 
 SEC("fexit/tcp_recvmsg")
-int BPF_PROG(fexit_recv, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
+int BPF_PROG(fexit_recv4, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
+	     int ret)
+{
+	return on_receive(sk, ret, flags);
+}
+
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(fexit_recv5, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
 	     int *addr_len, int ret)
 {
 	return on_receive(sk, ret, flags);
 }
 
 SEC("fexit/tcp_recvmsg")
-int BPF_PROG(fexit_recv_nonblock, struct sock *sk, struct msghdr *msg, unsigned long len,
-	     int nonblock, int flags, int *addr_len, int ret)
+int BPF_PROG(fexit_recv6, struct sock *sk, struct msghdr *msg, unsigned long len, int nonblock,
+	     int flags, int *addr_len, int ret)
 {
 	return on_receive(sk, ret, flags);
 }
@@ -347,8 +358,7 @@ int BPF_KPROBE(kprobe_recv, struct sock *sk, void *msg, unsigned long len, int f
 }
 
 SEC("kprobe/tcp_recvmsg")
-int BPF_KPROBE(kprobe_recv_nonblock, struct sock *sk, void *msg, unsigned long len, int nonblock,
-	       int flags)
+int BPF_KPROBE(kprobe_recv6, struct sock *sk, void *msg, unsigned long len, int nonblock, int flags)
 {
 	return remember_receive(sk, flags);
 }
