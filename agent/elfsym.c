@@ -11,6 +11,8 @@
 #include <libelf.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #if defined(__x86_64__)
 #define OUR_MACHINE EM_X86_64
@@ -20,8 +22,12 @@
 #define OUR_MACHINE EM_NONE
 #endif
 
+/* One symbol or string table: libelf reads it into memory as a whole. The largest programs have
+ * some 100 MiB. */
+#define TABLE_MAX (256u << 20)
+
 /* Offset of a virtual address, 0 when no executable segment's file part holds it. */
-static uint64_t offset_of(Elf *elf, uint64_t addr)
+static uint64_t offset_of(Elf *elf, uint64_t size, uint64_t addr)
 {
 	size_t n = 0;
 	GElf_Phdr ph;
@@ -31,77 +37,99 @@ static uint64_t offset_of(Elf *elf, uint64_t addr)
 	for (size_t i = 0; i < n; i++) {
 		if (!gelf_getphdr(elf, (int)i, &ph) || ph.p_type != PT_LOAD || !(ph.p_flags & PF_X))
 			continue;
-		if (addr >= ph.p_vaddr && addr - ph.p_vaddr < ph.p_filesz)
+		if (addr >= ph.p_vaddr && addr - ph.p_vaddr < ph.p_filesz && ph.p_offset < size &&
+		    addr - ph.p_vaddr < size - ph.p_offset)
 			return addr - ph.p_vaddr + ph.p_offset;
 	}
 	return 0;
 }
 
-static size_t take_symbol(Elf *elf, const GElf_Sym *sym, const char *name,
-			  const char *const names[], size_t n, uint64_t offsets[])
+/* What is looked for, and what was found. */
+struct query {
+	Elf *elf;
+	uint64_t size; /* of the file */
+	const char *const *names;
+	size_t n;
+	uint64_t *offsets;
+};
+
+static size_t take_symbol(const struct query *q, const GElf_Sym *sym, const char *name)
 {
 	unsigned type = GELF_ST_TYPE(sym->st_info);
 
 	if (!name || !sym->st_value || sym->st_shndx == SHN_UNDEF ||
 	    (type != STT_FUNC && type != STT_GNU_IFUNC))
 		return 0;
-	for (size_t i = 0; i < n; i++) {
-		if (offsets[i] || strcmp(name, names[i]) != 0)
+	for (size_t i = 0; i < q->n; i++) {
+		if (q->offsets[i] || strcmp(name, q->names[i]) != 0)
 			continue;
-		offsets[i] = type == STT_FUNC ? offset_of(elf, sym->st_value) : 0;
-		return offsets[i] ? 1 : 0;
+		q->offsets[i] = type == STT_FUNC ? offset_of(q->elf, q->size, sym->st_value) : 0;
+		return q->offsets[i] ? 1 : 0;
 	}
 	return 0;
 }
 
-static size_t scan_table(Elf *elf, Elf_Scn *scn, const char *const names[], size_t n,
-			 uint64_t offsets[])
+static bool is_table(Elf *elf, const GElf_Shdr *sh)
 {
-	size_t found = 0;
+	GElf_Shdr names;
+
+	return (sh->sh_type == SHT_DYNSYM || sh->sh_type == SHT_SYMTAB) && sh->sh_entsize &&
+	       sh->sh_size <= TABLE_MAX && gelf_getshdr(elf_getscn(elf, sh->sh_link), &names) &&
+	       names.sh_size <= TABLE_MAX;
+}
+
+static size_t scan_table(const struct query *q, Elf_Scn *scn, size_t found)
+{
 	GElf_Shdr sh;
 	Elf_Data *data;
 	GElf_Sym sym;
 
-	if (!gelf_getshdr(scn, &sh) || (sh.sh_type != SHT_DYNSYM && sh.sh_type != SHT_SYMTAB) ||
-	    !sh.sh_entsize)
-		return 0;
+	if (!gelf_getshdr(scn, &sh) || !is_table(q->elf, &sh))
+		return found;
 	data = elf_getdata(scn, NULL);
 	if (!data)
-		return 0;
-	for (size_t i = 0; i < sh.sh_size / sh.sh_entsize && found < n; i++) {
+		return found;
+	for (size_t i = 0; i < sh.sh_size / sh.sh_entsize && found < q->n; i++) {
 		if (!gelf_getsym(data, (int)i, &sym))
 			break;
-		found += take_symbol(elf, &sym, elf_strptr(elf, sh.sh_link, sym.st_name), names, n,
-				     offsets);
+		found += take_symbol(q, &sym, elf_strptr(q->elf, sh.sh_link, sym.st_name));
 	}
 	return found;
 }
 
-static bool is_ours(Elf *elf)
+/*
+ * By the bytes of the header, before libelf reads more. No linked file has so many sections that
+ * their number needs extended numbering (e_shnum 0): libelf would allocate for as many as a sparse
+ * file claims.
+ */
+static bool is_ours(int fd)
 {
-	GElf_Ehdr eh;
+	Elf64_Ehdr eh;
 
-	return elf_kind(elf) == ELF_K_ELF && gelf_getclass(elf) == ELFCLASS64 &&
-	       gelf_getehdr(elf, &eh) && eh.e_machine == OUR_MACHINE &&
-	       (eh.e_type == ET_DYN || eh.e_type == ET_EXEC);
+	return pread(fd, &eh, sizeof(eh), 0) == sizeof(eh) &&
+	       !memcmp(eh.e_ident, ELFMAG, SELFMAG) && eh.e_ident[EI_CLASS] == ELFCLASS64 &&
+	       eh.e_ident[EI_DATA] == ELFDATA2LSB && eh.e_machine == OUR_MACHINE &&
+	       (eh.e_type == ET_DYN || eh.e_type == ET_EXEC) && (eh.e_shnum || !eh.e_shoff);
 }
 
 int elfsym_offsets(int fd, const char *const names[], size_t n, uint64_t offsets[])
 {
+	struct query q = {.names = names, .n = n, .offsets = offsets};
 	size_t found = 0;
 	Elf_Scn *scn = NULL;
-	Elf *elf;
+	struct stat st;
 
 	memset(offsets, 0, n * sizeof(*offsets));
-	if (elf_version(EV_CURRENT) == EV_NONE)
+	if (elf_version(EV_CURRENT) == EV_NONE || fstat(fd, &st) || !is_ours(fd))
 		return -ENOEXEC;
-	elf = elf_begin(fd, ELF_C_READ, NULL);
-	if (!elf || !is_ours(elf)) {
-		elf_end(elf);
+	q.size = (uint64_t)st.st_size;
+	q.elf = elf_begin(fd, ELF_C_READ, NULL);
+	if (!q.elf || elf_kind(q.elf) != ELF_K_ELF) {
+		elf_end(q.elf);
 		return -ENOEXEC;
 	}
-	while (found < n && (scn = elf_nextscn(elf, scn)))
-		found += scan_table(elf, scn, names, n, offsets);
-	elf_end(elf);
+	while (found < n && (scn = elf_nextscn(q.elf, scn)))
+		found = scan_table(&q, scn, found);
+	elf_end(q.elf);
 	return (int)found;
 }

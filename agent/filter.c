@@ -61,6 +61,14 @@ static void add_address(struct filter *f, const struct sockaddr *sa)
 	f->n_addrs++;
 }
 
+/* getifaddrs() names an address by its label, "eth0:1", where it has one. */
+static bool is_label_of(const char *label, const char *iface)
+{
+	size_t n = strcspn(label, ":");
+
+	return strlen(iface) == n && strncmp(label, iface, n) == 0;
+}
+
 void filter_refresh(struct filter *f)
 {
 	struct ifaddrs *list = NULL;
@@ -72,7 +80,7 @@ void filter_refresh(struct filter *f)
 		return;
 	f->n_addrs = 0;
 	for (struct ifaddrs *i = list; i; i = i->ifa_next)
-		if (strcmp(i->ifa_name, f->iface) == 0)
+		if (is_label_of(i->ifa_name, f->iface))
 			add_address(f, i->ifa_addr);
 	freeifaddrs(list);
 }

@@ -41,7 +41,12 @@ static COUNTER_DEFINE(
 	"plaintext bytes of connections whose opening was lost or that were given up");
 static COUNTER_DEFINE(bytes_after_end, "flow_bytes_lost_after_end",
 		      "plaintext bytes after the told end");
+static COUNTER_DEFINE(bytes_late, "flow_bytes_lost_late",
+		      "plaintext bytes at a position told already, or impossible");
 static COUNTER_DEFINE(events_bad, "flow_events_malformed", "malformed events, ignored");
+
+/* A source that jumps further is broken; offsets on the wire never wrap. */
+#define OFFSET_MAX (1ull << 62)
 
 enum verdict { WANTED, FILTERED, STANDBY };
 
@@ -64,7 +69,8 @@ struct flow {
 	enum verdict verdict;
 	enum ending ending;
 	bool local_is_client;
-	bool remote_fin;  /* arrived, not told yet */
+	bool remote_fin;  /* arrived; told when the process has read what came before it */
+	bool local_fin;   /* sent after it: told after it */
 	bool fin_told[2]; /* by enum sslc_dir: OUT is this end's own */
 };
 
@@ -333,6 +339,24 @@ static struct counter *not_wanted(const struct flow *f, unsigned dir)
 	return NULL;
 }
 
+/* Bytes at their position; `pos` says how far each direction has come in the source's counting. */
+static void tell_at(struct flows *t, struct flow *f, uint64_t pos[2], const struct sslc_ev_data *ev)
+{
+	if (ev->pos < pos[ev->dir]) {
+		counter_add(&bytes_late, ev->len);
+		return;
+	}
+	if (f->off[ev->dir] > OFFSET_MAX || ev->pos - pos[ev->dir] > OFFSET_MAX - f->off[ev->dir]) {
+		counter_inc(&events_bad);
+		counter_add(&bytes_late, ev->len);
+		return;
+	}
+	if (ev->pos > pos[ev->dir])
+		tell_gap(t, f, ev->dir, ev->pos - pos[ev->dir], ev->ev.ts_ns);
+	pos[ev->dir] = ev->pos + ev->len;
+	tell_data(t, f, ev);
+}
+
 static void on_data(struct flows *t, const struct sslc_ev_data *ev)
 {
 	struct counter *why;
@@ -349,15 +373,13 @@ static void on_data(struct flows *t, const struct sslc_ev_data *ev)
 		return;
 	}
 	queue_push(&t->by_age, &f->age);
-	if (ev->pos > f->pos[ev->dir])
-		tell_gap(t, f, ev->dir, ev->pos - f->pos[ev->dir], ev->ev.ts_ns);
-	f->pos[ev->dir] = ev->pos + ev->len;
-	tell_data(t, f, ev);
+	tell_at(t, f, f->pos, ev);
 }
 
 struct bound {
 	struct flows *t;
 	struct flow *f;
+	uint64_t pos[2]; /* of the TLS object, by enum sslc_dir */
 };
 
 /* Bytes that were read before their connection was known: they come before all others of it. */
@@ -369,7 +391,7 @@ static void on_held(void *ctx, const struct sslc_ev_data *ev)
 	if (why)
 		counter_add(why, ev->len);
 	else
-		tell_data(b->t, b->f, ev);
+		tell_at(b->t, b->f, b->pos, ev);
 }
 
 static void on_bind(struct flows *t, const struct sslc_ev_bind *ev)
@@ -377,6 +399,9 @@ static void on_bind(struct flows *t, const struct sslc_ev_bind *ev)
 	struct bound b = {.t = t, .f = find(t, ev->ev.flow)};
 
 	held_take(t->held, &ev->conn, on_held, &b);
+	for (unsigned dir = 0; b.f && dir < 2; dir++) /* not held any more, or never */
+		if (!not_wanted(b.f, dir) && ev->pos[dir] > b.pos[dir] && ev->pos[dir] < OFFSET_MAX)
+			tell_gap(t, b.f, dir, ev->pos[dir] - b.pos[dir], ev->ev.ts_ns);
 }
 
 /* --- ends ---------------------------------------------------------------------------------------
@@ -397,6 +422,8 @@ static void tell_remote_fin(struct flows *t, struct flow *f, uint64_t ts_ns)
 {
 	if (f->remote_fin)
 		tell_fin(t, f, SSLC_DIR_IN, ts_ns);
+	if (f->local_fin)
+		tell_fin(t, f, SSLC_DIR_OUT, ts_ns);
 }
 
 static void tell_close(struct flows *t, struct flow *f, enum flow_end end, uint64_t ts_ns)
@@ -439,15 +466,20 @@ static void hold_end(struct flows *t, struct flow *f, enum ending ending, uint64
 		settle(t, f, ts_ns);
 }
 
+/* After the peer's FIN the process may still be reading, as after shutdown(SHUT_WR). */
 static void on_local_fin(struct flows *t, struct flow *f, uint64_t ts_ns)
 {
-	tell_remote_fin(t, f, ts_ns); /* it came first */
-	tell_fin(t, f, SSLC_DIR_OUT, ts_ns);
+	if (f->remote_fin && !f->fin_told[SSLC_DIR_IN])
+		f->local_fin = true;
+	else
+		tell_fin(t, f, SSLC_DIR_OUT, ts_ns);
 }
 
 static void on_eof(struct flows *t, struct flow *f, uint64_t ts_ns)
 {
-	f->remote_fin = true;
+	/* After a reset whose error send() has taken, receive says 0 too. */
+	if (f->ending != ENDING_RST_IN)
+		f->remote_fin = true;
 	tell_remote_fin(t, f, ts_ns);
 	settle(t, f, ts_ns);
 }

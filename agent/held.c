@@ -11,6 +11,7 @@
 #include "base/queue.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,13 +27,15 @@ struct object {
 	uint64_t since_ns;
 	struct buf events; /* struct sslc_ev_data and its bytes, each padded to 8 */
 	size_t bytes;      /* of plaintext */
+	bool full; /* something was dropped: so is all after it, and no hole is left inside */
 };
 
 struct held {
 	struct held_limits limits;
 	struct hmap objects;
 	struct queue by_age;
-	size_t bytes;
+	size_t bytes;  /* of plaintext */
+	size_t memory; /* objects and events */
 };
 
 int held_new(struct held **out, const struct held_limits *limits)
@@ -64,6 +67,7 @@ static void forget(struct held *h, struct object *o)
 	hmap_remove(&h->objects, &o->node);
 	queue_remove(&o->age);
 	h->bytes -= o->bytes;
+	h->memory -= sizeof(*o) + o->events.len;
 	counter_set(&held_now, h->bytes);
 	buf_cleanse(&o->events);
 	free(o);
@@ -74,7 +78,7 @@ static struct object *find_or_make(struct held *h, const struct sslc_conn_id *co
 	uint64_t hash = hmap_hash(conn, sizeof(*conn));
 	struct object *o = find(h, conn, hash);
 
-	if (o)
+	if (o || h->memory + sizeof(*o) > h->limits.total)
 		return o;
 	o = calloc(1, sizeof(*o));
 	if (!o)
@@ -88,17 +92,24 @@ static struct object *find_or_make(struct held *h, const struct sslc_conn_id *co
 		return NULL;
 	}
 	queue_push(&h->by_age, &o->age);
+	h->memory += sizeof(*o);
 	return o;
+}
+
+static bool has_room(const struct held *h, struct object *o, size_t len, size_t padded)
+{
+	if (!o->full)
+		o->full = o->bytes + len > h->limits.per_object ||
+			  h->memory + padded > h->limits.total || buf_reserve(&o->events, padded);
+	return !o->full;
 }
 
 void held_put(struct held *h, const struct sslc_ev_data *ev, uint64_t now_ns)
 {
 	size_t size = sizeof(*ev) + ev->len, padded = (size + 7) & ~(size_t)7;
-	struct object *o = NULL;
+	struct object *o = find_or_make(h, &ev->conn, now_ns);
 
-	if (h->bytes + ev->len <= h->limits.total)
-		o = find_or_make(h, &ev->conn, now_ns);
-	if (!o || o->bytes + ev->len > h->limits.per_object || buf_reserve(&o->events, padded)) {
+	if (!o || !has_room(h, o, ev->len, padded)) {
 		counter_add(&lost_unbound, ev->len);
 		return;
 	}
@@ -106,6 +117,7 @@ void held_put(struct held *h, const struct sslc_ev_data *ev, uint64_t now_ns)
 	wr_zero(&o->events, padded - size);
 	o->bytes += ev->len;
 	h->bytes += ev->len;
+	h->memory += padded;
 	counter_set(&held_now, h->bytes);
 }
 
@@ -132,7 +144,7 @@ void held_expire(struct held *h, uint64_t now_ns)
 	while ((n = queue_first(&h->by_age))) {
 		struct object *o = queue_entry(n, struct object, age);
 
-		if (now_ns - o->since_ns < h->limits.wait_ns)
+		if (now_ns < o->since_ns || now_ns - o->since_ns < h->limits.wait_ns)
 			return;
 		counter_add(&lost_unbound, o->bytes);
 		forget(h, o);

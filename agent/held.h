@@ -15,7 +15,8 @@
 struct held;
 
 struct held_limits {
-	size_t per_object, total; /* bytes */
+	size_t per_object; /* bytes of plaintext */
+	size_t total;      /* bytes of memory, event headers included */
 	uint64_t wait_ns;
 };
 

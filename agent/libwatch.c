@@ -34,6 +34,9 @@
 static COUNTER_DEFINE(watch_rescans, "capture_watch_overruns",
 		      "times the kernel's mapping records overran and /proc was read again");
 
+static COUNTER_DEFINE(watch_full, "capture_watch_ignored",
+		      "TLS library files not looked at: too many of them");
+
 static const char *const lib_globs[] = {
 	"/lib/libssl*.so*",
 	"/lib64/libssl*.so*",
@@ -62,25 +65,37 @@ struct libwatch {
 	int n_cpus;
 };
 
-/* True the first time a file is named. */
-static bool is_new(struct libwatch *w, uint64_t dev, uint64_t ino)
+static bool is_seen(const struct libwatch *w, uint64_t dev, uint64_t ino)
 {
 	uint64_t key[2] = {dev, ino}, hash = hmap_hash(key, sizeof(key));
-	struct seen *s;
+	const struct seen *s;
 
 	for (struct hmap_node *n = hmap_first(&w->seen, hash); n; n = hmap_next_same(n)) {
 		s = hmap_entry(n, struct seen, node);
 		if (s->dev == dev && s->ino == ino)
-			return false;
+			return true;
 	}
-	if (w->seen.count >= SEEN_MAX)
+	return false;
+}
+
+/* True the first time a file is named. */
+static bool is_new(struct libwatch *w, uint64_t dev, uint64_t ino)
+{
+	uint64_t key[2] = {dev, ino};
+	struct seen *s;
+
+	if (is_seen(w, dev, ino))
 		return false;
+	if (w->seen.count >= SEEN_MAX) {
+		counter_inc(&watch_full);
+		return false;
+	}
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return false;
 	s->dev = dev;
 	s->ino = ino;
-	if (hmap_insert(&w->seen, &s->node, hash)) {
+	if (hmap_insert(&w->seen, &s->node, hmap_hash(key, sizeof(key)))) {
 		free(s);
 		return false;
 	}
@@ -124,7 +139,7 @@ static void report(struct libwatch *w, int fd, const char *path)
  * The file behind a mapping: through map_files, which works for deleted files and in other mount
  * namespaces, else by name under the process's root.
  */
-static void report_mapping(struct libwatch *w, unsigned pid, uint64_t start, uint64_t end,
+static bool report_mapping(struct libwatch *w, unsigned pid, uint64_t start, uint64_t end,
 			   const char *path)
 {
 	char name[4200];
@@ -139,10 +154,21 @@ static void report_mapping(struct libwatch *w, unsigned pid, uint64_t start, uin
 	}
 	if (fd < 0) {
 		log_debug("capture: %s of process %u is gone: %s", path, pid, strerror(errno));
-		return;
+		return false;
 	}
 	report(w, fd, path);
 	close(fd);
+	return true;
+}
+
+/* A file counts as seen once it could be opened: its first process may be gone by now, the next is
+ * not. */
+static void take_file(struct libwatch *w, uint64_t dev, uint64_t ino, unsigned pid, uint64_t start,
+		      uint64_t end, const char *path)
+{
+	dev |= 1ull << 63; /* apart from stat's numbers */
+	if (!is_seen(w, dev, ino) && report_mapping(w, pid, start, end, path))
+		(void)is_new(w, dev, ino);
 }
 
 /* One line of /proc/PID/maps (proc(5)). */
@@ -157,8 +183,7 @@ static void take_maps_line(struct libwatch *w, unsigned pid, const char *line)
 		   &at) < 6 ||
 	    !at || perms[2] != 'x' || !is_tls_library(line + at))
 		return;
-	if (is_new(w, (uint64_t)makedev(maj, min) | 1ull << 63, ino))
-		report_mapping(w, pid, start, end, line + at);
+	take_file(w, makedev(maj, min), ino, pid, start, end, line + at);
 }
 
 static void scan_process(struct libwatch *w, unsigned pid)
@@ -235,8 +260,8 @@ static void take_mapping(struct libwatch *w, const struct mmap2_record *r)
 {
 	if (r->header.size <= sizeof(*r) || !is_tls_library(r->filename))
 		return;
-	if (is_new(w, (uint64_t)makedev(r->maj, r->min) | 1ull << 63, r->ino))
-		report_mapping(w, r->pid, r->addr, r->addr + r->len, r->filename);
+	take_file(w, makedev(r->maj, r->min), r->ino, r->pid, r->addr, r->addr + r->len,
+		  r->filename);
 }
 
 static void copy_out(void *to, const uint8_t *ring, uint64_t size, uint64_t at, size_t n)
@@ -259,7 +284,8 @@ static bool drain_cpu(struct libwatch *w, struct watch_cpu *c)
 		struct mmap2_record mmap2;
 		uint8_t bytes[RECORD_MAX];
 	} r;
-	bool lost = false;
+	/* A full buffer says so only with the next record, and that may take long. */
+	bool lost = head - tail + RECORD_MAX > meta->data_size;
 
 	while (tail < head) {
 		const uint8_t *ring = (uint8_t *)c->map + meta->data_offset;

@@ -191,7 +191,7 @@ static __always_inline struct sslc_conn_id conn_id_of(__u64 ssl)
 	return id;
 }
 
-static __always_inline void tell_bind(const struct sslc_conn_id *id, __u64 flow)
+static __always_inline void tell_bind(const struct sslc_conn_id *id, const struct conn *c)
 {
 	struct sslc_ev_bind *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
 
@@ -202,8 +202,10 @@ static __always_inline void tell_bind(const struct sslc_conn_id *id, __u64 flow)
 	ev->ev.type = SSLC_EV_BIND;
 	ev->ev.size = sizeof(*ev);
 	ev->ev.ts_ns = bpf_ktime_get_ns();
-	ev->ev.flow = flow;
+	ev->ev.flow = c->flow;
 	ev->conn = *id;
+	ev->pos[0] = c->pos[0];
+	ev->pos[1] = c->pos[1];
 	bpf_ringbuf_submit(ev, 0);
 }
 
@@ -222,7 +224,7 @@ static __always_inline void bind_call(struct sock *sk, __u64 ssl)
 	c->sk = (__u64)sk;
 	c->flow = info->flow;
 	if (c->pos[0] | c->pos[1]) {
-		tell_bind(&id, info->flow);
+		tell_bind(&id, c);
 		c->pos[0] = c->pos[1] = 0;
 	}
 }

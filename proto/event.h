@@ -87,6 +87,7 @@ struct sslc_ev_data {
 struct sslc_ev_bind {
 	struct sslc_event ev;
 	struct sslc_conn_id conn; /* its unbound bytes, if any were held, belong to ev.flow */
+	__u64 pos[2];             /* how many there were, by enum sslc_dir */
 };
 
 struct sslc_ev_sock {

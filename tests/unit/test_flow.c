@@ -780,9 +780,37 @@ static void test_remote_fin_is_told_before_the_local_one_that_followed_it(void *
 	(void)state;
 	feed_sock(r, 1, SSLC_SOCK_REMOTE_FIN);
 	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
-	assert_string_equal(story(r), "fin-c2s fin-s2c");
 	feed_sock(r, 1, SSLC_SOCK_CLOSED);
-	assert_string_equal(story(r), "close-fin");
+	assert_string_equal(story(r), "");
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_string_equal(story(r), "fin-c2s fin-s2c close-fin");
+	rig_free(r);
+}
+
+static void test_bytes_read_after_both_fins_are_told_before_them(void **state)
+{
+	struct rig *r = rig_open(SERVER);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_REMOTE_FIN);
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN); /* shutdown(SHUT_WR), and the process reads on */
+	feed_data(r, 1, SSLC_DIR_IN, 0, "late");
+	feed_sock(r, 1, SSLC_SOCK_EOF);
+	assert_string_equal(story(r), "c2s@0:late! fin-c2s fin-s2c");
+	rig_free(r);
+}
+
+static void test_unbound_bytes_that_were_not_held_are_a_gap(void **state)
+{
+	struct rig *r = rig_open(SERVER);
+	struct sslc_ev_bind ev = {.ev = {SSLC_EV_BIND, sizeof(ev), r->ts_ns++, 1},
+				  .conn = conn_a,
+				  .pos = {[SSLC_DIR_IN] = 7}};
+
+	(void)state;
+	feed(r, &ev, sizeof(ev));
+	feed_data(r, 1, SSLC_DIR_IN, 0, "next");
+	assert_string_equal(story(r), "gap-c2s@0+7 c2s@7:next!");
 	rig_free(r);
 }
 
@@ -1072,6 +1100,8 @@ int main(void)
 		cmocka_unit_test(test_tick_moves_the_wall_clock),
 		cmocka_unit_test(test_remote_fin_waits_until_the_process_has_read_it),
 		cmocka_unit_test(test_remote_fin_is_told_before_the_local_one_that_followed_it),
+		cmocka_unit_test(test_bytes_read_after_both_fins_are_told_before_them),
+		cmocka_unit_test(test_unbound_bytes_that_were_not_held_are_a_gap),
 		cmocka_unit_test(test_remote_fin_is_told_at_destruction_at_the_latest),
 		cmocka_unit_test(test_end_of_file_alone_is_the_remote_fin),
 		cmocka_unit_test(test_bytes_between_closed_and_destroyed_are_told),
