@@ -62,36 +62,75 @@ struct source {
 	int batch;     /* events left to deliver in this poll() */
 };
 
-/* What is probed in a library. Each program exists in the kernel half as enter_… and leave_…. */
-enum { N_PROBES = 6 };
-static const char *const symbols[N_PROBES] = {
-	"SSL_read", "SSL_write", "SSL_read_ex", "SSL_write_ex", "SSL_do_handshake", "SSL_free",
+/* What to do at a function: the programs at its entry and at its return. */
+enum action { READ, READ_EX, WRITE, WRITE_EX, RECV, SEND, BIND, FORGET };
+
+/*
+ * All functions that are probed, of every library; a file has those of one. A file without any that
+ * moves plaintext is none of ours. gnutls_record_send() ends in gnutls_record_send2().
+ */
+static const struct probe {
+	const char *symbol;
+	enum action action;
+} probes[] = {
+	{"SSL_read", READ},
+	{"SSL_write", WRITE},
+	{"SSL_read_ex", READ_EX},
+	{"SSL_write_ex", WRITE_EX},
+	{"SSL_do_handshake", BIND},
+	{"SSL_peek", BIND},
+	{"SSL_peek_ex", BIND},
+	{"SSL_free", FORGET},
+	{"SSL_clear", FORGET},
+	{"SSL_set_fd", FORGET},
+	{"SSL_set_bio", FORGET},
+	{"gnutls_record_recv", RECV},
+	{"gnutls_record_recv_seq", RECV},
+	{"gnutls_record_send2", SEND},
+	{"gnutls_handshake", BIND},
+	{"gnutls_deinit", FORGET},
 };
+enum { N_PROBES = sizeof(probes) / sizeof(probes[0]) };
 
-static struct bpf_program *enter_program(const struct source *s, int probe)
-{
-	struct bpf_program *const v[N_PROBES] = {
-		s->skel->progs.enter_ssl_read,         s->skel->progs.enter_ssl_write,
-		s->skel->progs.enter_ssl_read_ex,      s->skel->progs.enter_ssl_write_ex,
-		s->skel->progs.enter_ssl_do_handshake, s->skel->progs.enter_ssl_free,
-	};
-	return v[probe];
-}
-
-static struct bpf_program *leave_program(const struct source *s, int probe)
+static struct bpf_program *enter_program(const struct source *s, enum action action)
 {
 	const struct capture_bpf *k = s->skel;
-	struct bpf_program *const loop[N_PROBES] = {
-		k->progs.leave_ssl_read,         k->progs.leave_ssl_write,
-		k->progs.leave_ssl_read_ex,      k->progs.leave_ssl_write_ex,
-		k->progs.leave_ssl_do_handshake, NULL,
+	struct bpf_program *const v[] = {
+		[READ] = k->progs.enter_ssl_read,    [READ_EX] = k->progs.enter_ssl_read_ex,
+		[WRITE] = k->progs.enter_ssl_write,  [WRITE_EX] = k->progs.enter_ssl_write_ex,
+		[RECV] = k->progs.enter_record_recv, [SEND] = k->progs.enter_record_send,
+		[BIND] = k->progs.enter_bind,        [FORGET] = k->progs.enter_forget,
 	};
-	struct bpf_program *const old[N_PROBES] = {
-		k->progs.leave_old_ssl_read,     k->progs.leave_old_ssl_write,
-		k->progs.leave_old_ssl_read_ex,  k->progs.leave_old_ssl_write_ex,
-		k->progs.leave_ssl_do_handshake, NULL,
+
+	return v[action];
+}
+
+static struct bpf_program *leave_program(const struct source *s, enum action action)
+{
+	const struct capture_bpf *k = s->skel;
+	struct bpf_program *const loop[] = {
+		[READ] = k->progs.leave_ssl_read,    [READ_EX] = k->progs.leave_ssl_read_ex,
+		[WRITE] = k->progs.leave_ssl_write,  [WRITE_EX] = k->progs.leave_ssl_write_ex,
+		[RECV] = k->progs.leave_record_recv, [SEND] = k->progs.leave_record_send,
+		[BIND] = k->progs.leave_bind,        [FORGET] = NULL,
 	};
-	return s->has_loop ? loop[probe] : old[probe];
+	struct bpf_program *const old[] = {
+		[READ] = k->progs.leave_old_ssl_read,
+		[READ_EX] = k->progs.leave_old_ssl_read_ex,
+		[WRITE] = k->progs.leave_old_ssl_write,
+		[WRITE_EX] = k->progs.leave_old_ssl_write_ex,
+		[RECV] = k->progs.leave_old_record_recv,
+		[SEND] = k->progs.leave_old_record_send,
+		[BIND] = k->progs.leave_bind,
+		[FORGET] = NULL,
+	};
+
+	return s->has_loop ? loop[action] : old[action];
+}
+
+static bool moves_plaintext(enum action action)
+{
+	return action != BIND && action != FORGET;
 }
 
 static int attach_one(struct source *s, struct bpf_program *prog, bool retprobe, const char *path,
@@ -132,20 +171,37 @@ static int attach_library(struct source *s, int fd, const uint64_t offsets[N_PRO
 		if (!offsets[i])
 			continue;
 		/* Return first: a call that is entered is then also seen leaving. */
-		err = attach_one(s, leave_program(s, i), true, path, offsets[i]);
+		err = attach_one(s, leave_program(s, probes[i].action), true, path, offsets[i]);
 		if (!err)
-			err = attach_one(s, enter_program(s, i), false, path, offsets[i]);
+			err = attach_one(s, enter_program(s, probes[i].action), false, path,
+					 offsets[i]);
 	}
 	if (err)
 		drop_links(s, before);
 	return err;
 }
 
+/* File offsets of the probed functions; how many of them move plaintext, or -ENOEXEC. */
+static int find_functions(int fd, uint64_t offsets[N_PROBES])
+{
+	const char *names[N_PROBES];
+	int n = 0, err;
+
+	for (int i = 0; i < N_PROBES; i++)
+		names[i] = probes[i].symbol;
+	err = elfsym_offsets(fd, names, N_PROBES, offsets);
+	if (err < 0)
+		return err;
+	for (int i = 0; i < N_PROBES; i++)
+		n += offsets[i] && moves_plaintext(probes[i].action);
+	return n;
+}
+
 static void on_library(void *ctx, int fd, const char *path)
 {
 	struct source *s = ctx;
 	uint64_t offsets[N_PROBES];
-	int n = elfsym_offsets(fd, symbols, N_PROBES, offsets), err;
+	int n = find_functions(fd, offsets), err;
 
 	if (n < 0) {
 		counter_inc(&libs_failed);
@@ -155,8 +211,8 @@ static void on_library(void *ctx, int fd, const char *path)
 			 path);
 		return;
 	}
-	if (!offsets[0] || !offsets[1]) {
-		log_debug("capture: %s: no SSL_read and SSL_write inside", path);
+	if (!n) {
+		log_debug("capture: %s: no function inside that moves plaintext", path);
 		return;
 	}
 	err = attach_library(s, fd, offsets);
@@ -249,6 +305,10 @@ static void choose_loop(struct source *s)
 	choose(k->progs.leave_ssl_read_ex, s->has_loop);
 	choose(k->progs.leave_ssl_write, s->has_loop);
 	choose(k->progs.leave_ssl_write_ex, s->has_loop);
+	choose(k->progs.leave_record_recv, s->has_loop);
+	choose(k->progs.leave_record_send, s->has_loop);
+	choose(k->progs.leave_old_record_recv, !s->has_loop);
+	choose(k->progs.leave_old_record_send, !s->has_loop);
 	choose(k->progs.leave_old_ssl_read, !s->has_loop);
 	choose(k->progs.leave_old_ssl_read_ex, !s->has_loop);
 	choose(k->progs.leave_old_ssl_write, !s->has_loop);

@@ -37,15 +37,19 @@ static COUNTER_DEFINE(watch_rescans, "capture_watch_overruns",
 static COUNTER_DEFINE(watch_full, "capture_watch_ignored",
 		      "TLS library files not looked at: too many of them");
 
-static const char *const lib_globs[] = {
-	"/lib/libssl*.so*",
-	"/lib64/libssl*.so*",
-	"/usr/lib/libssl*.so*",
-	"/usr/lib64/libssl*.so*",
-	"/usr/local/lib/libssl*.so*",
-	"/usr/local/lib64/libssl*.so*",
-	"/usr/lib/*-linux-gnu*/libssl*.so*",
+static const char *const lib_dirs[] = {
+	"/lib",
+	"/lib64",
+	"/usr/lib",
+	"/usr/lib64",
+	"/usr/local/lib",
+	"/usr/local/lib64",
+	"/usr/lib/*-linux-gnu*",
 };
+
+/* How the names of libraries begin that may hold TLS functions; their symbols decide. */
+static const char *const lib_names[] = {"libssl", "libgnutls"};
+#define N(array) (sizeof(array) / sizeof((array)[0]))
 
 struct seen {
 	struct hmap_node node;
@@ -107,7 +111,10 @@ static bool is_tls_library(const char *path)
 	const char *base = strrchr(path, '/');
 
 	base = base ? base + 1 : path;
-	return strncmp(base, "libssl", 6) == 0 && strstr(base, ".so");
+	for (size_t i = 0; i < N(lib_names); i++)
+		if (strncmp(base, lib_names[i], strlen(lib_names[i])) == 0 && strstr(base, ".so"))
+			return true;
+	return false;
 }
 
 /* The file's own name rather than that of a link to it. */
@@ -224,10 +231,14 @@ static void scan_processes(struct libwatch *w)
 
 static void scan_directories(struct libwatch *w)
 {
+	char pattern[128];
 	glob_t g = {0};
 
-	for (size_t i = 0; i < sizeof(lib_globs) / sizeof(lib_globs[0]); i++)
-		(void)glob(lib_globs[i], i ? GLOB_APPEND : 0, NULL, &g);
+	for (size_t i = 0; i < N(lib_dirs) * N(lib_names); i++) {
+		snprintf(pattern, sizeof(pattern), "%s/%s*.so*", lib_dirs[i / N(lib_names)],
+			 lib_names[i % N(lib_names)]);
+		(void)glob(pattern, i ? GLOB_APPEND : 0, NULL, &g);
+	}
 	for (size_t i = 0; i < g.gl_pathc; i++) {
 		int fd = open(g.gl_pathv[i], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 

@@ -54,10 +54,10 @@ uint64_t ship_first_seq(struct ship *s);
 /**
  * After a (re)connect: everything unacknowledged after `resume_seq` is to be sent again, in order.
  * When its sessions are unknown to the collector (new_collector, or a resume_seq below what was
- * acknowledged before), `reopen` receives flow-open frames (FLOW_OPEN_RESUMED set) for every flow that is
- * open or still has frames queued and whose own flow-open is not in a block to come; they are to be sent
- * as control frames before the first block. reopen may exceed one envelope: the caller splits at frame
- * borders. 0 or -ENOMEM/-EMSGSIZE.
+ * acknowledged before), `reopen` receives flow-open frames (FLOW_OPEN_RESUMED set) for every flow
+ * that is open or still has frames queued and whose own flow-open is not in a block to come; they
+ * are to be sent as control frames before the first block. reopen may exceed one envelope: the
+ * caller splits at frame borders. 0 or -ENOMEM/-EMSGSIZE.
  */
 int ship_rewind(struct ship *s, uint64_t resume_seq, bool new_collector,
 		struct buf *reopen) WARN_UNUSED;

@@ -12,7 +12,7 @@
 #include "maps.bpf.h"
 #include "emit.bpf.h"
 #include "sock.bpf.h"
-#include "openssl.bpf.h"
+#include "calls.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -38,13 +38,14 @@ struct calls {
 	struct call v[CALL_DEPTH];
 };
 
-/* A TLS object. Made when first seen, removed by SSL_free; the oldest go when the table is full. */
+/* A TLS object. Made when first seen, removed when freed or given another transport; the oldest go
+ * when the table is full. */
 struct conn {
 	__u64 sk; /* struct sock *, as a number; 0: not bound yet */
 	__u64 flow;
 	__u64 pos[2];   /* bytes seen while not bound, by enum sslc_dir */
 	__u32 excluded; /* belongs to this program itself */
-	__u32 pad;
+	__u32 life;     /* goes into the events' sslc_conn_id; the map's key has 0 there */
 };
 
 /* A TCP socket that carries TLS. Made by the first nested operation, removed by tcp_destroy_sock.

@@ -169,7 +169,7 @@ static __always_inline struct conn *conn_get(const struct sslc_conn_id *id)
 	struct conn *c = bpf_map_lookup_elem(&conns, id);
 
 	if (!c) {
-		struct conn fresh = {.excluded = is_self()};
+		struct conn fresh = {.excluded = is_self(), .life = (__u32)bpf_ktime_get_ns()};
 
 		bpf_map_update_elem(&conns, id, &fresh, BPF_NOEXIST);
 		c = bpf_map_lookup_elem(&conns, id);
@@ -204,6 +204,7 @@ static __always_inline void tell_bind(const struct sslc_conn_id *id, const struc
 	ev->ev.ts_ns = bpf_ktime_get_ns();
 	ev->ev.flow = c->flow;
 	ev->conn = *id;
+	ev->conn.life = c->life;
 	ev->pos[0] = c->pos[0];
 	ev->pos[1] = c->pos[1];
 	bpf_ringbuf_submit(ev, 0);

@@ -12,12 +12,14 @@
 #include "base/tls.h"
 #include "ingest.h"
 
-#define ACCEPTOR_LINKS_MAX 4096 /* links past their handshake; beyond: REFUSE_BUSY. Bounds memory  \
+#define ACCEPTOR_LINKS_MAX                                                                         \
+	4096 /* links past their handshake; beyond: REFUSE_BUSY. Bounds memory                     \
+	      */
+#define ACCEPTOR_HANDSHAKES_MAX                                                                    \
+	1024                    /* strangers may hold so many sockets, never the links' own        \
 				 */
-#define ACCEPTOR_HANDSHAKES_MAX 1024 /* strangers may hold so many sockets, never the links' own   \
-				      */
-#define ACCEPTOR_HANDSHAKE_S 10      /* for TLS, and again for the hello or the enrolment request */
-#define ACCEPTOR_SILENT_S    30      /* the agent pings each 5 s */
+#define ACCEPTOR_HANDSHAKE_S 10 /* for TLS, and again for the hello or the enrolment request */
+#define ACCEPTOR_SILENT_S    30 /* the agent pings each 5 s */
 
 struct acceptor_conf { /* all pointers borrowed until acceptor_close() */
 	struct event_base *base;

@@ -63,8 +63,9 @@ void forge_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, 
 void forge_gap(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t len,
 	       uint64_t ts_ns);
 /**
- * A bare repeated ACK of the data's sender, so that an IDS inspects now. Its window differs by one from
- * all others: a window update to the reader, not a duplicate ACK. Acknowledges the data first if needed.
+ * A bare repeated ACK of the data's sender, so that an IDS inspects now. Its window differs by one
+ * from all others: a window update to the reader, not a duplicate ACK. Acknowledges the data first
+ * if needed.
  */
 void forge_poke(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t ts_ns);
 /** FIN of one side and its ACK. The flow is CLOSED after both. No effect before the handshake or

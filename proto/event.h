@@ -45,7 +45,7 @@ struct sslc_conn_id {
 	__u64 start_ns; /* process start, CLOCK_BOOTTIME (task_struct.start_boottime) */
 	__u64 ssl;
 	__u32 tgid;
-	__u32 pad;
+	__u32 life; /* tells objects apart that lived at the same address one after the other */
 };
 
 /* sslc_ev_open.flags */

@@ -11,9 +11,10 @@
 #include <string.h>
 #include <zstd.h>
 
-#define FLAG_ZSTD  1u
-#define WINDOW_LOG 19 /* 512 KiB: what a link costs the collector, whatever level the agent chose  \
-		       */
+#define FLAG_ZSTD 1u
+#define WINDOW_LOG                                                                                 \
+	19 /* 512 KiB: what a link costs the collector, whatever level the agent chose             \
+	    */
 
 struct zblock_enc {
 	ZSTD_CCtx *zstd; /* NULL: stored */

@@ -1,16 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * openssl: entry and return of the library's calls. Entry remembers the arguments on the thread's
- * stack of calls; return takes them off and emits what was really moved.
+ * calls: entry and return of the TLS libraries' calls. Entry remembers the arguments on the
+ * thread's stack of calls; return takes them off and emits what was really moved.
  *
  * A call is named by its stack pointer: entries left behind by longjmp() or a missed return have a
  * lower one than the caller's next call and are dropped then; a probe that fires twice for one call
  * (the same file reached through two mounts) finds nothing the second time.
  */
-#ifndef SSLC_BPF_OPENSSL_H
-#define SSLC_BPF_OPENSSL_H
+#ifndef SSLC_BPF_CALLS_H
+#define SSLC_BPF_CALLS_H
 
-enum call_kind { CALL_READ, CALL_READ_EX, CALL_WRITE, CALL_WRITE_EX, CALL_HANDSHAKE };
+/* By where a call says how many bytes it moved. */
+enum call_kind {
+	CALL_READ,    /* int returned: SSL_read */
+	CALL_READ_EX, /* *arg4, when 1 is returned */
+	CALL_WRITE,
+	CALL_WRITE_EX,
+	CALL_RECV, /* ssize_t returned: gnutls_record_recv */
+	CALL_SEND,
+	CALL_BIND, /* moves no plaintext, but its socket operations bind the object */
+};
 
 #if defined(__TARGET_ARCH_x86)
 #define RETURN_POPS 8 /* ret takes the return address off the stack */
@@ -66,12 +75,12 @@ static __always_inline int enter(struct pt_regs *ctx, enum call_kind kind)
 
 /* Take the call that returns now off the stack. False when its entry was not seen. */
 static __always_inline bool leave(struct pt_regs *ctx, enum call_kind kind, struct call *out,
-				  __u64 *outer_ssl)
+				  struct call *outer)
 {
 	__u64 tid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx) - RETURN_POPS;
 	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
 
-	*outer_ssl = 0;
+	outer->ssl = 0;
 	if (!cs)
 		return false;
 	for (__u32 i = 0; i < CALL_DEPTH; i++) {
@@ -80,18 +89,21 @@ static __always_inline bool leave(struct pt_regs *ctx, enum call_kind kind, stru
 		*out = cs->v[i];
 		cs->depth = i;
 		if (i)
-			*outer_ssl = cs->v[0].ssl;
+			*outer = cs->v[0];
 		return true;
 	}
 	return false;
 }
 
-/* Bytes that the call moved: SSL_read() and SSL_write() return them, the _ex calls store them. */
+/* Bytes that the call moved. */
 static __always_inline __u64 moved(struct pt_regs *ctx, const struct call *c)
 {
-	int ret = (int)PT_REGS_RC(ctx);
+	__s64 wide = PT_REGS_RC(ctx);
+	int ret = (int)wide;
 	__u64 n = 0;
 
+	if (c->kind == CALL_RECV || c->kind == CALL_SEND)
+		return wide > 0 ? wide : 0;
 	if (ret <= 0)
 		return 0;
 	if (c->kind == CALL_READ || c->kind == CALL_WRITE)
@@ -133,15 +145,20 @@ static __always_inline bool place(struct conn *c, struct emit *e, __u64 n)
 	return true;
 }
 
-/* An inner call of a TLS connection inside another on one socket carries records, not plaintext. */
-static __always_inline bool carries_records(const struct conn *c, __u64 outer_ssl)
+/*
+ * Whether an inner call's bytes are not to be told: the outer call on the same object tells them,
+ * or they are the records of a TLS connection inside this one, on the same socket.
+ */
+static __always_inline bool is_inner(const struct conn *c, __u64 ssl, const struct call *by)
 {
 	struct sslc_conn_id id;
 	struct conn *outer;
 
-	if (!outer_ssl)
+	if (!by->ssl)
 		return false;
-	id = conn_id_of(outer_ssl);
+	if (by->ssl == ssl)
+		return by->kind != CALL_BIND;
+	id = conn_id_of(by->ssl);
 	outer = bpf_map_lookup_elem(&conns, &id);
 	return !c->flow || !outer || !outer->flow || outer->flow == c->flow;
 }
@@ -150,11 +167,11 @@ static __always_inline bool carries_records(const struct conn *c, __u64 outer_ss
 static __always_inline bool finish(struct pt_regs *ctx, enum call_kind kind, enum sslc_dir dir,
 				   struct emit *e)
 {
-	__u64 outer_ssl, n;
-	struct call call;
+	struct call call, outer;
 	struct conn *c;
+	__u64 n;
 
-	if (!leave(ctx, kind, &call, &outer_ssl))
+	if (!leave(ctx, kind, &call, &outer))
 		return false;
 	n = moved(ctx, &call);
 	if (!n)
@@ -162,8 +179,9 @@ static __always_inline bool finish(struct pt_regs *ctx, enum call_kind kind, enu
 	e->dir = dir;
 	e->conn = conn_id_of(call.ssl);
 	c = conn_get(&e->conn);
-	if (!c || c->excluded || carries_records(c, outer_ssl) || !place(c, e, n))
+	if (!c || c->excluded || is_inner(c, call.ssl, &outer) || !place(c, e, n))
 		return false;
+	e->conn.life = c->life;
 	e->ts_ns = bpf_ktime_get_ns();
 	e->buf = call.buf;
 	e->left = n;
@@ -194,22 +212,24 @@ TLS_CALL(ssl_read_ex, CALL_READ_EX, SSLC_DIR_IN)
 TLS_CALL(ssl_write, CALL_WRITE, SSLC_DIR_OUT)
 TLS_CALL(ssl_write_ex, CALL_WRITE_EX, SSLC_DIR_OUT)
 
-/* Moves no plaintext, but its socket operations bind the object before the first data. */
-SEC("uprobe") int enter_ssl_do_handshake(struct pt_regs *ctx)
+TLS_CALL(record_recv, CALL_RECV, SSLC_DIR_IN)
+TLS_CALL(record_send, CALL_SEND, SSLC_DIR_OUT)
+
+SEC("uprobe") int enter_bind(struct pt_regs *ctx)
 {
-	return enter(ctx, CALL_HANDSHAKE);
+	return enter(ctx, CALL_BIND);
 }
 
-SEC("uretprobe") int leave_ssl_do_handshake(struct pt_regs *ctx)
+SEC("uretprobe") int leave_bind(struct pt_regs *ctx)
 {
-	struct call call;
-	__u64 outer_ssl;
+	struct call call, outer;
 
-	leave(ctx, CALL_HANDSHAKE, &call, &outer_ssl);
+	leave(ctx, CALL_BIND, &call, &outer);
 	return 0;
 }
 
-SEC("uprobe") int enter_ssl_free(struct pt_regs *ctx)
+/* The object ends, or gets another transport: what was learnt of it holds no longer. */
+SEC("uprobe") int enter_forget(struct pt_regs *ctx)
 {
 	struct sslc_conn_id id = conn_id_of(PT_REGS_PARM1(ctx));
 
