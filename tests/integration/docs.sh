@@ -26,7 +26,7 @@ sed 's/\\-/-/g; s/\\f[BIRP]//g' "$page" >"$tmp/page"
 
 # Counters: COUNTER_DEFINE(variable, "name", ...), at times over several lines, and tables of
 # struct counter: {.name = "name", .help = ...}.
-find "$root/agent" "$root/collector" "$root/proto" "$root/preload" -name '*.[ch]' ! -name metrics.h -print0 |
+find "$root/agent" "$root/collector" "$root/proto" -name '*.[ch]' ! -name metrics.h -print0 |
 	xargs -0 cat | tr '\n' ' ' |
 	grep -oE 'COUNTER_DEFINE\([[:space:]]*[a-z0-9_]+,[[:space:]]*"[a-z0-9_]+"|\.name = "[a-z0-9_]+",[[:space:]]*\.help' |
 	sed 's/^[^"]*"\([^"]*\)".*/\1/' | sort -u >"$tmp/counters"

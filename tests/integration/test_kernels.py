@@ -10,7 +10,7 @@ import pathlib
 import re
 import shutil
 
-from lib import Skip, binary, check, equal, fact, flows, run, run_cmd, sh, until
+from lib import Failed, Skip, binary, check, equal, fact, flows, run, run_cmd, sh, until
 
 # suite, hooks that its kernel must offer
 SUITES = (("bullseye", ("fexit", "kprobe")),
@@ -19,7 +19,7 @@ SUITES = (("bullseye", ("fexit", "kprobe")),
           ("forky", ("tracepoint", "fexit", "kprobe")))
 SPEC_CLIENT, SPEC_SERVER = "90,1000x5,40000,600000", "70000,200x3,16384"
 TOTAL_CLIENT, TOTAL_SERVER = 90 + 5000 + 40000 + 600000, 70000 + 600 + 16384
-BOOT_S = 240
+UP_S, BOOT_S = 60, 240
 
 INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -114,16 +114,37 @@ def make_initramfs(t, name, hooks):
     return out
 
 
-def boot(t, name, kernel, initramfs):
-    """Console output, and what came over the second serial line."""
+def boot_once(t, name, kernel, initramfs):
+    """(console output, what came over the second serial line); None when the kernel did not come up."""
     console, captures = t.dir / f"{name}.console", t.dir / f"{name}.captures"
-    vm = t.spawn(f"qemu-{name}", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "1024",
-                 "-smp", "2", "-nographic", "-no-reboot", "-display", "none", "-monitor", "none",
-                 "-nic", "none", "-serial", f"file:{console}", "-serial", f"file:{captures}",
+    vm = t.spawn(f"qemu-{name}", "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max",
+                 "-m", "1024", "-smp", "2", "-nographic", "-no-reboot", "-display", "none", "-monitor",
+                 "none", "-nic", "none", "-serial", f"file:{console}", "-serial", f"file:{captures}",
                  "-kernel", kernel, "-initrd", initramfs, "-append",
-                 "console=ttyS0 panic=-1 quiet rdinit=/init")
+                 "console=ttyS0 panic=-1 oops=panic quiet rdinit=/init")
+
+    def text(path):
+        return path.read_text(errors="replace") if path.exists() else ""
+    until(lambda: not vm.alive() or "== " in text(console), UP_S, f"{name}: kernel up", step=0.5)
+    if "== " not in text(console):
+        return None
     until(lambda: not vm.alive(), BOOT_S, f"{name}: virtual machine off", step=0.5)
-    return console.read_text(errors="replace"), captures.read_text(errors="replace")
+    return text(console), text(captures)
+
+
+def boot(t, name, kernel, initramfs):
+    """The emulator now and then fails a kernel before its first process: that is tried again, and said."""
+    for attempt in range(3):
+        try:
+            got = boot_once(t, name, kernel, initramfs)
+        except Failed as e:
+            if "kernel up" not in str(e):
+                raise
+            got = None
+        if got:
+            return got
+        fact(f"{name}: the kernel did not come up in the emulator, attempt {attempt + 1}")
+    raise Failed(f"{name}: no boot in 3 attempts")
 
 
 def word(console, hook, end, what):

@@ -401,7 +401,7 @@ static void test_data_before_hello_is_refused(void **state)
 
 static void test_much_before_hello_is_refused(void **state)
 {
-	uint8_t noise[FRAME_DATA_MAX];
+	uint8_t noise[FRAME_DATA_MAX] = {0};
 	struct frame_data m = {.flow = 1, .bytes = span_of(noise, sizeof(noise))};
 	uint32_t x = 1;
 	struct peer p;
