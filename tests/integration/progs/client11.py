@@ -6,12 +6,15 @@ import ctypes
 import os
 import socket
 import sys
+import time
 
 crypto_path, ssl_path, host, port, path = sys.argv[1:]
 ctypes.CDLL(crypto_path, ctypes.RTLD_GLOBAL)
 ssl = ctypes.CDLL(ssl_path)
 for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new"):
     getattr(ssl, name).restype = ctypes.c_void_p
+
+time.sleep(1)  # the agent places its probes some milliseconds after the first process maps a file
 
 ctx = ctypes.c_void_p(ssl.SSL_CTX_new(ctypes.c_void_p(ssl.TLS_client_method())))
 sock = socket.create_connection((host, int(port)), 10)
