@@ -3,6 +3,7 @@
 """-I by interface, -I any, a pcap filter; and the tunnel itself is never mirrored, though agent and
 collector share a host and -I any sees everything."""
 import os
+import signal
 import time
 
 from lib import check, equal, fact, flows, losses, run
@@ -32,6 +33,8 @@ def main(t):
     time.sleep(1)
     want = {"srv0": "abe", "srv1": "cd", "lo": "f", "any": "abcd", "filter": "a", "none": ""}
     wrong = []
+    for p in outs.values():
+        p.kick(signal.SIGINT)  # all at once: taking probes off takes its time
     for name, p in outs.items():
         t.drain(p)
         seen = flows(t.dir / f"{name}.pcapng")
@@ -55,7 +58,8 @@ def main(t):
     seen = flows(t.dir / "self.pcapng")
     equal([f for f in seen if 3005 in (f.server[1], f.client[1])], [], "mirrored tunnels")
     equal(len(seen), 20, "flows for 20 connections")
-    equal(losses(agent, col), {}, "losses")
+    lost = {k: v for k, v in losses(agent, col).items() if "unbound" not in k}  # of the whole host
+    equal(lost, {}, "losses")
     fact(f"agent and collector on one host: 20 flows, {size} bytes, no growth")
 
 
