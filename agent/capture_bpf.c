@@ -3,11 +3,11 @@
  * capture_bpf: source 1. Loads the kernel half, attaches it to every TLS library file that libwatch
  * reports, and hands on the events of the ring buffer. Never looks into an event.
  */
+#include "attach.h"
 #include "capture.h"
 
 #include "base/log.h"
 #include "base/metrics.h"
-#include "elfsym.h"
 #include "libwatch.h"
 
 #include <bpf/bpf.h>
@@ -56,174 +56,25 @@ struct source {
 	struct ring_buffer *ring;
 	struct libwatch *watch;
 	int epoll_fd;
-	struct bpf_link **links; /* one a probe and library file */
-	size_t n_links;
-	bool has_loop; /* bpf_loop(), 5.17 */
-	int batch;     /* events left to deliver in this poll() */
+	struct attach *attach;
+	int batch; /* events left to deliver in this poll() */
 };
-
-/* What to do at a function: the programs at its entry and at its return. */
-enum action { READ, READ_EX, WRITE, WRITE_EX, RECV, SEND, BIND, FORGET };
-
-/*
- * All functions that are probed, of every library; a file has those of one. A file without any that
- * moves plaintext is none of ours. gnutls_record_send() ends in gnutls_record_send2().
- */
-static const struct probe {
-	const char *symbol;
-	enum action action;
-} probes[] = {
-	{"SSL_read", READ},
-	{"SSL_write", WRITE},
-	{"SSL_read_ex", READ_EX},
-	{"SSL_write_ex", WRITE_EX},
-	{"SSL_do_handshake", BIND},
-	{"SSL_peek", BIND},
-	{"SSL_peek_ex", BIND},
-	{"SSL_free", FORGET},
-	{"SSL_clear", FORGET},
-	{"SSL_set_fd", FORGET},
-	{"SSL_set_bio", FORGET},
-	{"gnutls_record_recv", RECV},
-	{"gnutls_record_recv_seq", RECV},
-	{"gnutls_record_send2", SEND},
-	{"gnutls_handshake", BIND},
-	{"gnutls_deinit", FORGET},
-};
-enum { N_PROBES = sizeof(probes) / sizeof(probes[0]) };
-
-static struct bpf_program *enter_program(const struct source *s, enum action action)
-{
-	const struct capture_bpf *k = s->skel;
-	struct bpf_program *const v[] = {
-		[READ] = k->progs.enter_ssl_read,    [READ_EX] = k->progs.enter_ssl_read_ex,
-		[WRITE] = k->progs.enter_ssl_write,  [WRITE_EX] = k->progs.enter_ssl_write_ex,
-		[RECV] = k->progs.enter_record_recv, [SEND] = k->progs.enter_record_send,
-		[BIND] = k->progs.enter_bind,        [FORGET] = k->progs.enter_forget,
-	};
-
-	return v[action];
-}
-
-static struct bpf_program *leave_program(const struct source *s, enum action action)
-{
-	const struct capture_bpf *k = s->skel;
-	struct bpf_program *const loop[] = {
-		[READ] = k->progs.leave_ssl_read,    [READ_EX] = k->progs.leave_ssl_read_ex,
-		[WRITE] = k->progs.leave_ssl_write,  [WRITE_EX] = k->progs.leave_ssl_write_ex,
-		[RECV] = k->progs.leave_record_recv, [SEND] = k->progs.leave_record_send,
-		[BIND] = k->progs.leave_bind,        [FORGET] = NULL,
-	};
-	struct bpf_program *const old[] = {
-		[READ] = k->progs.leave_old_ssl_read,
-		[READ_EX] = k->progs.leave_old_ssl_read_ex,
-		[WRITE] = k->progs.leave_old_ssl_write,
-		[WRITE_EX] = k->progs.leave_old_ssl_write_ex,
-		[RECV] = k->progs.leave_old_record_recv,
-		[SEND] = k->progs.leave_old_record_send,
-		[BIND] = k->progs.leave_bind,
-		[FORGET] = NULL,
-	};
-
-	return s->has_loop ? loop[action] : old[action];
-}
-
-static bool moves_plaintext(enum action action)
-{
-	return action != BIND && action != FORGET;
-}
-
-static int attach_one(struct source *s, struct bpf_program *prog, bool retprobe, const char *path,
-		      uint64_t offset)
-{
-	LIBBPF_OPTS(bpf_uprobe_opts, opts, .retprobe = retprobe);
-	struct bpf_link **links, *link;
-
-	if (!prog)
-		return 0;
-	links = realloc(s->links, (s->n_links + 1) * sizeof(struct bpf_link *));
-	if (!links)
-		return -ENOMEM;
-	s->links = links;
-	link = bpf_program__attach_uprobe_opts(prog, -1, path, offset, &opts);
-	if (!link)
-		return -errno;
-	s->links[s->n_links++] = link;
-	return 0;
-}
-
-static void drop_links(struct source *s, size_t keep)
-{
-	while (s->n_links > keep)
-		bpf_link__destroy(s->links[--s->n_links]);
-}
-
-/* All of a file's probes or none: half of them would show half of a conversation. */
-static int attach_library(struct source *s, int fd, const uint64_t offsets[N_PROBES])
-{
-	size_t before = s->n_links;
-	char path[64];
-	int err = 0;
-
-	/* Names the very file, whatever its name is now or in whose mount namespace. */
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	for (int i = 0; i < N_PROBES && !err; i++) {
-		if (!offsets[i])
-			continue;
-		/* Return first: a call that is entered is then also seen leaving. */
-		err = attach_one(s, leave_program(s, probes[i].action), true, path, offsets[i]);
-		if (!err)
-			err = attach_one(s, enter_program(s, probes[i].action), false, path,
-					 offsets[i]);
-	}
-	if (err)
-		drop_links(s, before);
-	return err;
-}
-
-/* File offsets of the probed functions; how many of them move plaintext, or -ENOEXEC. */
-static int find_functions(int fd, uint64_t offsets[N_PROBES])
-{
-	const char *names[N_PROBES];
-	int n = 0, err;
-
-	for (int i = 0; i < N_PROBES; i++)
-		names[i] = probes[i].symbol;
-	err = elfsym_offsets(fd, names, N_PROBES, offsets);
-	if (err < 0)
-		return err;
-	for (int i = 0; i < N_PROBES; i++)
-		n += offsets[i] && moves_plaintext(probes[i].action);
-	return n;
-}
 
 static void on_library(void *ctx, int fd, const char *path)
 {
 	struct source *s = ctx;
-	uint64_t offsets[N_PROBES];
-	int n = find_functions(fd, offsets), err;
+	int n = attach_file(s->attach, fd);
 
-	if (n < 0) {
+	if (n > 0) {
+		counter_inc(&libs_attached);
+		log_info("capture: probes on %s", path);
+	} else if (n < 0) {
 		counter_inc(&libs_failed);
-		log_warn("capture: %s: not a usable ELF file of this machine: programs using it "
-			 "are not "
-			 "mirrored",
-			 path);
-		return;
-	}
-	if (!n) {
+		log_warn("capture: %s: %s: programs using it are not mirrored", path,
+			 n == -ENOEXEC ? "not a usable ELF file of this machine" : strerror(-n));
+	} else {
 		log_debug("capture: %s: no function inside that moves plaintext", path);
-		return;
 	}
-	err = attach_library(s, fd, offsets);
-	if (err) {
-		counter_inc(&libs_failed);
-		log_warn("capture: %s: cannot place probes: %s: programs using it are not mirrored",
-			 path, strerror(-err));
-		return;
-	}
-	counter_inc(&libs_attached);
-	log_info("capture: probes on %s", path);
 }
 
 static int on_record(void *ctx, void *data, size_t size)
@@ -295,26 +146,6 @@ static void choose_flow_hook(struct capture_bpf *k, enum flow_hook hook, const s
 	choose(k->progs.kretprobe_recv, hook == FLOW_HOOK_KPROBE);
 }
 
-/* The programs at the returns of TLS calls exist for kernels with bpf_loop() and without. */
-static void choose_loop(struct source *s)
-{
-	struct capture_bpf *k = s->skel;
-
-	s->has_loop = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_loop, NULL) == 1;
-	choose(k->progs.leave_ssl_read, s->has_loop);
-	choose(k->progs.leave_ssl_read_ex, s->has_loop);
-	choose(k->progs.leave_ssl_write, s->has_loop);
-	choose(k->progs.leave_ssl_write_ex, s->has_loop);
-	choose(k->progs.leave_record_recv, s->has_loop);
-	choose(k->progs.leave_record_send, s->has_loop);
-	choose(k->progs.leave_old_record_recv, !s->has_loop);
-	choose(k->progs.leave_old_record_send, !s->has_loop);
-	choose(k->progs.leave_old_ssl_read, !s->has_loop);
-	choose(k->progs.leave_old_ssl_read_ex, !s->has_loop);
-	choose(k->progs.leave_old_ssl_write, !s->has_loop);
-	choose(k->progs.leave_old_ssl_write_ex, !s->has_loop);
-}
-
 static int load_with(struct source *s, enum flow_hook hook, const struct btf *btf)
 {
 	int err;
@@ -325,8 +156,9 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	bpf_program__set_autoattach(s->skel->progs.learn_self,
 				    false); /* run by learn_self() only */
 	choose_flow_hook(s->skel, hook, btf);
-	choose_loop(s);
-	err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);
+	err = attach_new(&s->attach, s->skel, btf);
+	if (!err)
+		err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);
 	if (!err)
 		err = capture_bpf__load(s->skel);
 	if (!err)
@@ -334,6 +166,8 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	if (!err) /* uprobes have no target yet: this takes only the rest */
 		err = capture_bpf__attach(s->skel);
 	if (err) {
+		attach_free(s->attach);
+		s->attach = NULL;
 		capture_bpf__destroy(s->skel);
 		s->skel = NULL;
 	}
@@ -391,8 +225,7 @@ static void source_close(struct capture *c)
 	if (!s)
 		return;
 	libwatch_close(s->watch);
-	drop_links(s, 0);
-	free(s->links);
+	attach_free(s->attach);
 	ring_buffer__free(s->ring);
 	capture_bpf__destroy(s->skel);
 	if (s->epoll_fd >= 0)

@@ -10,17 +10,6 @@
 #ifndef SSLC_BPF_CALLS_H
 #define SSLC_BPF_CALLS_H
 
-/* By where a call says how many bytes it moved. */
-enum call_kind {
-	CALL_READ,    /* int returned: SSL_read */
-	CALL_READ_EX, /* *arg4, when 1 is returned */
-	CALL_WRITE,
-	CALL_WRITE_EX,
-	CALL_RECV, /* ssize_t returned: gnutls_record_recv */
-	CALL_SEND,
-	CALL_BIND, /* moves no plaintext, but its socket operations bind the object */
-};
-
 #if defined(__TARGET_ARCH_x86)
 #define RETURN_POPS 8 /* ret takes the return address off the stack */
 #else
@@ -41,7 +30,7 @@ static __always_inline struct calls *calls_get(__u64 tid)
 	return bpf_map_lookup_elem(&calls, &tid);
 }
 
-static __always_inline int enter(struct pt_regs *ctx, enum call_kind kind)
+static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind)
 {
 	__u64 tid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx);
 	struct calls *cs;
@@ -74,7 +63,7 @@ static __always_inline int enter(struct pt_regs *ctx, enum call_kind kind)
 }
 
 /* Take the call that returns now off the stack. False when its entry was not seen. */
-static __always_inline bool leave(struct pt_regs *ctx, enum call_kind kind, struct call *out,
+static __always_inline bool leave(struct pt_regs *ctx, enum sslc_call kind, struct call *out,
 				  struct call *outer)
 {
 	__u64 tid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx) - RETURN_POPS;
@@ -102,11 +91,13 @@ static __always_inline __u64 moved(struct pt_regs *ctx, const struct call *c)
 	int ret = (int)wide;
 	__u64 n = 0;
 
-	if (c->kind == CALL_RECV || c->kind == CALL_SEND)
+	if (c->kind == SSLC_CALL_BIND)
+		return 0;
+	if (c->kind == SSLC_CALL_RECV || c->kind == SSLC_CALL_SEND)
 		return wide > 0 ? wide : 0;
 	if (ret <= 0)
 		return 0;
-	if (c->kind == CALL_READ || c->kind == CALL_WRITE)
+	if (c->kind == SSLC_CALL_READ || c->kind == SSLC_CALL_WRITE)
 		return ret;
 	if (bpf_probe_read_user(&n, sizeof(n), (void *)c->outp))
 		count(LOSS_FAULT, 1);
@@ -157,15 +148,21 @@ static __always_inline bool is_inner(const struct conn *c, __u64 ssl, const stru
 	if (!by->ssl)
 		return false;
 	if (by->ssl == ssl)
-		return by->kind != CALL_BIND;
+		return by->kind != SSLC_CALL_BIND;
 	id = conn_id_of(by->ssl);
 	outer = bpf_map_lookup_elem(&conns, &id);
 	return !c->flow || !outer || !outer->flow || outer->flow == c->flow;
 }
 
+static __always_inline enum sslc_dir direction(enum sslc_call kind)
+{
+	return kind == SSLC_CALL_WRITE || kind == SSLC_CALL_WRITE_EX || kind == SSLC_CALL_SEND
+		       ? SSLC_DIR_OUT
+		       : SSLC_DIR_IN;
+}
+
 /* What a returning call moved, ready to be emitted. False: nothing, or nothing wanted. */
-static __always_inline bool finish(struct pt_regs *ctx, enum call_kind kind, enum sslc_dir dir,
-				   struct emit *e)
+static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, struct emit *e)
 {
 	struct call call, outer;
 	struct conn *c;
@@ -176,7 +173,7 @@ static __always_inline bool finish(struct pt_regs *ctx, enum call_kind kind, enu
 	n = moved(ctx, &call);
 	if (!n)
 		return false;
-	e->dir = dir;
+	e->dir = direction(kind);
 	e->conn = conn_id_of(call.ssl);
 	c = conn_get(&e->conn);
 	if (!c || c->excluded || is_inner(c, call.ssl, &outer) || !place(c, e, n))
@@ -189,52 +186,69 @@ static __always_inline bool finish(struct pt_regs *ctx, enum call_kind kind, enu
 	return true;
 }
 
-/* leave_… for kernels with bpf_loop(), leave_old_… for those without; one of them is loaded. */
-#define TLS_LEAVE(program, kind, dir, how)                                                         \
-	SEC("uretprobe") int program(struct pt_regs *ctx)                                          \
-	{                                                                                          \
-		struct emit e = {};                                                                \
-                                                                                                   \
-		if (finish(ctx, kind, dir, &e))                                                    \
-			how(&e);                                                                   \
-		return 0;                                                                          \
-	}
-#define TLS_CALL(name, kind, dir)                                                                  \
-	SEC("uprobe") int enter_##name(struct pt_regs *ctx)                                        \
-	{                                                                                          \
-		return enter(ctx, kind);                                                           \
-	}                                                                                          \
-	TLS_LEAVE(leave_##name, kind, dir, emit_loop)                                              \
-	TLS_LEAVE(leave_old_##name, kind, dir, emit_bounded)
-
-TLS_CALL(ssl_read, CALL_READ, SSLC_DIR_IN)
-TLS_CALL(ssl_read_ex, CALL_READ_EX, SSLC_DIR_IN)
-TLS_CALL(ssl_write, CALL_WRITE, SSLC_DIR_OUT)
-TLS_CALL(ssl_write_ex, CALL_WRITE_EX, SSLC_DIR_OUT)
-
-TLS_CALL(record_recv, CALL_RECV, SSLC_DIR_IN)
-TLS_CALL(record_send, CALL_SEND, SSLC_DIR_OUT)
-
-SEC("uprobe") int enter_bind(struct pt_regs *ctx)
+/*
+ * 1. Since 6.6 one link carries all probes of a file (uprobe_multi), and a cookie says which
+ * function was called.
+ */
+SEC("uprobe") int multi_enter(struct pt_regs *ctx)
 {
-	return enter(ctx, CALL_BIND);
+	return enter(ctx, bpf_get_attach_cookie(ctx));
 }
 
-SEC("uretprobe") int leave_bind(struct pt_regs *ctx)
+SEC("uprobe") int multi_leave(struct pt_regs *ctx)
 {
-	struct call call, outer;
+	struct emit e = {};
 
-	leave(ctx, CALL_BIND, &call, &outer);
+	if (finish(ctx, bpf_get_attach_cookie(ctx), &e))
+		emit_loop(&e);
 	return 0;
 }
 
-/* The object ends, or gets another transport: what was learnt of it holds no longer. */
-SEC("uprobe") int enter_forget(struct pt_regs *ctx)
+static __always_inline int forget(struct pt_regs *ctx)
 {
 	struct sslc_conn_id id = conn_id_of(PT_REGS_PARM1(ctx));
 
 	bpf_map_delete_elem(&conns, &id);
 	return 0;
+}
+
+SEC("uprobe") int multi_forget(struct pt_regs *ctx)
+{
+	return forget(ctx);
+}
+
+/*
+ * 2. Before, each probe is a perf event with a program of its own, since cookies came in 5.15 only:
+ * leave_… for kernels with bpf_loop(), leave_old_… for those without.
+ */
+#define TLS_LEAVE(program, kind, how)                                                              \
+	SEC("uretprobe") int program(struct pt_regs *ctx)                                          \
+	{                                                                                          \
+		struct emit e = {};                                                                \
+                                                                                                   \
+		if (finish(ctx, kind, &e))                                                         \
+			how(&e);                                                                   \
+		return 0;                                                                          \
+	}
+#define TLS_CALL(name, kind)                                                                       \
+	SEC("uprobe") int enter_##name(struct pt_regs *ctx)                                        \
+	{                                                                                          \
+		return enter(ctx, kind);                                                           \
+	}                                                                                          \
+	TLS_LEAVE(leave_##name, kind, emit_loop)                                                   \
+	TLS_LEAVE(leave_old_##name, kind, emit_bounded)
+
+TLS_CALL(read, SSLC_CALL_READ)
+TLS_CALL(read_ex, SSLC_CALL_READ_EX)
+TLS_CALL(write, SSLC_CALL_WRITE)
+TLS_CALL(write_ex, SSLC_CALL_WRITE_EX)
+TLS_CALL(recv, SSLC_CALL_RECV)
+TLS_CALL(send, SSLC_CALL_SEND)
+TLS_CALL(bind, SSLC_CALL_BIND)
+
+SEC("uprobe") int enter_forget(struct pt_regs *ctx)
+{
+	return forget(ctx);
 }
 
 #endif

@@ -17,6 +17,23 @@ enum sslc_event_type {
 /* Seen from the captured process. */
 enum sslc_dir { SSLC_DIR_IN = 0, SSLC_DIR_OUT = 1 };
 
+/*
+ * What a probed function does, by where it says how many bytes it moved. Between agent and bpf/ it
+ * is the cookie of a probe.
+ */
+enum sslc_call {
+	SSLC_CALL_READ = 0,    /* int returned: SSL_read */
+	SSLC_CALL_READ_EX = 1, /* *arg4, when 1 is returned */
+	SSLC_CALL_WRITE = 2,
+	SSLC_CALL_WRITE_EX = 3,
+	SSLC_CALL_RECV = 4, /* ssize_t returned: gnutls_record_recv */
+	SSLC_CALL_SEND = 5,
+	SSLC_CALL_BIND = 6, /* moves no plaintext, but its socket operations bind the object */
+	SSLC_CALL_FORGET =
+		7, /* the object ends, or gets another transport; only its entry is probed */
+	SSLC_CALL_KINDS = 8,
+};
+
 enum sslc_role { SSLC_ROLE_UNKNOWN = 0, SSLC_ROLE_CLIENT = 1, SSLC_ROLE_SERVER = 2 };
 
 /* What happened to a socket, in the order in which the kernel did it. */

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* attach: the probes of library files. Which functions there are, which program goes where, by what
+ * link. */
+#ifndef SSLC_AGENT_ATTACH_H
+#define SSLC_AGENT_ATTACH_H
+
+struct attach;
+struct btf;
+struct capture_bpf; /* the skeleton */
+
+/**
+ * Before the skeleton is loaded: choose, by what the kernel can do, how probes will be attached,
+ * and leave the other programs out. skel is borrowed and must outlive the result. 0 or -ENOMEM.
+ */
+int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *kernel)
+	__attribute__((warn_unused_result));
+/**
+ * Probe every known function of the file, in every present and future process: all or none.
+ * fd: open file, borrowed. Returns the number of functions that move plaintext, 0 when it is no TLS
+ * library; -ENOEXEC for a broken file, other -errno from the kernel.
+ */
+int attach_file(struct attach *a, int fd) __attribute__((warn_unused_result));
+/** Takes all probes off. Accepts NULL. */
+void attach_free(struct attach *a);
+
+#endif
