@@ -46,6 +46,8 @@ static struct counter losses[] = {
 	 .help = "plaintext bytes beyond what one call can carry"},
 	{.name = "capture_bytes_lost_late",
 	 .help = "plaintext bytes read after the socket was gone"},
+	{.name = "capture_ends_missed",
+	 .help = "connections whose end was noticed by the next one only"},
 };
 #define N_LOSSES (sizeof(losses) / sizeof(losses[0]))
 

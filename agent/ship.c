@@ -322,12 +322,15 @@ static void block_shrink(struct block *b, size_t len)
 	b->p = p || !len ? p : b->p;
 }
 
-/* Take the frames of shed flows out of everything that is not lent. */
+/*
+ * Take the frames of shed flows out of everything that is not sent. A sent block stays as it is:
+ * the peer may have it, and what it has is not lost.
+ */
 static void shed_frames(struct ship *s, struct counter *lost)
 {
 	struct flow *f;
 
-	for (struct block *b = block_first(s); b; b = block_next(s, b))
+	for (struct block *b = s->next; b; b = block_next(s, b))
 		if (b != s->lent && b->len)
 			block_shrink(b, compact(s, b->p, b->len, lost));
 	if (s->current.len)
@@ -365,7 +368,7 @@ static void shed_oldest(struct ship *s)
 	struct queue_node *n;
 
 	s->pass++;
-	for (struct block *b = block_first(s); b; b = block_next(s, b))
+	for (struct block *b = s->next; b; b = block_next(s, b))
 		if (b != s->lent)
 			weigh(s, span_of(b->p, b->len));
 	weigh(s, buf_span(&s->current));

@@ -14,6 +14,7 @@ enum loss {
 	LOSS_TOO_DEEP,        /* calls nested deeper than CALL_DEPTH */
 	LOSS_CALL_TOO_LONG,   /* bytes of one call beyond what this kernel's program can copy */
 	LOSS_LATE,            /* bytes: read after the socket was gone */
+	LOSS_STALE_SOCK,      /* connections whose end was missed, noticed by the next one */
 	LOSS_MAX,
 };
 
@@ -52,8 +53,9 @@ struct conn {
  */
 struct sock_info {
 	__u64 flow;
-	__u64 pos[2]; /* bytes seen, by enum sslc_dir */
-	__u32 eof;    /* end of stream told already */
+	__u64 pos[2];   /* bytes seen, by enum sslc_dir */
+	__u64 ident[2]; /* of its connection: see sock_ident() */
+	__u32 eof;      /* end of stream told already */
 	__u32 announced;
 };
 
@@ -111,6 +113,36 @@ struct {
 	__type(key, __u64); /* pid_tgid */
 	__type(value, struct receive);
 } receives SEC(".maps");
+
+/*
+ * The kernel does not run a program that is already running on the same CPU, and a socket's state
+ * changes in softirqs too: an event that interrupts the program for another one would be missed.
+ * Each such tracepoint therefore has two programs; the second acts only while the first one is
+ * running.
+ */
+enum first { FIRST_SET_STATE, FIRST_DESTROY, FIRST_MAX };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FIRST_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} first_running SEC(".maps");
+
+static __always_inline bool is_first_running(enum first which)
+{
+	__u32 key = which, *v = bpf_map_lookup_elem(&first_running, &key);
+
+	return v && *v;
+}
+
+static __always_inline void set_first_running(enum first which, __u32 running)
+{
+	__u32 key = which, *v = bpf_map_lookup_elem(&first_running, &key);
+
+	if (v)
+		*v = running;
+}
 
 /* This program's own identity, learnt by learn_self. */
 __u32 self_tgid = 0;

@@ -136,15 +136,69 @@ static __always_inline void announce(struct sock *sk, struct sock_info *info,
 	bpf_ringbuf_submit(ev, 0);
 }
 
+/*
+ * What tells connections apart that use one struct sock after the other, should the end of the
+ * first have been missed: addresses (IPv6 ones folded) and ports.
+ */
+static __always_inline void sock_ident(struct sock *sk, __u64 ident[2])
+{
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	ident[1] = (__u64)family << 32 |
+		   (__u32)BPF_CORE_READ((struct inet_sock *)sk, inet_sport) << 16 |
+		   BPF_CORE_READ(sk, __sk_common.skc_dport);
+	if (family == AF_INET) {
+		ident[0] = (__u64)BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr) << 32 |
+			   BPF_CORE_READ(sk, __sk_common.skc_daddr);
+	} else {
+		struct in6_addr l = BPF_CORE_READ(sk, __sk_common.skc_v6_rcv_saddr);
+		struct in6_addr r = BPF_CORE_READ(sk, __sk_common.skc_v6_daddr);
+		__u64 *a = (__u64 *)&l, *b = (__u64 *)&r;
+
+		ident[0] = (a[0] * 31 + a[1]) * 31 + b[0] * 7 + b[1];
+	}
+}
+
+static __always_inline void tell_sock(__u64 flow, enum sslc_sock_what what)
+{
+	struct sslc_ev_sock *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+
+	if (!ev) {
+		count(LOSS_RING_FULL_EVENT, 1);
+		return;
+	}
+	ev->ev.type = SSLC_EV_SOCK;
+	ev->ev.size = sizeof(*ev);
+	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.flow = flow;
+	ev->what = what;
+	ev->pad = 0;
+	bpf_ringbuf_submit(ev, 0);
+}
+
+/* The flow is over: nothing of it may meet the next socket at this address. */
+static __always_inline void sock_info_end(__u64 key, struct sock_info *info)
+{
+	tell_sock(info->flow, SSLC_SOCK_DESTROYED);
+	bpf_map_delete_elem(&skipped, &info->flow);
+	bpf_map_delete_elem(&socks, &key);
+}
+
 static __always_inline struct sock_info *sock_info_get(struct sock *sk,
 						       const struct sslc_conn_id *conn)
 {
+	struct sock_info fresh = {}, *info;
 	__u64 key = (__u64)sk;
-	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
 
+	sock_ident(sk, fresh.ident);
+	info = bpf_map_lookup_elem(&socks, &key);
+	if (info && (info->ident[0] != fresh.ident[0] || info->ident[1] != fresh.ident[1])) {
+		count(LOSS_STALE_SOCK, 1);
+		sock_info_end(key, info);
+		info = NULL;
+	}
 	if (!info) {
-		struct sock_info fresh = {.flow = next_flow()};
-
+		fresh.flow = next_flow();
 		bpf_map_update_elem(&socks, &key, &fresh, BPF_NOEXIST);
 		info = bpf_map_lookup_elem(&socks, &key);
 		if (!info) {
@@ -228,23 +282,6 @@ static __always_inline void bind_call(struct sock *sk, __u64 ssl)
 		tell_bind(&id, c);
 		c->pos[0] = c->pos[1] = 0;
 	}
-}
-
-static __always_inline void tell_sock(__u64 flow, enum sslc_sock_what what)
-{
-	struct sslc_ev_sock *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
-
-	if (!ev) {
-		count(LOSS_RING_FULL_EVENT, 1);
-		return;
-	}
-	ev->ev.type = SSLC_EV_SOCK;
-	ev->ev.size = sizeof(*ev);
-	ev->ev.ts_ns = bpf_ktime_get_ns();
-	ev->ev.flow = flow;
-	ev->what = what;
-	ev->pad = 0;
-	bpf_ringbuf_submit(ev, 0);
 }
 
 static __always_inline void on_socket_op(struct sock *sk)
@@ -393,35 +430,64 @@ static __always_inline enum sslc_sock_what closed_how(struct sock *sk, int old)
 	return SSLC_SOCK_CLOSED;
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(on_set_state, struct sock *sk, int old, int new)
+static __always_inline void set_state(struct sock *sk, int old, int new)
 {
 	__u64 key = (__u64)sk;
 	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
 
 	if (!info)
-		return 0;
+		return;
 	if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
 		tell_sock(info->flow, SSLC_SOCK_LOCAL_FIN);
 	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
 		tell_sock(info->flow, SSLC_SOCK_REMOTE_FIN);
 	else if (new == TCP_CLOSE)
 		tell_sock(info->flow, closed_how(sk, old));
+	else if (new == TCP_ESTABLISHED) /* a new connection: the end of the last one was missed */
+		sock_info_end(key, info);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_set_state, struct sock *sk, int old, int new)
+{
+	set_first_running(FIRST_SET_STATE, 1);
+	set_state(sk, old, new);
+	set_first_running(FIRST_SET_STATE, 0);
 	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_set_state_nested, struct sock *sk, int old, int new)
+{
+	if (is_first_running(FIRST_SET_STATE))
+		set_state(sk, old, new);
+	return 0;
+}
+
+static __always_inline void destroy(struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+
+	if (info)
+		sock_info_end(key, info);
 }
 
 /* Fires for every socket once no process can read it any more; since 4.16. */
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(on_destroy_sock, struct sock *sk)
 {
-	__u64 key = (__u64)sk;
-	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+	set_first_running(FIRST_DESTROY, 1);
+	destroy(sk);
+	set_first_running(FIRST_DESTROY, 0);
+	return 0;
+}
 
-	if (!info)
-		return 0;
-	tell_sock(info->flow, SSLC_SOCK_DESTROYED);
-	bpf_map_delete_elem(&skipped, &info->flow);
-	bpf_map_delete_elem(&socks, &key);
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(on_destroy_sock_nested, struct sock *sk)
+{
+	if (is_first_running(FIRST_DESTROY))
+		destroy(sk);
 	return 0;
 }
 

@@ -36,7 +36,7 @@ def main(t):
     for p in outs.values():
         p.kick(signal.SIGINT)  # all at once: taking probes off takes its time
     for name, p in outs.items():
-        t.drain(p)
+        equal(p.wait(60), 0, f"{name}: exit status")
         seen = flows(t.dir / f"{name}.pcapng")
         got = "".join(sorted(bytes(f.data[0]).split(b"who?")[1][:1].decode() for f in seen))
         if got != want[name]:
