@@ -92,10 +92,6 @@ static void on_signal(evutil_socket_t sig, short what, void *ctx)
 static int open_stages(struct agent *a)
 {
 	const struct agent_conf *conf = a->conf;
-	const struct capture_conf cc = {.flow_hook = conf->flow_hook,
-					.ring_bytes = conf->ring_bytes,
-					.on_event = on_event,
-					.ctx = a};
 	struct flows_conf fc = {.skip = skip_flow, .ctx = a};
 	int err;
 
@@ -112,6 +108,17 @@ static int open_stages(struct agent *a)
 	if (err)
 		return err;
 	flows_tick(a->flows, clock_mono_ns(), clock_wall_offset_ns());
+	return 0;
+}
+
+static int open_capture(struct agent *a)
+{
+	const struct agent_conf *conf = a->conf;
+	const struct capture_conf cc = {.flow_hook = conf->flow_hook,
+					.ring_bytes = conf->ring_bytes,
+					.on_event = on_event,
+					.ctx = a};
+
 	return capture_bpf_ops.open(&a->capture, &cc);
 }
 
@@ -176,12 +183,16 @@ int agent_run(const struct agent_conf *conf)
 
 	signal(SIGPIPE, SIG_IGN);
 	err = open_stages(&a);
-	if (!err)
-		err = open_loop(&a);
 	if (!err) {
+		/* Before any probe is placed: wrong outputs or credentials must not cost programs
+		 * anything. */
 		started = true;
 		err = conf->uplink->start(conf->uplink_ctx, a.ship);
 	}
+	if (!err)
+		err = open_capture(&a);
+	if (!err)
+		err = open_loop(&a);
 	if (!err) {
 		notify_ready();
 		event_base_dispatch(a.base);
@@ -189,7 +200,7 @@ int agent_run(const struct agent_conf *conf)
 		drain(&a);
 	}
 	if (started)
-		conf->uplink->stop(conf->uplink_ctx, AGENT_DRAIN_MS);
+		conf->uplink->stop(conf->uplink_ctx, err ? 0 : AGENT_DRAIN_MS);
 	if (!err)
 		metrics_dump(stderr, false);
 	close_all(&a);

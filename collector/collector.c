@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/notify.h"
 #include "base/pki.h"
 #include "ingest.h"
 #include "session.h"
@@ -87,31 +88,6 @@ static uint64_t middle_round(struct middle *m, bool *second)
 }
 
 /* ---- one collector ---- */
-
-/* sd_notify(3)'s protocol: one datagram. A leading '@' names an abstract socket. */
-static void notify(const char *state)
-{
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-	size_t len;
-	int fd;
-
-	if (!path || (path[0] != '/' && path[0] != '@'))
-		return;
-	len = strlen(path);
-	if (len >= sizeof(sa.sun_path))
-		return;
-	memcpy(sa.sun_path, path, len);
-	if (path[0] == '@')
-		sa.sun_path[0] = '\0';
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return;
-	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&sa,
-		   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
-		log_warn("collector: sd_notify: %s", strerror(errno));
-	close(fd);
-}
 
 static void on_stop(evutil_socket_t fd, short what, void *ctx)
 {
@@ -264,9 +240,10 @@ static int collector_open(struct collector *c, const struct collector_conf *conf
 	};
 	int err;
 
-	err = credentials_open(&cr, conf);
+	/* Outputs first: a wrong one must not leave a certificate authority behind. */
+	err = middle_open(&c->middle, conf->sinks, conf->n_sinks);
 	if (!err)
-		err = middle_open(&c->middle, conf->sinks, conf->n_sinks);
+		err = credentials_open(&cr, conf);
 	if (!err)
 		err = loop_open(c);
 	if (!err)
@@ -314,11 +291,10 @@ int collector_run(const struct collector_conf *conf)
 	if (!err) {
 		log_info("collector: listening port=%u%s", acceptor_port(c.acceptor),
 			 conf->insecure ? " (insecure: anyone may send)" : "");
-		fputs("ready\n", stderr);
-		notify("READY=1");
+		notify_ready();
 		collector_loop(&c);
 		done = c.stop;
-		notify("STOPPING=1");
+		notify_stopping();
 		acceptor_stop(c.acceptor);
 	} else if (err == -ENOMEM) {
 		log_error("collector: not started: out of memory"); /* all else was logged below */

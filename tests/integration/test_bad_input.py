@@ -55,6 +55,13 @@ def main(t):
             cmd=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all",
                  "--bounding-set=-all", exe])
 
+    # a kernel without type information: an empty directory over it, in a mount namespace of its own
+    refused("kernel without BTF", (1,), "type information|BTF", "-I", "srv0", "-w", pcap,
+            cmd=["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /sys/kernel/btf && exec "$@"', "sh", binary()])
+    fresh = t.dir / "fresh.state"
+    refused("a new collector's wrong output", (1,), "nosuch0", "-C", "-o", "nosuch0", "--state-dir", fresh)
+    check(not fresh.exists(), "a collector that never ran left a certificate authority behind")
+
     col = t.collector("-o", "out0")
     refused("port in use", (1,), "in use|3005", "-C", "-w", pcap, "--state-dir", t.dir / "col.state",
             ns=t.col)
