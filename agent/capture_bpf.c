@@ -211,12 +211,15 @@ static int open_ring(struct source *s)
 
 static void say_load_error(int err)
 {
-	if (err == -EPERM || err == -EACCES)
-		log_error(
-			"capture: no privilege to load BPF programs: run as root, or with CAP_BPF, "
-			"CAP_PERFMON and CAP_SYS_PTRACE");
+	if (err == -EPERM)
+		log_error("capture: no privilege to load BPF programs: run as root, or with "
+			  "CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE");
+	else if (err == -ENODATA)
+		log_error("capture: this kernel has no type information (/sys/kernel/btf/vmlinux): "
+			  "a kernel built with CONFIG_DEBUG_INFO_BTF is needed");
 	else
-		log_error("capture: the kernel refused the BPF programs: %s (-v tells more)",
+		log_error("capture: this kernel does not take the BPF programs: %s: Linux 5.10 or "
+			  "newer with BTF and CONFIG_BPF_EVENTS is needed (-v tells more)",
 			  strerror(-err));
 }
 
