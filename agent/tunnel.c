@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * tunnel: the uplink. Blocks from ship in, TLS to the collector out, acknowledgements back to ship.
- * One thread with its own event loop; names are resolved in a helper thread, so that this one never
- * blocks and can always be stopped. Back-pressure stays in ship: at most OUTPUT_MAX encoded bytes
+ * One thread with its own event loop, which never blocks and can always be stopped: names are
+ * looked up beside it, in resolve. Back-pressure stays in ship: at most OUTPUT_MAX encoded bytes
  * wait here. Never looks into a frame of a block, never touches a flow.
  */
 #include "tunnel.h"
@@ -20,7 +20,6 @@
 #include <openssl/x509v3.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +32,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "resolve.h"
 #include "zblock.h"
 
 #define BACKOFF_MIN_MS 200
@@ -63,21 +63,11 @@ static COUNTER_DEFINE(g_up, "tunnel_up", "1 while the link is up");
 
 enum tunnel_state {
 	TUNNEL_WAIT,      /* back-off; the retry timer is pending */
-	TUNNEL_RESOLVE,   /* the helper thread looks the name up */
+	TUNNEL_RESOLVE,   /* the name is looked up */
 	TUNNEL_CONNECT,   /* TCP to addr is under way on fd */
 	TUNNEL_HANDSHAKE, /* TLS */
 	TUNNEL_HELLO,     /* our hello is out, the welcome is awaited */
 	TUNNEL_UP,        /* blocks flow */
-};
-
-/* Shared with a thread that may outlive the tunnel: whoever leaves last frees it. */
-struct resolve {
-	atomic_int refs;
-	atomic_bool done;
-	char *host, service[8];
-	struct addrinfo *list;
-	int err; /* of getaddrinfo() */
-	int fd;  /* eventfd, readable when done */
 };
 
 struct tunnel {
@@ -150,18 +140,6 @@ static void state_set(struct tunnel *t, enum tunnel_state state)
 	log_debug("tunnel: state=%d", (int)state);
 	t->state = state;
 	counter_set(&g_up, state == TUNNEL_UP);
-}
-
-static void resolve_unref(struct resolve *r)
-{
-	if (!r || atomic_fetch_sub(&r->refs, 1) != 1)
-		return;
-	if (r->list)
-		freeaddrinfo(r->list);
-	if (r->fd >= 0)
-		close(r->fd);
-	free(r->host);
-	free(r);
 }
 
 static void event_drop(struct event **ev)
@@ -738,76 +716,22 @@ static void connect_next(struct tunnel *t, int last_err)
 
 /* ---- names ---- */
 
-static void lookup(struct resolve *r)
-{
-	static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-					      .ai_flags = AI_ADDRCONFIG};
-	static const struct addrinfo literal = {.ai_socktype = SOCK_STREAM,
-						.ai_flags = AI_NUMERICHOST};
-
-	r->err = getaddrinfo(r->host, r->service, &literal, &r->list);
-	if (r->err)
-		r->err = getaddrinfo(r->host, r->service, &hints, &r->list);
-}
-
-static void *resolve_main(void *arg)
-{
-	struct resolve *r = arg;
-	uint64_t one = 1;
-
-	lookup(r);
-	atomic_store(&r->done, true);
-	if (write(r->fd, &one, sizeof(one)) < 0)
-		log_debug("tunnel: resolve: %s", strerror(errno));
-	resolve_unref(r);
-	return NULL;
-}
-
 static void on_resolved(evutil_socket_t fd, short what, void *ctx)
 {
 	struct tunnel *t = ctx;
-	struct resolve *r = t->resolve;
+	const struct resolve *r = t->resolve;
 
 	(void)fd;
 	(void)what;
-	if (!atomic_load(&r->done))
+	if (!resolve_is_done(r))
 		return;
 	event_drop(&t->resolve_ev);
-	if (r->err) {
-		link_failf(t, "cannot resolve %s: %s", t->host, gai_strerror(r->err));
+	if (resolve_error(r)) {
+		link_failf(t, "cannot resolve %s: %s", t->host, gai_strerror(resolve_error(r)));
 		return;
 	}
-	t->addr = r->list;
+	t->addr = resolve_list(r);
 	connect_next(t, EHOSTUNREACH);
-}
-
-static struct resolve *resolve_new(const char *host, uint16_t port)
-{
-	struct resolve *r = calloc(1, sizeof(*r));
-
-	if (!r)
-		return NULL;
-	atomic_init(&r->refs, 1);
-	snprintf(r->service, sizeof(r->service), "%u", port);
-	r->host = strdup(host);
-	r->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (r->host && r->fd >= 0)
-		return r;
-	resolve_unref(r);
-	return NULL;
-}
-
-static bool resolve_start(struct resolve *r)
-{
-	pthread_t thread;
-
-	atomic_fetch_add(&r->refs, 1);
-	if (pthread_create(&thread, NULL, resolve_main, r)) {
-		resolve_unref(r);
-		return false;
-	}
-	pthread_detach(thread);
-	return true;
 }
 
 static void attempt(struct tunnel *t)
@@ -815,7 +739,7 @@ static void attempt(struct tunnel *t)
 	state_set(t, TUNNEL_RESOLVE);
 	t->resolve = resolve_new(t->host, t->port);
 	if (t->resolve)
-		t->resolve_ev = event_new(t->base, t->resolve->fd, EV_READ, on_resolved, t);
+		t->resolve_ev = event_new(t->base, resolve_fd(t->resolve), EV_READ, on_resolved, t);
 	if (!t->resolve_ev || event_add(t->resolve_ev, NULL) || !resolve_start(t->resolve))
 		link_fail(t, "cannot resolve: out of memory or threads");
 }
