@@ -7,7 +7,6 @@
  */
 #include "tunnel.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
@@ -17,7 +16,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
-#include <openssl/x509v3.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -33,6 +31,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "resolve.h"
+#include "trust.h"
 #include "zblock.h"
 
 #define BACKOFF_MIN_MS 200
@@ -51,7 +50,6 @@
 #define UNSENT_MAX     (128 << 10) /* of those, in the kernel: a ping must not wait long */
 #define IN_MAX         (ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX)
 #define REOPEN_MAX     (256u << 20) /* all open flows told again; a flow takes 100 to 1700 bytes */
-#define CERT_WARN_S    (30L * 24 * 60 * 60)
 
 static COUNTER_DEFINE(n_connected, "tunnel_connected", "links to the collector that came up");
 static COUNTER_DEFINE(n_lost, "tunnel_lost", "links to the collector that were lost");
@@ -75,9 +73,8 @@ struct tunnel {
 	char *host;
 	uint16_t port;
 	char where[300]; /* "HOST:PORT" */
-	bool insecure, own_pki;
 	int zstd_level;
-	SSL_CTX *ctx;
+	struct trust trust;
 	struct ship *ship; /* borrowed */
 	uint8_t agent[16];
 	char name[256]; /* of this host */
@@ -518,27 +515,14 @@ static unsigned long bev_code(struct bufferevent *bev)
 	return found;
 }
 
-/* We do not accept the collector's certificate: why, and what to do. */
+/* We do not accept the collector's certificate. */
 static void fail_verify(struct tunnel *t, long verify)
 {
-	const char *cause = X509_verify_cert_error_string(verify);
+	char text[512];
 
 	counter_inc(&n_refused);
-	if (verify == X509_V_ERR_HOSTNAME_MISMATCH || verify == X509_V_ERR_IP_ADDRESS_MISMATCH)
-		link_failf(t,
-			   "the certificate of %s is for another name: give -t the name that "
-			   "stands in "
-			   "it",
-			   t->where);
-	else if (t->own_pki)
-		link_failf(t, "the certificate of %s is not accepted: %s: check --ca", t->where,
-			   cause);
-	else
-		link_failf(t,
-			   "%s is not the collector that this endpoint was enrolled with: %s: "
-			   "check -t, "
-			   "or run `sslcollector enroll HOST TOKEN` and restart the agent",
-			   t->where, cause);
+	trust_verify_text(&t->trust, t->where, verify, text, sizeof(text));
+	link_fail(t, text);
 }
 
 static void fail_tls(struct tunnel *t, short what, int sock_err)
@@ -550,15 +534,12 @@ static void fail_tls(struct tunnel *t, short what, int sock_err)
 	tls_code_text(code, cause, sizeof(cause));
 	if (!code && (what & BEV_EVENT_ERROR) && sock_err && sock_err != EAGAIN)
 		snprintf(cause, sizeof(cause), "%s", strerror(sock_err));
-	if (t->state == TUNNEL_HANDSHAKE && !t->insecure && verify != X509_V_OK) {
+	if (t->state == TUNNEL_HANDSHAKE && !t->trust.insecure && verify != X509_V_OK) {
 		fail_verify(t, verify);
 	} else if (tls_is_auth_alert(code)) {
 		counter_inc(&n_refused);
 		link_failf(t, "%s does not accept this endpoint's certificate: %s: %s", t->where,
-			   cause,
-			   t->own_pki
-				   ? "check --cert here and --ca there"
-				   : "run `sslcollector enroll HOST TOKEN` and restart the agent");
+			   cause, trust_alert_hint(&t->trust));
 	} else if (t->state == TUNNEL_HANDSHAKE) {
 		link_failf(t, "TLS with %s: %s: is an sslcollector listening there?", t->where,
 			   cause);
@@ -585,47 +566,9 @@ static void on_event(struct bufferevent *bev, short what, void *ctx)
 		fail_tls(t, what, sock_err);
 }
 
-static bool is_address(const char *host)
-{
-	uint8_t raw[16];
-
-	return inet_pton(AF_INET, host, raw) == 1 || inet_pton(AF_INET6, host, raw) == 1;
-}
-
-/*
- * With own PKI a CA signs many things: the certificate must also be for the host we asked for. The
- * CA that enrolment made exists for one collector alone, and its only serverAuth certificate is
- * that collector's: there a name would add nothing but trouble with aliases and changing addresses.
- */
-static bool set_name(struct tunnel *t, SSL *ssl)
-{
-	bool is_addr = is_address(t->host);
-
-	if (!is_addr && SSL_set_tlsext_host_name(ssl, t->host) != 1)
-		return false;
-	if (t->insecure || !t->own_pki)
-		return true;
-	if (is_addr)
-		return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), t->host) == 1;
-	return SSL_set1_host(ssl, t->host) == 1;
-}
-
-static SSL *ssl_new(struct tunnel *t)
-{
-	static const unsigned char alpn[] = "\x06" SSLC_ALPN;
-	SSL *ssl = SSL_new(t->ctx);
-
-	_Static_assert(sizeof(SSLC_ALPN) - 1 == 0x06, "length before the name");
-	if (ssl && SSL_set_alpn_protos(ssl, alpn, sizeof(alpn) - 1) == 0 && set_name(t, ssl))
-		return ssl;
-	SSL_free(ssl);
-	ERR_clear_error();
-	return NULL;
-}
-
 static void start_tls(struct tunnel *t)
 {
-	SSL *ssl = ssl_new(t);
+	SSL *ssl = trust_ssl_new(&t->trust);
 
 	if (ssl)
 		t->bev = bufferevent_openssl_socket_new(
@@ -847,62 +790,12 @@ static void tunnel_free(struct tunnel *t)
 	buf_fini(&t->in);
 	buf_cleanse(&t->out);
 	buf_fini(&t->frames);
-	SSL_CTX_free(t->ctx);
+	trust_close(&t->trust);
 	free(t->host);
 	free(t);
 }
 
 /* ---- start, stop ---- */
-
-static void warn_expiry(SSL_CTX *ctx)
-{
-	time_t soon = time(NULL) + CERT_WARN_S;
-	X509 *cert = SSL_CTX_get0_certificate(ctx);
-
-	if (cert && X509_cmp_time(X509_get0_notAfter(cert), &soon) < 0)
-		log_warn("tunnel: this endpoint's certificate expires within 30 days, or has "
-			 "expired: enrol "
-			 "it again");
-}
-
-static int enrolled_ctx(SSL_CTX **out, const char *dir)
-{
-	char ca[4096], cert[4096], key[4096];
-	struct tls_files files = {.ca = ca, .cert = cert, .key = key};
-	const int size = (int)sizeof(ca);
-
-	if (!dir || snprintf(ca, sizeof(ca), "%s/ca.pem", dir) >= size ||
-	    snprintf(cert, sizeof(cert), "%s/agent.pem", dir) >= size ||
-	    snprintf(key, sizeof(key), "%s/agent.key", dir) >= size)
-		return -EINVAL;
-	if (access(cert, F_OK) < 0 && errno == ENOENT) {
-		log_error("tunnel: this endpoint is not enrolled (no %s): run `sslcollector enroll "
-			  "HOST "
-			  "TOKEN` first; `sslcollector token` on the collector prints a token",
-			  cert);
-		return -ENOENT;
-	}
-	return tls_client_ctx(out, &files, false);
-}
-
-static int credentials_open(struct tunnel *t, const struct tunnel_conf *conf)
-{
-	const struct tls_files *f = &conf->files;
-	int err;
-
-	t->own_pki = f->ca || f->cert || f->key;
-	if (conf->insecure)
-		return tls_client_ctx(&t->ctx, f, true);
-	if (t->own_pki && !(f->ca && f->cert && f->key)) {
-		log_error("tunnel: own certificates: --ca, --cert and --key belong together");
-		return -EINVAL;
-	}
-	err = t->own_pki ? tls_client_ctx(&t->ctx, f, false)
-			 : enrolled_ctx(&t->ctx, conf->state_dir);
-	if (!err)
-		warn_expiry(t->ctx);
-	return err;
-}
 
 /* Signals are for the main thread: this one, and the resolvers it starts, have them all blocked. */
 static int thread_start(struct tunnel *t)
@@ -926,7 +819,6 @@ int tunnel_start(struct tunnel **out, const struct tunnel_conf *conf, struct shi
 		return -ENOMEM;
 	t->stop_fd = t->fd = -1;
 	t->port = conf->port;
-	t->insecure = conf->insecure;
 	t->zstd_level = conf->zstd_level;
 	t->ship = ship;
 	t->backoff_ms = BACKOFF_MIN_MS;
@@ -942,7 +834,7 @@ int tunnel_start(struct tunnel **out, const struct tunnel_conf *conf, struct shi
 	if (!err && getrandom(t->agent, sizeof(t->agent), 0) != (ssize_t)sizeof(t->agent))
 		err = -EIO;
 	if (!err)
-		err = credentials_open(t, conf);
+		err = trust_open(&t->trust, t->host, &conf->files, conf->state_dir, conf->insecure);
 	if (!err)
 		err = loop_open(t);
 	if (!err)
