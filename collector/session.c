@@ -7,22 +7,22 @@
  *
  * Both ends of a connection may be captured: whichever session sends first is forged, the other is
  * on standby until its own end. There is no take-over when the first one is lost.
+ *
+ * Here is what happens to a session; which there are and what finds them is session_table.c.
  */
 #include "session.h"
 
 #include <errno.h>
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/hmap.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "base/queue.h"
 #include "forge.h"
+#include "session_table.h"
 
 static COUNTER_DEFINE(c_flows, "session_flows", "flows announced by agents");
-static COUNTER_DEFINE(c_active, "session_active", "sessions in the table now (gauge)");
 static COUNTER_DEFINE(c_forged, "session_handshakes", "connections opened towards the sinks");
 static COUNTER_DEFINE(c_bytes, "session_bytes", "plaintext bytes forged");
 static COUNTER_DEFINE(c_gap, "session_bytes_gap", "bytes shown to the sinks as sequence gaps");
@@ -51,87 +51,6 @@ static COUNTER_DEFINE(c_idled, "session_idle_resets", "connections reset because
 static COUNTER_DEFINE(c_pokes, "session_pokes",
 		      "repeated acknowledgements that make an IDS inspect");
 
-#define HOST_MAX 255u /* a DNS name's limit; longer is no host name */
-
-/*
- * A short connection often arrives whole from one end before the other end's first byte. Its id is
- * remembered for so long: longer than two healthy tunnels differ. 65536 of 80 bytes bound the
- * memory.
- */
-#define GHOST_NS  (10 * NS_PER_S)
-#define GHOST_MAX 65536u
-
-enum session_state {
-	SESSION_QUIET,   /* nothing of it is open at the IDS: no byte yet, or reset because idle */
-	SESSION_LIVE,    /* owns its tuple; the handshake is out. May already have had both FINs */
-	SESSION_STANDBY, /* the same connection is, or was, forged from its other end */
-	SESSION_DISPLACED, /* a newer connection took the tuple; this one was reset */
-	SESSION_FOREIGN,   /* not TCP: nothing can be forged */
-};
-
-static const char *const state_names[] = {
-	[SESSION_QUIET] = "quiet",     [SESSION_LIVE] = "live",
-	[SESSION_STANDBY] = "standby", [SESSION_DISPLACED] = "displaced",
-	[SESSION_FOREIGN] = "foreign",
-};
-
-struct session_dir {
-	uint64_t expected; /* offset of the next byte */
-	uint64_t poke_ns;  /* when to poke, while in t->pokes */
-	struct queue_node poke;
-	uint16_t poke_id; /* the side's ip_id when armed: unchanged = it sent nothing since */
-	bool started;     /* expected means something */
-	bool fin;         /* no byte may follow */
-	uint8_t index;    /* enum flow_dir: this struct's place in session.dir[] */
-};
-
-/* One captured end of one connection, in one allocation with its strings. Owned by the table. */
-struct session {
-	struct hmap_node by_flow;
-	struct hmap_node by_tuple; /* in the index only while LIVE */
-	struct queue_node order;   /* in t->live or t->rest, least recently active first */
-	struct queue_node of_origin;
-	struct session_origin *origin; /* borrowed */
-	uint64_t active_ns;            /* last byte, or the opening */
-	struct session_dir dir[2];
-	uint64_t active_ts_ns;   /* the flow's own time at its last byte */
-	struct forge_flow forge; /* begun when LIVE is entered; its time goes on in the next one */
-	uint32_t incarnation;
-	uint8_t state;               /* enum session_state */
-	struct frame_flow_open open; /* its spans point into strings[] */
-	uint8_t strings[];
-};
-
-_Static_assert(sizeof(struct session) <= 432,
-	       "with usual strings an idle session stays within 512 bytes");
-
-struct session_origin {
-	struct hmap_node by_agent;
-	struct queue sessions;
-	uint8_t agent[16];
-	char host[HOST_MAX + 1];
-};
-
-/* The id of a connection that was forged to its end. */
-struct ghost {
-	struct hmap_node by_id;
-	struct queue_node order;
-	uint64_t until_ns;
-	uint8_t id[16];
-};
-
-/* One worker thread's. */
-struct sessions {
-	struct session_conf conf;
-	struct sink_set *sinks; /* borrowed */
-	struct hmap by_flow, by_tuple, by_agent, by_ghost;
-	struct queue live, rest; /* all sessions: LIVE ones, the others */
-	struct queue pokes;      /* struct session_dir, earliest deadline first */
-	struct queue ghosts;     /* earliest end first */
-	size_t count;
-	uint8_t frame[FORGE_FRAME_MAX]; /* forge's scratch */
-};
-
 /* What forge's callback needs. */
 struct emission {
 	struct sessions *t;
@@ -146,155 +65,6 @@ static enum flow_dir peer_of(enum flow_dir dir)
 static struct session *session_of_dir(struct session_dir *d)
 {
 	return (struct session *)(void *)((char *)(d - d->index) - offsetof(struct session, dir));
-}
-
-/* Keys */
-
-struct flow_key {
-	const struct session_origin *origin;
-	uint64_t flow;
-};
-
-static uint64_t flow_hash(const struct session_origin *o, uint64_t flow)
-{
-	struct flow_key key = {.origin = o, .flow = flow};
-
-	return hmap_hash(&key, sizeof(key));
-}
-
-static struct session *flow_find(const struct sessions *t, const struct session_origin *o,
-				 uint64_t flow)
-{
-	struct hmap_node *n = hmap_first(&t->by_flow, flow_hash(o, flow));
-
-	for (; n; n = hmap_next_same(n)) {
-		struct session *s = hmap_entry(n, struct session, by_flow);
-
-		if (s->origin == o && s->open.flow == flow)
-			return s;
-	}
-	return NULL;
-}
-
-/* An IDS does not tell the ends of a tuple apart: endpoints are sorted, so that swapped roles
- * collide. */
-struct tuple_key {
-	uint8_t addr[2][16];
-	uint16_t port[2];
-	uint8_t transport, family;
-	uint8_t pad[2];
-};
-_Static_assert(sizeof(struct tuple_key) == 40, "hashed and compared as bytes");
-
-static void tuple_key_of(struct tuple_key *k, const struct frame_flow_open *m)
-{
-	size_t len = m->family == 6 ? 16 : 4;
-	int order = memcmp(m->client_addr, m->server_addr, len);
-	int client = order > 0 || (order == 0 && m->client_port > m->server_port) ? 1 : 0;
-
-	memset(k, 0, sizeof(*k));
-	memcpy(k->addr[client], m->client_addr, len);
-	memcpy(k->addr[!client], m->server_addr, len);
-	k->port[client] = m->client_port;
-	k->port[!client] = m->server_port;
-	k->transport = m->transport;
-	k->family = m->family;
-}
-
-static struct session *tuple_owner(const struct sessions *t, const struct tuple_key *key,
-				   uint64_t hash)
-{
-	struct hmap_node *n = hmap_first(&t->by_tuple, hash);
-
-	for (; n; n = hmap_next_same(n)) {
-		struct session *s = hmap_entry(n, struct session, by_tuple);
-		struct tuple_key other;
-
-		tuple_key_of(&other, &s->open);
-		if (memcmp(&other, key, sizeof(other)) == 0)
-			return s;
-	}
-	return NULL;
-}
-
-/* Connections that were forged to their end */
-
-static struct ghost *ghost_find(const struct sessions *t, const uint8_t id[16])
-{
-	struct hmap_node *n = hmap_first(&t->by_ghost, hmap_hash(id, 16));
-
-	for (; n; n = hmap_next_same(n)) {
-		struct ghost *g = hmap_entry(n, struct ghost, by_id);
-
-		if (memcmp(g->id, id, 16) == 0)
-			return g;
-	}
-	return NULL;
-}
-
-static void ghost_free(struct sessions *t, struct ghost *g)
-{
-	hmap_remove(&t->by_ghost, &g->by_id);
-	queue_remove(&g->order);
-	free(g);
-}
-
-static void ghosts_expire(struct sessions *t, uint64_t now_ns)
-{
-	struct queue_node *n;
-
-	while ((n = queue_first(&t->ghosts)) != NULL) {
-		struct ghost *g = queue_entry(n, struct ghost, order);
-
-		if (g->until_ns > now_ns && t->by_ghost.count <= GHOST_MAX)
-			return;
-		ghost_free(t, g);
-	}
-}
-
-/* Without memory there is none: at worst the other end is forged as well. */
-static void ghost_leave(struct sessions *t, const struct session *s, uint64_t now_ns)
-{
-	struct ghost *g = ghost_find(t, s->open.session);
-
-	if (!g) {
-		g = calloc(1, sizeof(*g));
-		if (!g)
-			return;
-		memcpy(g->id, s->open.session, 16);
-		if (hmap_insert(&t->by_ghost, &g->by_id, hmap_hash(g->id, 16)) < 0) {
-			free(g);
-			return;
-		}
-	}
-	g->until_ns = now_ns + GHOST_NS;
-	queue_push(&t->ghosts, &g->order);
-	ghosts_expire(t, now_ns);
-}
-
-/* States */
-
-/* The only place where a session changes its state; entering and leaving LIVE moves tuple and
- * queue. */
-static void session_enter(struct sessions *t, struct session *s, enum session_state state)
-{
-	if (s->state == SESSION_LIVE && state != SESSION_LIVE) {
-		hmap_remove(&t->by_tuple, &s->by_tuple);
-		queue_remove(&s->dir[FLOW_C2S].poke);
-		queue_remove(&s->dir[FLOW_S2C].poke);
-		s->incarnation++;
-	}
-	if (log_is_on(LOG_DEBUG))
-		log_debug("session: flow %llu: %s -> %s host=%s", (unsigned long long)s->open.flow,
-			  state_names[s->state], state_names[state], s->origin->host);
-	s->state = (uint8_t)state;
-	queue_push(state == SESSION_LIVE ? &t->live : &t->rest, &s->order);
-}
-
-static void session_touch(struct sessions *t, struct session *s, uint64_t now_ns)
-{
-	s->active_ns = now_ns;
-	queue_push(s->state == SESSION_LIVE ? &t->live : &t->rest, &s->order);
 }
 
 /* Where the bytes of a session are counted that cannot be forged; NULL when they can. */
@@ -390,16 +160,6 @@ static void session_reset(struct sessions *t, struct session *s, enum flow_dir d
 	session_enter(t, s, state);
 }
 
-static void session_drop(struct sessions *t, struct session *s)
-{
-	session_enter(t, s, SESSION_QUIET);
-	queue_remove(&s->order);
-	queue_remove(&s->of_origin);
-	hmap_remove(&t->by_flow, &s->by_flow);
-	free(s);
-	counter_set(&c_active, --t->count);
-}
-
 /* For ends that no frame told: the captured end resets. */
 static void session_abort(struct sessions *t, struct session *s, uint64_t now_ns)
 {
@@ -440,26 +200,15 @@ static void owner_displace(struct sessions *t, struct session *owner, struct ses
 /* The tuple becomes ours: LIVE, or STANDBY when its connection is already told. 0 or -ENOMEM. */
 static int tuple_acquire(struct sessions *t, struct session *s, uint64_t ts_ns)
 {
-	struct tuple_key key;
-	struct session *owner;
-	uint64_t hash;
-	int err;
+	struct session *owner = session_tuple_owner(t, s);
 
-	tuple_key_of(&key, &s->open);
-	hash = hmap_hash(&key, sizeof(key));
-	owner = tuple_owner(t, &key, hash);
-	if ((owner && is_other_end(s, owner)) ||
-	    (s->incarnation == 0 && ghost_find(t, s->open.session))) {
+	if ((owner && is_other_end(s, owner)) || (s->incarnation == 0 && session_has_ghost(t, s))) {
 		session_enter(t, s, SESSION_STANDBY);
 		return 0;
 	}
 	if (owner)
 		owner_displace(t, owner, s, ts_ns);
-	err = hmap_insert(&t->by_tuple, &s->by_tuple, hash);
-	if (err < 0)
-		return err;
-	session_enter(t, s, SESSION_LIVE);
-	return 0;
+	return session_enter_live(t, s);
 }
 
 /* Handshake, and the ends that were told before any byte. */
@@ -624,7 +373,7 @@ static void session_close(struct sessions *t, struct session *s, const struct fr
 		break;
 	}
 	if (told)
-		ghost_leave(t, s, now_ns);
+		session_ghost_leave(t, s, now_ns);
 	session_drop(t, s);
 }
 
@@ -632,72 +381,29 @@ static void session_close(struct sessions *t, struct session *s, const struct fr
 
 static void evict_one(struct sessions *t, uint64_t now_ns)
 {
-	struct queue_node *live = queue_first(&t->live), *rest = queue_first(&t->rest);
-	struct session *a = live ? queue_entry(live, struct session, order) : NULL;
-	struct session *b = rest ? queue_entry(rest, struct session, order) : NULL;
-
-	if (!a || (b && b->active_ns <= a->active_ns))
-		a = b;
-	if (!a)
-		return;
-	counter_inc(&c_evicted);
-	session_abort(t, a, now_ns);
-}
-
-static struct span keep_string(uint8_t **at, struct span from)
-{
-	struct span kept = span_of(*at, from.len);
-
-	if (from.len > 0)
-		memcpy(*at, from.p, from.len);
-	*at += from.len;
-	return kept;
-}
-
-static struct session *session_new(const struct frame_flow_open *m)
-{
-	struct session *s = calloc(1, sizeof(*s) + m->comm.len + m->exe.len + m->container.len);
-	uint8_t *at;
+	struct session *s = session_least_active(t);
 
 	if (!s)
-		return NULL;
-	at = s->strings;
-	s->dir[FLOW_S2C].index = FLOW_S2C;
-	s->open = *m;
-	s->open.comm = keep_string(&at, m->comm);
-	s->open.exe = keep_string(&at, m->exe);
-	s->open.container = keep_string(&at, m->container);
-	return s;
+		return;
+	counter_inc(&c_evicted);
+	session_abort(t, s, now_ns);
 }
 
 static void flow_opened(struct sessions *t, struct session_origin *o,
 			const struct frame_flow_open *m, uint64_t now_ns)
 {
-	struct session *s;
-
-	if (flow_find(t, o, m->flow)) {
+	if (session_find(t, o, m->flow)) {
 		counter_inc(&c_reopened);
 		return;
 	}
 	if (t->count >= t->conf.max_sessions)
 		evict_one(t, now_ns);
-	s = session_new(m);
-	if (!s || hmap_insert(&t->by_flow, &s->by_flow, flow_hash(o, m->flow)) < 0) {
-		free(s);
-		counter_inc(&c_no_memory);
-		return;
-	}
-	s->origin = o;
-	s->active_ns = now_ns;
-	queue_push(&o->sessions, &s->of_origin);
-	session_enter(t, s, m->transport == 6 ? SESSION_QUIET : SESSION_FOREIGN);
-	counter_inc(&c_flows);
-	counter_set(&c_active, ++t->count);
+	counter_inc(session_add(t, o, m, now_ns) ? &c_flows : &c_no_memory);
 }
 
 static struct session *flow_known(struct sessions *t, struct session_origin *o, uint64_t flow)
 {
-	struct session *s = flow_find(t, o, flow);
+	struct session *s = session_find(t, o, flow);
 
 	if (!s)
 		counter_inc(&c_frames_unknown);
@@ -848,110 +554,8 @@ uint64_t sessions_tick(struct sessions *t, uint64_t now_ns)
 {
 	uint64_t poke = pokes_run(t, now_ns), idle = idle_run(t, now_ns);
 
-	ghosts_expire(t, now_ns);
+	session_ghosts_expire(t, now_ns);
 	return poke < idle ? poke : idle;
-}
-
-/* The table and its origins */
-
-int sessions_new(struct sessions **out, const struct session_conf *conf, struct sink_set *sinks)
-{
-	struct sessions *t = calloc(1, sizeof(*t));
-
-	if (!t)
-		return -ENOMEM;
-	if (conf)
-		t->conf = *conf;
-	if (t->conf.idle_s == 0)
-		t->conf.idle_s = SESSION_IDLE_S;
-	if (t->conf.poke_ms == 0)
-		t->conf.poke_ms = SESSION_POKE_MS;
-	if (t->conf.max_sessions == 0)
-		t->conf.max_sessions = SESSION_MAX;
-	t->sinks = sinks;
-	hmap_init(&t->by_flow);
-	hmap_init(&t->by_tuple);
-	hmap_init(&t->by_agent);
-	hmap_init(&t->by_ghost);
-	queue_init(&t->live);
-	queue_init(&t->rest);
-	queue_init(&t->pokes);
-	queue_init(&t->ghosts);
-	*out = t;
-	return 0;
-}
-
-static void origin_free(struct sessions *t, struct session_origin *o)
-{
-	struct queue_node *n;
-
-	while ((n = queue_first(&o->sessions)) != NULL)
-		session_drop(t, queue_entry(n, struct session, of_origin));
-	hmap_remove(&t->by_agent, &o->by_agent);
-	free(o);
-}
-
-void sessions_free(struct sessions *t)
-{
-	struct hmap_node *o;
-	struct queue_node *g;
-
-	if (!t)
-		return;
-	while ((o = hmap_any(&t->by_agent, NULL)) != NULL)
-		origin_free(t, hmap_entry(o, struct session_origin, by_agent));
-	while ((g = queue_first(&t->ghosts)) != NULL)
-		ghost_free(t, queue_entry(g, struct ghost, order));
-	hmap_fini(&t->by_flow);
-	hmap_fini(&t->by_tuple);
-	hmap_fini(&t->by_agent);
-	hmap_fini(&t->by_ghost);
-	explicit_bzero(t->frame, sizeof(t->frame)); /* held plaintext */
-	free(t);
-}
-
-static struct session_origin *origin_find(const struct sessions *t, const uint8_t agent[16],
-					  uint64_t hash)
-{
-	struct hmap_node *n = hmap_first(&t->by_agent, hash);
-
-	for (; n; n = hmap_next_same(n)) {
-		struct session_origin *o = hmap_entry(n, struct session_origin, by_agent);
-
-		if (memcmp(o->agent, agent, 16) == 0)
-			return o;
-	}
-	return NULL;
-}
-
-static void copy_printable(char *out, size_t size, struct span in)
-{
-	size_t n = in.len < size - 1 ? in.len : size - 1;
-
-	for (size_t i = 0; i < n; i++)
-		out[i] = in.p[i] > 0x20 && in.p[i] < 0x7f ? (char)in.p[i] : '?';
-	out[n] = '\0';
-}
-
-struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[16],
-				       struct span host)
-{
-	uint64_t hash = hmap_hash(agent, 16);
-	struct session_origin *o = origin_find(t, agent, hash);
-
-	if (o)
-		return o;
-	o = calloc(1, sizeof(*o));
-	if (!o)
-		return NULL;
-	memcpy(o->agent, agent, sizeof(o->agent));
-	copy_printable(o->host, sizeof(o->host), host);
-	queue_init(&o->sessions);
-	if (hmap_insert(&t->by_agent, &o->by_agent, hash) < 0) {
-		free(o);
-		return NULL;
-	}
-	return o;
 }
 
 void sessions_origin_gone(struct sessions *t, struct session_origin *o, uint64_t now_ns)
@@ -960,7 +564,7 @@ void sessions_origin_gone(struct sessions *t, struct session_origin *o, uint64_t
 
 	while ((n = queue_first(&o->sessions)) != NULL)
 		session_abort(t, queue_entry(n, struct session, of_origin), now_ns);
-	origin_free(t, o);
+	session_origin_free(t, o);
 }
 
 void sessions_close_all(struct sessions *t, uint64_t now_ns)
@@ -972,9 +576,4 @@ void sessions_close_all(struct sessions *t, uint64_t now_ns)
 
 		session_reset(t, s, s->open.captured_end, flow_time(s, now_ns), SESSION_QUIET);
 	}
-}
-
-size_t sessions_count(const struct sessions *t)
-{
-	return t->count;
 }

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * session_table: which sessions there are, and what finds them: private to session.c and
+ * session_table.c. A flow of an origin finds its session, a tuple its owner, an id the connection
+ * that was forged to its end; queues keep who was active last. Bytes and packets are session.c's:
+ * nothing here emits.
+ */
+#ifndef SSLC_COLLECTOR_SESSION_TABLE_H
+#define SSLC_COLLECTOR_SESSION_TABLE_H
+
+#include "base/hmap.h"
+#include "base/queue.h"
+#include "forge.h"
+#include "session.h"
+
+#define HOST_MAX 255u /* a DNS name's limit; longer is no host name */
+
+enum session_state {
+	SESSION_QUIET,   /* nothing of it is open at the IDS: no byte yet, or reset because idle */
+	SESSION_LIVE,    /* owns its tuple; the handshake is out. May already have had both FINs */
+	SESSION_STANDBY, /* the same connection is, or was, forged from its other end */
+	SESSION_DISPLACED, /* a newer connection took the tuple; this one was reset */
+	SESSION_FOREIGN,   /* not TCP: nothing can be forged */
+};
+
+struct session_dir {
+	uint64_t expected; /* offset of the next byte */
+	uint64_t poke_ns;  /* when to poke, while in t->pokes */
+	struct queue_node poke;
+	uint16_t poke_id; /* the side's ip_id when armed: unchanged = it sent nothing since */
+	bool started;     /* expected means something */
+	bool fin;         /* no byte may follow */
+	uint8_t index;    /* enum flow_dir: this struct's place in session.dir[] */
+};
+
+/* One captured end of one connection, in one allocation with its strings. Owned by the table. */
+struct session {
+	struct hmap_node by_flow;
+	struct hmap_node by_tuple; /* in the index only while LIVE */
+	struct queue_node order;   /* in t->live or t->rest, least recently active first */
+	struct queue_node of_origin;
+	struct session_origin *origin; /* borrowed */
+	uint64_t active_ns;            /* last byte, or the opening */
+	struct session_dir dir[2];
+	uint64_t active_ts_ns;   /* the flow's own time at its last byte */
+	struct forge_flow forge; /* begun when LIVE is entered; its time goes on in the next one */
+	uint32_t incarnation;
+	uint8_t state;               /* enum session_state */
+	struct frame_flow_open open; /* its spans point into strings[] */
+	uint8_t strings[];
+};
+
+_Static_assert(sizeof(struct session) <= 432,
+	       "with usual strings an idle session stays within 512 bytes");
+
+struct session_origin {
+	struct hmap_node by_agent;
+	struct queue sessions;
+	uint8_t agent[16];
+	char host[HOST_MAX + 1];
+};
+
+/* One worker thread's. */
+struct sessions {
+	struct session_conf conf;
+	struct sink_set *sinks; /* borrowed */
+	struct hmap by_flow, by_tuple, by_agent, by_ghost;
+	struct queue live, rest; /* all sessions: LIVE ones, the others */
+	struct queue pokes;      /* struct session_dir, earliest deadline first */
+	struct queue ghosts;     /* earliest end first */
+	size_t count;
+	uint8_t frame[FORGE_FRAME_MAX]; /* forge's scratch */
+};
+
+/** The session of an origin's flow; NULL when it is not in the table. */
+struct session *session_find(const struct sessions *t, const struct session_origin *o,
+			     uint64_t flow);
+/**
+ * A session for a flow that is not in the table; copies what `m` borrows. QUIET, or FOREIGN when it
+ * is not TCP. NULL when out of memory.
+ */
+struct session *session_add(struct sessions *t, struct session_origin *o,
+			    const struct frame_flow_open *m, uint64_t now_ns);
+/** Out of the table and freed; emits nothing. */
+void session_drop(struct sessions *t, struct session *s);
+/** The one that has been without a byte for longest, in any state; NULL when there is none. */
+struct session *session_least_active(const struct sessions *t);
+
+/**
+ * The only place where a session changes its state; moves it to its queue. Leaving LIVE gives the
+ * tuple back and forgets the pokes; LIVE is entered by session_enter_live().
+ */
+void session_enter(struct sessions *t, struct session *s, enum session_state state);
+/** LIVE, with the tuple, which must be free. 0, or -ENOMEM with nothing changed. */
+int session_enter_live(struct sessions *t, struct session *s) __attribute__((warn_unused_result));
+/** It has a byte now: the most recently active one. */
+void session_touch(struct sessions *t, struct session *s, uint64_t now_ns);
+
+/** Who is LIVE on the tuple of `s`, in either role; NULL when it is free. */
+struct session *session_tuple_owner(const struct sessions *t, const struct session *s);
+/** Remember that the connection of `s` was forged to its end, for a few seconds.
+ * Without memory it is not: at worst the other end is forged as well. */
+void session_ghost_leave(struct sessions *t, const struct session *s, uint64_t now_ns);
+/** Whether the connection of `s` was forged to its end a short time ago, from either end. */
+bool session_has_ghost(const struct sessions *t, const struct session *s);
+/** Forget those whose time is over. */
+void session_ghosts_expire(struct sessions *t, uint64_t now_ns);
+
+/** Drops its sessions and forgets it; emits nothing. */
+void session_origin_free(struct sessions *t, struct session_origin *o);
+
+#endif
