@@ -11,6 +11,7 @@
 
 #include "elfsym.h"
 #include "event.h"
+#include "harm.h"
 
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
@@ -261,6 +262,25 @@ static int attach_by_perf(struct attach *a, const char *path, const uint64_t fou
 			err = link_perf(a, p->enter, false, path, found[i]);
 	}
 	return err;
+}
+
+int attach_check_harm(struct attach *a)
+{
+	static const char self[] = "/proc/self/exe";
+	const uint64_t offset = harm_canary_offset(), cookie = SSLC_CALL_BIND;
+	const struct pair *p = &a->pairs[SSLC_CALL_BIND];
+	size_t before = a->n_links;
+	int lives, err;
+
+	if (!offset)
+		return 0;
+	err = a->multi ? link_multi(a, a->skel->progs.multi_leave, true, self, &offset, &cookie, 1)
+		       : link_perf(a, a->has_loop ? p->leave : p->leave_old, true, self, offset);
+	if (err)
+		return err;
+	lives = harm_sandboxed_survives(harm_canary);
+	drop_links(a, before);
+	return lives == 0 ? -EOWNERDEAD : 0;
 }
 
 /* File offsets of the probed functions; how many of them move plaintext, or -ENOEXEC. */

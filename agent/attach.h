@@ -20,6 +20,12 @@ int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *
  * library; -ENOEXEC for a broken file, other -errno from the kernel.
  */
 int attach_file(struct attach *a, int fd) __attribute__((warn_unused_result));
+/**
+ * After the skeleton is loaded, before any file: place a return probe on a child of our own and see
+ * whether it lives in a sandbox. 0; -EOWNERDEAD when this kernel kills it (see harm.h); other
+ * -errno.
+ */
+int attach_check_harm(struct attach *a) __attribute__((warn_unused_result));
 /** Takes all probes off. Accepts NULL. */
 void attach_free(struct attach *a);
 

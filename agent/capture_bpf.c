@@ -167,6 +167,8 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 		err = learn_self(s);
 	if (!err) /* uprobes have no target yet: this takes only the rest */
 		err = capture_bpf__attach(s->skel);
+	if (!err)
+		err = attach_check_harm(s->attach);
 	if (err) {
 		attach_free(s->attach);
 		s->attach = NULL;
@@ -191,7 +193,7 @@ static int load(struct source *s)
 			continue;
 		err = load_with(s, h, btf);
 		log_debug("capture: sockets by %s: %s", names[h], err ? strerror(-err) : "ok");
-		if (err == -EPERM)
+		if (err == -EPERM || err == -EOWNERDEAD)
 			break;
 	}
 	btf__free(btf);
@@ -217,6 +219,11 @@ static void say_load_error(int err)
 	else if (err == -ENODATA)
 		log_error("capture: this kernel has no type information (/sys/kernel/btf/vmlinux): "
 			  "a kernel built with CONFIG_DEBUG_INFO_BTF is needed");
+	else if (err == -EOWNERDEAD)
+		log_error("capture: this kernel kills sandboxed programs (seccomp) at return "
+			  "probes, as "
+			  "Linux 6.11 and early 6.12 and 6.13 do: nothing is probed; update the "
+			  "kernel");
 	else
 		log_error("capture: this kernel does not take the BPF programs: %s: Linux 5.10 or "
 			  "newer with BTF and CONFIG_BPF_EVENTS is needed (-v tells more)",

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* harm: would our probes hurt a program? Found out by experiment on a child of our own. */
+#ifndef SSLC_AGENT_HARM_H
+#define SSLC_AGENT_HARM_H
+
+#include <stdint.h>
+
+/** A function that does nothing, for a return probe to be placed on. */
+int harm_canary(void);
+/** Where it lies in /proc/self/exe: file offset, or 0 when that cannot be told. */
+uint64_t harm_canary_offset(void);
+/**
+ * Call fn in a child whose seccomp filter kills it for any system call but exit. From 6.11 on
+ * x86-64 a probed return is a system call of its own, which such filters did not let pass until the
+ * kernel was mended: sandboxed programs died of a return probe. Distributions mended older versions
+ * too, so only an experiment tells. 1: it lives; 0: it was killed; -errno when there could be no
+ * child.
+ */
+int harm_sandboxed_survives(int (*fn)(void)) __attribute__((warn_unused_result));
+
+#endif

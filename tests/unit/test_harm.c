@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The experiment itself: what a sandboxed child may do, and what kills it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "harm.h"
+
+static int make_system_call(void)
+{
+	return (int)syscall(SYS_getppid);
+}
+
+static void test_function_without_system_calls_survives(void **state)
+{
+	(void)state;
+	assert_int_equal(harm_sandboxed_survives(harm_canary), 1);
+}
+
+static void test_function_that_makes_one_is_killed(void **state)
+{
+	(void)state;
+	assert_int_equal(harm_sandboxed_survives(make_system_call), 0);
+}
+
+static void test_offset_names_the_bytes_of_the_function(void **state)
+{
+	uint64_t offset = harm_canary_offset();
+	uint8_t bytes[4];
+	int fd = open("/proc/self/exe", O_RDONLY);
+
+	(void)state;
+	assert_int_not_equal(offset, 0);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, bytes, sizeof(bytes), (off_t)offset), sizeof(bytes));
+	assert_memory_equal(bytes, (const void *)(uintptr_t)harm_canary, sizeof(bytes));
+	close(fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_function_without_system_calls_survives),
+		cmocka_unit_test(test_function_that_makes_one_is_killed),
+		cmocka_unit_test(test_offset_names_the_bytes_of_the_function),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
