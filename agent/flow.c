@@ -213,7 +213,8 @@ static void fill_open(const struct flows *t, const struct sslc_ev_open *ev,
 		.transport = 6, /* TCP */
 		.family = ev->family,
 		.captured_end = client ? FLOW_C2S : FLOW_S2C,
-		.confidence = CONF_EXACT,
+		/* addresses are always the socket's own; who connected may be inferred */
+		.confidence = ev->flags & SSLC_OPEN_ROLE_EXACT ? CONF_EXACT : CONF_INFERRED,
 		.client_port = client ? ev->local_port : ev->remote_port,
 		.server_port = client ? ev->remote_port : ev->local_port,
 		.mss = ev->mss,
