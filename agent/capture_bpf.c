@@ -221,9 +221,8 @@ static void say_load_error(int err)
 			  "a kernel built with CONFIG_DEBUG_INFO_BTF is needed");
 	else if (err == -EOWNERDEAD)
 		log_error("capture: this kernel kills sandboxed programs (seccomp) at return "
-			  "probes, as "
-			  "Linux 6.11 and early 6.12 and 6.13 do: nothing is probed; update the "
-			  "kernel");
+			  "probes, as Linux 6.11 and early 6.12 and 6.13 do: nothing is probed; "
+			  "update the kernel");
 	else
 		log_error("capture: this kernel does not take the BPF programs: %s: Linux 5.10 or "
 			  "newer with BTF and CONFIG_BPF_EVENTS is needed (-v tells more)",
