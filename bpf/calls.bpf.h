@@ -56,6 +56,7 @@ static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind)
 	c->sp = sp;
 	c->ssl = PT_REGS_PARM1(ctx);
 	c->buf = PT_REGS_PARM2(ctx);
+	c->len = PT_REGS_PARM3(ctx);
 	c->outp = PT_REGS_PARM4(ctx);
 	c->kind = kind;
 	cs->depth = d + 1;
@@ -101,7 +102,8 @@ static __always_inline __u64 moved(struct pt_regs *ctx, const struct call *c)
 		return ret;
 	if (bpf_probe_read_user(&n, sizeof(n), (void *)c->outp))
 		count(LOSS_FAULT, 1);
-	return n;
+	return n < c->len ? n
+			  : c->len; /* *arg4 is the program's memory: another thread may write it */
 }
 
 /*

@@ -28,6 +28,7 @@ struct call {
 	__u64 sp; /* stack pointer at entry: names the call when it returns */
 	__u64 ssl;
 	__u64 buf;
+	__u64 len;  /* asked for */
 	__u64 outp; /* size_t * of the _ex calls */
 	__u64 kind;
 };
