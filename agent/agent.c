@@ -11,6 +11,8 @@
 #include "base/metrics.h"
 #include "base/notify.h"
 #include "capture.h"
+#include "control.h"
+#include "coverage.h"
 #include "filter.h"
 #include "flow.h"
 
@@ -20,6 +22,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SEARCH_MAX   (64ull << 20)  /* bytes of one unknown program: tens of milliseconds, once */
+#define SEARCH_TOTAL (512ull << 20) /* of all of them; what is beyond has no known TLS code */
 
 struct agent {
 	const struct agent_conf *conf; /* borrowed */
@@ -29,6 +36,8 @@ struct agent {
 	struct filter *filter;
 	struct flows *flows;
 	struct ship *ship;
+	struct coverage *coverage;
+	struct control *control; /* NULL: nobody can ask */
 	bool failed;
 };
 
@@ -42,6 +51,71 @@ static void skip_flow(void *ctx, uint64_t flow)
 	struct agent *a = ctx;
 
 	a->capture->ops->skip_flow(a->capture, flow);
+}
+
+/* --- who is covered -----------------------------------------------------------------------------
+ */
+
+static void on_opened(void *ctx, const struct flow_account *account)
+{
+	coverage_opened(((struct agent *)ctx)->coverage, account);
+}
+
+static void on_ended(void *ctx, const struct flow_account *account)
+{
+	coverage_ended(((struct agent *)ctx)->coverage, account);
+}
+
+static void on_unbound(void *ctx, const struct sslc_conn_id *conn, uint64_t bytes)
+{
+	coverage_unbound(((struct agent *)ctx)->coverage, conn, bytes);
+}
+
+static void on_file(void *ctx, int fd, const char *path, const struct capture_file *found)
+{
+	struct stat st;
+
+	if (!fstat(fd, &st))
+		coverage_file(((struct agent *)ctx)->coverage, st.st_dev, st.st_ino, path, found);
+}
+
+static void add_up_coverage(struct agent *a)
+{
+	coverage_live_begin(a->coverage);
+	flows_each(a->flows, coverage_live, a->coverage);
+	coverage_count(a->coverage);
+}
+
+static json_t *answer_coverage(void *ctx)
+{
+	struct agent *a = ctx;
+	json_t *all;
+
+	add_up_coverage(a);
+	all = coverage_json(a->coverage);
+	if (all)
+		json_object_set_new(all, "agent",
+				    json_pack("{s:i, s:s, s:s, s:s?}", "pid", (int)getpid(),
+					      "version", SSLC_VERSION, "interface", a->conf->iface,
+					      "filter", a->conf->filter));
+	return all;
+}
+
+static const struct control_question questions[] = {
+	{"coverage", answer_coverage},
+	{.name = NULL},
+};
+
+/* The mirror does without: whoever asks will be told that nobody answers. */
+static void open_control(struct agent *a)
+{
+	int err = control_open(&a->control, a->base, a->conf->run_dir, questions, a);
+
+	if (err)
+		log_warn("agent: no control socket in %s: %s: `sslcollector coverage` will not "
+			 "reach this agent",
+			 a->conf->run_dir,
+			 err == -EPERM ? "others may write to that directory" : strerror(-err));
 }
 
 /* Take a batch. What it leaves in the ring comes next, after signals and the clock had their turn.
@@ -73,6 +147,7 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
 	a->capture->ops->tick(a->capture);
 	filter_refresh(a->filter);
 	flows_tick(a->flows, clock_mono_ns(), clock_wall_offset_ns());
+	coverage_tick(a->coverage, clock_mono_ns());
 	ship_flush(a->ship);
 }
 
@@ -86,16 +161,26 @@ static void on_signal(evutil_socket_t sig, short what, void *ctx)
 		return;
 	}
 	a->capture->ops->tick(a->capture);
+	add_up_coverage(a);
 	metrics_dump(stderr, true);
 }
 
 static int open_stages(struct agent *a)
 {
 	const struct agent_conf *conf = a->conf;
-	struct flows_conf fc = {.skip = skip_flow, .ctx = a};
+	const struct coverage_conf cc = {
+		.has_agent = true, .search_max = SEARCH_MAX, .search_total = SEARCH_TOTAL};
+	struct flows_conf fc = {.skip = skip_flow,
+				.opened = on_opened,
+				.ended = on_ended,
+				.unbound = on_unbound,
+				.starttls = conf->starttls,
+				.ctx = a};
 	int err;
 
-	err = filter_new(&a->filter, conf->iface, conf->filter);
+	err = coverage_new(&a->coverage, &cc);
+	if (!err)
+		err = filter_new(&a->filter, conf->iface, conf->filter);
 	if (!err)
 		err = ship_new(&a->ship, conf->queue_bytes);
 	if (err)
@@ -115,8 +200,11 @@ static int open_capture(struct agent *a)
 {
 	const struct agent_conf *conf = a->conf;
 	const struct capture_conf cc = {.flow_hook = conf->flow_hook,
+					.inner_only = conf->starttls == PRELUDE_INNER,
+					.outer_tls = conf->outer_tls,
 					.ring_bytes = conf->ring_bytes,
 					.on_event = on_event,
+					.on_file = on_file,
 					.ctx = a};
 
 	return capture_bpf_ops.open(&a->capture, &cc);
@@ -152,6 +240,7 @@ static void drain(struct agent *a)
 		;
 	a->capture->ops->tick(a->capture);
 	flows_close_all(a->flows, clock_mono_ns());
+	add_up_coverage(a);
 	ship_flush(a->ship);
 }
 
@@ -166,13 +255,26 @@ static void close_all(struct agent *a)
 		event_free(a->more);
 	if (a->tick)
 		event_free(a->tick);
+	control_close(a->control);
 	if (a->base)
 		event_base_free(a->base);
 	if (a->capture)
 		a->capture->ops->close(a->capture);
 	flows_free(a->flows);
+	coverage_free(a->coverage);
 	filter_free(a->filter);
 	ship_free(a->ship);
+}
+
+/* Asked to stop before the loop runs: it stops there, in order. */
+static void hold_signals(int how)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	pthread_sigmask(how, &set, NULL);
 }
 
 int agent_run(const struct agent_conf *conf)
@@ -182,6 +284,7 @@ int agent_run(const struct agent_conf *conf)
 	int err;
 
 	signal(SIGPIPE, SIG_IGN);
+	hold_signals(SIG_BLOCK);
 	err = open_stages(&a);
 	if (!err) {
 		/* Before any probe is placed: wrong outputs or credentials must not cost programs
@@ -194,6 +297,8 @@ int agent_run(const struct agent_conf *conf)
 	if (!err)
 		err = open_loop(&a);
 	if (!err) {
+		open_control(&a);
+		hold_signals(SIG_UNBLOCK);
 		notify_ready();
 		event_base_dispatch(a.base);
 		notify_stopping();

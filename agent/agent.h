@@ -4,6 +4,7 @@
 #define SSLC_AGENT_AGENT_H
 
 #include "capture.h"
+#include "prelude.h"
 #include "ship.h"
 
 /* Where the blocks go: the tunnel, or the collector's half in this process. Runs a thread of its
@@ -18,6 +19,9 @@ struct agent_conf {
 	const char *filter; /* pcap filter, or NULL */
 	size_t ring_bytes, queue_bytes;
 	enum flow_hook flow_hook;
+	enum prelude_mode starttls;
+	bool outer_tls;      /* see struct capture_conf */
+	const char *run_dir; /* where the control socket lies */
 	const struct uplink_ops *uplink;
 	void *uplink_ctx;
 };

@@ -9,9 +9,9 @@
 
 #include <linux/types.h>
 
-#include "elfsym.h"
 #include "event.h"
 #include "harm.h"
+#include "sites.h"
 
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
@@ -26,39 +26,13 @@
 
 #include "capture.skel.h"
 
-/*
- * All functions that are probed, of every library; a file has those of one. A file without any that
- * moves plaintext is none of ours. gnutls_record_send() ends in gnutls_record_send2().
- */
-static const struct probe {
-	const char *symbol;
-	enum sslc_call call;
-} probes[] = {
-	{"SSL_read", SSLC_CALL_READ},
-	{"SSL_write", SSLC_CALL_WRITE},
-	{"SSL_read_ex", SSLC_CALL_READ_EX},
-	{"SSL_write_ex", SSLC_CALL_WRITE_EX},
-	{"SSL_do_handshake", SSLC_CALL_BIND},
-	{"SSL_peek", SSLC_CALL_BIND},
-	{"SSL_peek_ex", SSLC_CALL_BIND},
-	{"SSL_free", SSLC_CALL_FORGET},
-	{"SSL_clear", SSLC_CALL_FORGET},
-	{"SSL_set_fd", SSLC_CALL_FORGET},
-	{"SSL_set_bio", SSLC_CALL_FORGET},
-	{"gnutls_record_recv", SSLC_CALL_RECV},
-	{"gnutls_record_recv_seq", SSLC_CALL_RECV},
-	{"gnutls_record_send2", SSLC_CALL_SEND},
-	{"gnutls_handshake", SSLC_CALL_BIND},
-	{"gnutls_deinit", SSLC_CALL_FORGET},
-};
-enum { N_PROBES = sizeof(probes) / sizeof(probes[0]) };
-
 #define TRACE_UPROBE_MULTI  48 /* enum bpf_attach_type, 6.6 */
 #define UPROBE_MULTI_RETURN 1u
 
 /* The programs of one kind of call, for perf events. */
 struct pair {
 	struct bpf_program *enter, *leave, *leave_old;
+	struct bpf_program *enter_old; /* where entries emit, too; else NULL */
 };
 
 struct link {
@@ -66,11 +40,15 @@ struct link {
 	struct bpf_link *perf; /* owned; NULL with uprobe_multi */
 };
 
+enum { N_MULTI = 5 };
+
 struct attach {
-	struct capture_bpf *skel; /* borrowed */
-	struct pair pairs[SSLC_CALL_KINDS];
-	bool multi;    /* uprobe_multi, 6.6 */
-	bool has_loop; /* bpf_loop(), 5.17 */
+	struct capture_bpf *skel;                 /* borrowed */
+	struct pair pairs[SSLC_CALL_KINDS];       /* perf events */
+	struct pair multi_pairs[SSLC_CALL_KINDS]; /* uprobe_multi: a cookie tells the kind */
+	struct bpf_program *multi_progs[N_MULTI]; /* those, each once */
+	bool multi;                               /* uprobe_multi, 6.6 */
+	bool has_loop;                            /* bpf_loop(), 5.17 */
 	struct link *links;
 	size_t n_links;
 };
@@ -83,33 +61,74 @@ static void fill_pairs(struct attach *a)
 #define PAIR(name)                                                                                 \
 	{                                                                                          \
 		a->skel->progs.enter_##name, a->skel->progs.leave_##name,                          \
-			a->skel->progs.leave_old_##name                                            \
+			a->skel->progs.leave_old_##name, NULL                                      \
+	}
+#define GO_PAIR(name)                                                                              \
+	{                                                                                          \
+		a->skel->progs.enter_##name, a->skel->progs.leave_##name,                          \
+			a->skel->progs.leave_old_##name, a->skel->progs.enter_old_##name           \
 	}
 	const struct pair pairs[SSLC_CALL_KINDS] = {
 		[SSLC_CALL_READ] = PAIR(read),
 		[SSLC_CALL_READ_EX] = PAIR(read_ex),
 		[SSLC_CALL_WRITE] = PAIR(write),
 		[SSLC_CALL_WRITE_EX] = PAIR(write_ex),
+		[SSLC_CALL_WRITE_EX2] = PAIR(write_ex2),
+		[SSLC_CALL_SENDFILE] = PAIR(sendfile),
+		[SSLC_CALL_EARLY_WRITE] = PAIR(early_write),
+		[SSLC_CALL_EARLY_READ] = PAIR(early_read),
+		[SSLC_CALL_EARLY_STATUS] = PAIR(early_status),
 		[SSLC_CALL_RECV] = PAIR(recv),
 		[SSLC_CALL_SEND] = PAIR(send),
 		[SSLC_CALL_BIND] = PAIR(bind),
-		[SSLC_CALL_FORGET] = {a->skel->progs.enter_forget, NULL, NULL},
+		[SSLC_CALL_READ_FLAGS] = PAIR(read_flags),
+		[SSLC_CALL_SESSION_FLAGS] = PAIR(session_flags),
+		[SSLC_CALL_UNCORK] = PAIR(uncork),
+		[SSLC_CALL_SEND_FILE] = PAIR(send_file),
+		[SSLC_CALL_RECV_PACKET] = PAIR(recv_packet),
+		[SSLC_CALL_FORGET] = {a->skel->progs.enter_forget, NULL, NULL, NULL},
+		[SSLC_CALL_GO_READ] = GO_PAIR(go_read),
+		[SSLC_CALL_GO_WRITE] = GO_PAIR(go_write),
+		[SSLC_CALL_GO_BIND] = GO_PAIR(go_bind),
+		[SSLC_CALL_GO_OLD_READ] = GO_PAIR(go_old_read),
+		[SSLC_CALL_GO_OLD_WRITE] = GO_PAIR(go_old_write),
+		[SSLC_CALL_GO_OLD_BIND] = GO_PAIR(go_old_bind),
 	};
 #undef PAIR
+#undef GO_PAIR
 	memcpy(a->pairs, pairs, sizeof(pairs));
+}
+
+static void fill_multi(struct attach *a)
+{
+	struct bpf_program *enter = a->skel->progs.multi_enter, *leave = a->skel->progs.multi_leave,
+			   *forget = a->skel->progs.multi_forget;
+	struct bpf_program *go_enter = a->skel->progs.multi_go_enter,
+			   *go_leave = a->skel->progs.multi_go_leave;
+	struct bpf_program *const all[N_MULTI] = {enter, leave, forget, go_enter, go_leave};
+
+	for (int i = 0; i < SSLC_CALL_KINDS; i++)
+		a->multi_pairs[i] = i < SSLC_CALL_GO_READ
+					    ? (struct pair){enter, leave, NULL, NULL}
+					    : (struct pair){go_enter, go_leave, NULL, NULL};
+	a->multi_pairs[SSLC_CALL_FORGET] = (struct pair){forget, NULL, NULL, NULL};
+	memcpy(a->multi_progs, all, sizeof(all));
 }
 
 static void choose_multi(const struct attach *a)
 {
-	struct bpf_program *const v[] = {a->skel->progs.multi_enter, a->skel->progs.multi_leave,
-					 a->skel->progs.multi_forget};
-
-	for (size_t i = 0; i < sizeof(v) / sizeof(v[0]); i++) {
-		bpf_program__set_autoload(v[i], a->multi);
+	for (size_t i = 0; i < N_MULTI; i++) {
+		bpf_program__set_autoload(a->multi_progs[i], a->multi);
 		if (a->multi)
 			bpf_program__set_expected_attach_type(
-				v[i], (enum bpf_attach_type)TRACE_UPROBE_MULTI);
+				a->multi_progs[i], (enum bpf_attach_type)TRACE_UPROBE_MULTI);
 	}
+}
+
+static void choose(struct bpf_program *prog, bool load)
+{
+	if (prog)
+		bpf_program__set_autoload(prog, load);
 }
 
 static void choose_pairs(const struct attach *a)
@@ -117,11 +136,10 @@ static void choose_pairs(const struct attach *a)
 	for (int i = 0; i < SSLC_CALL_KINDS; i++) {
 		const struct pair *p = &a->pairs[i];
 
-		bpf_program__set_autoload(p->enter, !a->multi);
-		if (p->leave)
-			bpf_program__set_autoload(p->leave, !a->multi && a->has_loop);
-		if (p->leave_old)
-			bpf_program__set_autoload(p->leave_old, !a->multi && !a->has_loop);
+		choose(p->enter, !a->multi && (a->has_loop || !p->enter_old));
+		choose(p->enter_old, !a->multi && !a->has_loop);
+		choose(p->leave, !a->multi && a->has_loop);
+		choose(p->leave_old, !a->multi && !a->has_loop);
 	}
 }
 
@@ -135,6 +153,7 @@ int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *
 	a->multi = btf__find_by_name_kind(kernel, "bpf_uprobe_multi_link", BTF_KIND_STRUCT) > 0;
 	a->has_loop = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_loop, NULL) == 1;
 	fill_pairs(a);
+	fill_multi(a);
 	choose_multi(a);
 	choose_pairs(a);
 	*out = a;
@@ -221,46 +240,77 @@ static int link_perf(struct attach *a, struct bpf_program *prog, bool at_return,
 /* --- files --------------------------------------------------------------------------------------
  */
 
-static int attach_by_multi(struct attach *a, const char *path, const uint64_t found[N_PROBES])
-{
-	uint64_t calls[N_PROBES], cookies[N_PROBES], forgets[N_PROBES];
-	uint32_t n_calls = 0, n_forgets = 0;
-	int err;
+/* The places of one program in a file, in the shape in which the kernel takes them. */
+struct batch {
+	uint64_t *offsets, *cookies; /* owned by the caller: room for all sites */
+	uint32_t n;
+};
 
-	for (int i = 0; i < N_PROBES; i++) {
-		if (!found[i])
+static void collect(struct batch *b, const struct attach *a, const struct sites *s,
+		    const struct bpf_program *prog, unsigned at)
+{
+	b->n = 0;
+	for (size_t i = 0; i < s->n; i++) {
+		const struct pair *p = &a->multi_pairs[s->v[i].call];
+
+		if (!(s->v[i].at & at) || (at & SITE_ENTRY ? p->enter : p->leave) != prog)
 			continue;
-		if (probes[i].call == SSLC_CALL_FORGET) {
-			forgets[n_forgets++] = found[i];
-			continue;
-		}
-		calls[n_calls] = found[i];
-		cookies[n_calls++] = probes[i].call;
+		b->offsets[b->n] = s->v[i].offset;
+		b->cookies[b->n++] = s->v[i].call;
 	}
-	/* Return first: a call that is entered is then also seen leaving. */
-	err = link_multi(a, a->skel->progs.multi_leave, true, path, calls, cookies, n_calls);
-	if (!err)
-		err = link_multi(a, a->skel->progs.multi_enter, false, path, calls, cookies,
-				 n_calls);
-	if (!err)
-		err = link_multi(a, a->skel->progs.multi_forget, false, path, forgets, NULL,
-				 n_forgets);
+}
+
+/* One link for each program and way of probing. Ways out first: a call that is entered is then also
+ * seen leaving. */
+static int link_sites(struct attach *a, const char *path, const struct sites *s, struct batch *b)
+{
+	static const unsigned ways[] = {SITE_RETURN, SITE_EXIT, SITE_ENTRY};
+	int err = 0;
+
+	for (size_t w = 0; w < sizeof(ways) / sizeof(ways[0]); w++)
+		for (size_t i = 0; i < N_MULTI && !err; i++) {
+			struct bpf_program *prog = a->multi_progs[i];
+
+			collect(b, a, s, prog, ways[w]);
+			err = link_multi(a, prog, ways[w] == SITE_RETURN, path, b->offsets,
+					 b->cookies, b->n);
+		}
 	return err;
 }
 
-static int attach_by_perf(struct attach *a, const char *path, const uint64_t found[N_PROBES])
+static int attach_by_multi(struct attach *a, const char *path, const struct sites *s)
+{
+	struct batch b = {.offsets = calloc(s->n, sizeof(uint64_t)),
+			  .cookies = calloc(s->n, sizeof(uint64_t))};
+	int err = b.offsets && b.cookies ? link_sites(a, path, s, &b) : -ENOMEM;
+
+	free(b.offsets);
+	free(b.cookies);
+	return err;
+}
+
+static int attach_site_by_perf(struct attach *a, const char *path, const struct site *s)
+{
+	const struct pair *p = &a->pairs[s->call];
+	struct bpf_program *leave = a->has_loop ? p->leave : p->leave_old;
+	struct bpf_program *enter = a->has_loop || !p->enter_old ? p->enter : p->enter_old;
+	int err = 0;
+
+	if (s->at & SITE_RETURN)
+		err = link_perf(a, leave, true, path, s->offset);
+	if (!err && s->at & SITE_EXIT)
+		err = link_perf(a, leave, false, path, s->offset);
+	if (!err && s->at & SITE_ENTRY)
+		err = link_perf(a, enter, false, path, s->offset);
+	return err;
+}
+
+static int attach_by_perf(struct attach *a, const char *path, const struct sites *s)
 {
 	int err = 0;
 
-	for (int i = 0; i < N_PROBES && !err; i++) {
-		const struct pair *p = &a->pairs[probes[i].call];
-
-		if (!found[i])
-			continue;
-		err = link_perf(a, a->has_loop ? p->leave : p->leave_old, true, path, found[i]);
-		if (!err)
-			err = link_perf(a, p->enter, false, path, found[i]);
-	}
+	for (size_t i = 0; i < s->n && !err; i++)
+		err = attach_site_by_perf(a, path, &s->v[i]);
 	return err;
 }
 
@@ -283,36 +333,22 @@ int attach_check_harm(struct attach *a)
 	return lives == 0 ? -EOWNERDEAD : 0;
 }
 
-/* File offsets of the probed functions; how many of them move plaintext, or -ENOEXEC. */
-static int find_functions(int fd, uint64_t found[N_PROBES])
+int attach_file(struct attach *a, int fd, struct attach_found *found)
 {
-	const char *names[N_PROBES];
-	int n = 0, err;
-
-	for (int i = 0; i < N_PROBES; i++)
-		names[i] = probes[i].symbol;
-	err = elfsym_offsets(fd, names, N_PROBES, found);
-	if (err < 0)
-		return err;
-	for (int i = 0; i < N_PROBES; i++)
-		n += found[i] && probes[i].call < SSLC_CALL_BIND;
-	return n;
-}
-
-int attach_file(struct attach *a, int fd)
-{
-	uint64_t found[N_PROBES];
+	struct sites s = {0};
 	size_t before = a->n_links;
 	char path[64];
-	int n = find_functions(fd, found), err;
+	int n = sites_find(fd, &s), err = 0;
 
-	if (n <= 0)
-		return n;
-	/* Names the very file, whatever its name is now or in whose mount namespace. */
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	err = a->multi ? attach_by_multi(a, path, found) : attach_by_perf(a, path, found);
+	if (n > 0) {
+		/* Names the very file, whatever its name is now or in whose mount namespace. */
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		err = a->multi ? attach_by_multi(a, path, &s) : attach_by_perf(a, path, &s);
+	}
 	if (err) /* half of the probes would show half of a conversation */
 		drop_links(a, before);
+	*found = (struct attach_found){err ? 0 : s.families, s.why_not};
+	sites_fini(&s);
 	return err ? err : n;
 }
 

@@ -6,6 +6,12 @@
 
 struct attach;
 struct btf;
+
+/* What was found in a file. */
+struct attach_found {
+	unsigned families;   /* SITES_OPENSSL, …, or'ed: those that are probed */
+	const char *why_not; /* static text: TLS code in it that is not; NULL: none seen */
+};
 struct capture_bpf; /* the skeleton */
 
 /**
@@ -16,10 +22,12 @@ int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *
 	__attribute__((warn_unused_result));
 /**
  * Probe every known function of the file, in every present and future process: all or none.
- * fd: open file, borrowed. Returns the number of functions that move plaintext, 0 when it is no TLS
- * library; -ENOEXEC for a broken file, other -errno from the kernel.
+ * fd: open file, borrowed. found: always filled. Returns the number of functions that move
+ * plaintext, 0 when there are none; -ENOEXEC for a broken file or none of this machine, other
+ * -errno from the kernel.
  */
-int attach_file(struct attach *a, int fd) __attribute__((warn_unused_result));
+int attach_file(struct attach *a, int fd, struct attach_found *found)
+	__attribute__((warn_unused_result));
 /**
  * After the skeleton is loaded, before any file: place a return probe on a child of our own and see
  * whether it lives in a sandbox. 0; -EOWNERDEAD when this kernel kills it (see harm.h); other

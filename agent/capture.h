@@ -20,11 +20,21 @@ enum flow_hook {
 	FLOW_HOOK_KPROBE,     /* kprobes on the same */
 };
 
+/* What came of probing a file. */
+struct capture_file {
+	int functions;       /* that are probed now; 0: none of ours inside; or -errno */
+	const char *why_not; /* static text: TLS code that is not probed; NULL: none was seen */
+};
+
 struct capture_conf {
 	enum flow_hook flow_hook;
+	bool inner_only;   /* what stands before TLS on a connection is not wanted */
+	bool outer_tls;    /* of TLS inside TLS the outer one is wanted, not the inner one */
 	size_t ring_bytes; /* of the kernel ring buffer; a power of two */
 	/* One event; ev->size bytes, borrowed during the call. */
 	void (*on_event)(void *ctx, const struct sslc_event *ev);
+	/* A file was looked at; all borrowed. */
+	void (*on_file)(void *ctx, int fd, const char *path, const struct capture_file *found);
 	void *ctx;
 };
 

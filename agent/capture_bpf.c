@@ -24,9 +24,10 @@
 
 #define POLL_BATCH 8192 /* events between two looks at the rest of the program */
 
-static COUNTER_DEFINE(libs_attached, "capture_libs_attached", "TLS library files with probes");
+static COUNTER_DEFINE(libs_attached, "capture_libs_attached",
+		      "files with probes: TLS libraries, and programs with TLS inside");
 static COUNTER_DEFINE(libs_failed, "capture_libs_failed",
-		      "TLS library files that could not be probed");
+		      "files with TLS that could not be probed");
 static COUNTER_DEFINE(events_seen, "capture_events", "events read from the kernel");
 static COUNTER_DEFINE(events_broken, "capture_events_broken", "events of impossible size, ignored");
 
@@ -48,6 +49,18 @@ static struct counter losses[] = {
 	 .help = "plaintext bytes read after the socket was gone"},
 	{.name = "capture_ends_missed",
 	 .help = "connections whose end was noticed by the next one only"},
+	{.name = "capture_operations_unreadable",
+	 .help = "socket operations whose memory is not known (io_uring, sendfile): TLS on such "
+		 "connections is noticed inside TLS calls only"},
+	{.name = "capture_calls_lost_entry",
+	 .help = "TLS calls of Go programs whose beginning was not seen"},
+	{.name = "capture_bytes_unsent",
+	 .help = "plaintext bytes of Go programs that were told, but their connection broke before "
+		 "they were sent"},
+	{.name = "capture_bytes_lost_interrupted",
+	 .help = "plaintext bytes of interrupted sends that could not be kept: told as a gap"},
+	{.name = "capture_bytes_datagrams",
+	 .help = "plaintext bytes of DTLS and QUIC: not mirrored"},
 };
 #define N_LOSSES (sizeof(losses) / sizeof(losses[0]))
 
@@ -62,21 +75,30 @@ struct source {
 	int batch; /* events left to deliver in this poll() */
 };
 
-static void on_library(void *ctx, int fd, const char *path)
+/* Any file with code: a program, a library. True when it holds TLS code. */
+static bool on_library(void *ctx, int fd, const char *path)
 {
+	bool is_library = libwatch_is_library(path);
 	struct source *s = ctx;
-	int n = attach_file(s->attach, fd);
+	struct attach_found found;
+	int n = attach_file(s->attach, fd, &found);
 
 	if (n > 0) {
 		counter_inc(&libs_attached);
 		log_info("capture: probes on %s", path);
-	} else if (n < 0) {
+	} else if (n < 0 && (n != -ENOEXEC || is_library)) {
 		counter_inc(&libs_failed);
 		log_warn("capture: %s: %s: programs using it are not mirrored", path,
 			 n == -ENOEXEC ? "not a usable ELF file of this machine" : strerror(-n));
-	} else {
+	} else if (found.why_not) {
+		log_info("capture: %s: %s: not mirrored", path, found.why_not);
+	} else if (is_library) {
 		log_debug("capture: %s: no function inside that moves plaintext", path);
 	}
+	if (n != -ENOEXEC || is_library)
+		s->conf.on_file(s->conf.ctx, fd, path,
+				&(struct capture_file){.functions = n, .why_not = found.why_not});
+	return n > 0;
 }
 
 static int on_record(void *ctx, void *data, size_t size)
@@ -143,6 +165,7 @@ static void choose_flow_hook(struct capture_bpf *k, enum flow_hook hook, const s
 	choose(k->progs.fexit_recv5, hook == FLOW_HOOK_FEXIT && n == 5);
 	choose(k->progs.fexit_recv6, hook == FLOW_HOOK_FEXIT && n == 6);
 	choose(k->progs.kprobe_send, hook == FLOW_HOOK_KPROBE);
+	choose(k->progs.kretprobe_send, hook == FLOW_HOOK_KPROBE);
 	choose(k->progs.kprobe_recv, hook == FLOW_HOOK_KPROBE && n < 6);
 	choose(k->progs.kprobe_recv6, hook == FLOW_HOOK_KPROBE && n == 6);
 	choose(k->progs.kretprobe_recv, hook == FLOW_HOOK_KPROBE);
@@ -158,6 +181,8 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	bpf_program__set_autoattach(s->skel->progs.learn_self,
 				    false); /* run by learn_self() only */
 	choose_flow_hook(s->skel, hook, btf);
+	s->skel->rodata->wire_clear = !s->conf.inner_only;
+	s->skel->rodata->outer_tls = s->conf.outer_tls;
 	err = attach_new(&s->attach, s->skel, btf);
 	if (!err)
 		err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);

@@ -1,15 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * elfsym: an ELF file and function names in, file offsets out. libelf checks the file's structure;
- * addresses become offsets through the executable segment that holds them. Never maps or runs the
- * file.
+ * elfsym: an ELF file and function names in, file offsets out. First by the dynamic linker's hash
+ * table; only a file that has none, or whose table of all symbols has such a name, is read in full,
+ * by libelf, which checks its structure. Addresses become offsets through the executable segment
+ * that holds them. Never maps or runs the file.
  */
 #include "elfsym.h"
+
+#include "elfhash.h"
+#include "elfview.h"
 
 #include <errno.h>
 #include <gelf.h>
 #include <libelf.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -112,24 +117,96 @@ static bool is_ours(int fd)
 	       (eh.e_type == ET_DYN || eh.e_type == ET_EXEC) && (eh.e_shnum || !eh.e_shoff);
 }
 
-int elfsym_offsets(int fd, const char *const names[], size_t n, uint64_t offsets[])
+static int open_elf(int fd, Elf **elf, uint64_t *size)
+{
+	struct stat st;
+
+	if (elf_version(EV_CURRENT) == EV_NONE || fstat(fd, &st) || !is_ours(fd))
+		return -ENOEXEC;
+	*elf = elf_begin(fd, ELF_C_READ, NULL);
+	if (!*elf || elf_kind(*elf) != ELF_K_ELF) {
+		elf_end(*elf);
+		return -ENOEXEC;
+	}
+	*size = (uint64_t)st.st_size;
+	return 0;
+}
+
+/* Every symbol of every table, by libelf. */
+static int scan(int fd, const char *const names[], size_t n, uint64_t offsets[])
 {
 	struct query q = {.names = names, .n = n, .offsets = offsets};
 	size_t found = 0;
 	Elf_Scn *scn = NULL;
-	struct stat st;
+	int err;
 
 	memset(offsets, 0, n * sizeof(*offsets));
-	if (elf_version(EV_CURRENT) == EV_NONE || fstat(fd, &st) || !is_ours(fd))
-		return -ENOEXEC;
-	q.size = (uint64_t)st.st_size;
-	q.elf = elf_begin(fd, ELF_C_READ, NULL);
-	if (!q.elf || elf_kind(q.elf) != ELF_K_ELF) {
-		elf_end(q.elf);
-		return -ENOEXEC;
-	}
+	err = open_elf(fd, &q.elf, &q.size);
+	if (err)
+		return err;
 	while (found < n && (scn = elf_nextscn(q.elf, scn)))
 		found = scan_table(&q, scn, found);
 	elf_end(q.elf);
 	return (int)found;
+}
+
+/* Whether the table of all symbols, if it is there at all, has one of these names. */
+static bool may_define(const struct elfview *e, const char *const names[], size_t n)
+{
+	const Elf64_Shdr *table = elfview_section_type(e, SHT_SYMTAB), *strings;
+	char *text = NULL;
+	bool found = false;
+
+	if (!table || table->sh_link >= e->n_sh)
+		return false;
+	strings = &e->sh[table->sh_link];
+	if (strings->sh_type == SHT_STRTAB)
+		text = elfview_load(e, strings->sh_offset, strings->sh_size);
+	for (size_t i = 0; text && i < n && !found; i++)
+		found = memmem(text, strings->sh_size, names[i], strlen(names[i]) + 1);
+	free(text);
+	return found;
+}
+
+int elfsym_offsets(int fd, const char *const names[], size_t n, uint64_t offsets[])
+{
+	struct elfview e;
+	int found = is_ours(fd) ? elfview_open(&e, fd) : -ENOEXEC;
+	bool scan_all;
+
+	memset(offsets, 0, n * sizeof(*offsets));
+	if (found)
+		return found;
+	found = elfhash_find(&e, names, n, offsets);
+	scan_all = found < 0 || (!found && may_define(&e, names, n));
+	elfview_close(&e);
+	return scan_all ? scan(fd, names, n, offsets) : found;
+}
+
+int elfsym_code(int fd, uint64_t offset, uint64_t *from, uint64_t *to)
+{
+	uint64_t size, len;
+	int err, found = -ENOENT;
+	size_t n = 0;
+	GElf_Phdr ph;
+	Elf *elf;
+
+	err = open_elf(fd, &elf, &size);
+	if (err)
+		return err;
+	if (elf_getphdrnum(elf, &n))
+		n = 0;
+	for (size_t i = 0; i < n && found; i++) {
+		if (!gelf_getphdr(elf, (int)i, &ph) || ph.p_type != PT_LOAD ||
+		    !(ph.p_flags & PF_X) || ph.p_offset >= size)
+			continue;
+		len = ph.p_filesz < size - ph.p_offset ? ph.p_filesz : size - ph.p_offset;
+		if (offset < ph.p_offset || offset - ph.p_offset >= len)
+			continue;
+		*from = ph.p_offset;
+		*to = ph.p_offset + len;
+		found = 0;
+	}
+	elf_end(elf);
+	return found;
 }

@@ -19,4 +19,14 @@
 int elfsym_offsets(int fd, const char *const names[], size_t n, uint64_t offsets[])
 	__attribute__((warn_unused_result));
 
+/**
+ * The part of the file that is mapped executable around a file offset: inside it, distances in the
+ * file are distances in memory.
+ *
+ * from, to    its first byte and the one after its last, both within the file.
+ * Returns 0; -ENOENT when no executable segment holds the offset; -ENOEXEC as above.
+ */
+int elfsym_code(int fd, uint64_t offset, uint64_t *from, uint64_t *to)
+	__attribute__((warn_unused_result));
+
 #endif

@@ -7,12 +7,15 @@
  */
 #include "flow.h"
 
+#include "adjacent.h"
 #include "base/clock.h"
 #include "base/hmap.h"
 #include "base/metrics.h"
 #include "base/queue.h"
+#include "early.h"
 #include "held.h"
 #include "process.h"
+#include "stitch.h"
 
 #include <errno.h>
 #include <openssl/evp.h>
@@ -30,9 +33,19 @@ static COUNTER_DEFINE(flows_evicted, "flow_connections_evicted",
 static COUNTER_DEFINE(
 	flows_role_guess, "flow_connections_role_inferred",
 	"connections whose client was inferred from listening sockets or port numbers");
+static COUNTER_DEFINE(flows_unmatched, "flow_connections_unmatched",
+		      "connections that carried TLS records, but no TLS call was found for");
 static COUNTER_DEFINE(bytes_out, "flow_bytes", "plaintext bytes passed on");
-static COUNTER_DEFINE(bytes_gap, "flow_bytes_gap",
-		      "plaintext bytes told as a gap: lost in the kernel");
+static COUNTER_DEFINE(bytes_prelude, "flow_bytes_prelude",
+		      "part of flow_bytes: what was said before TLS began");
+static COUNTER_DEFINE(
+	bytes_gap, "flow_bytes_gap",
+	"plaintext bytes told as a gap: lost in the kernel, or 0-RTT beyond what is held");
+static COUNTER_DEFINE(bytes_sendfile, "flow_bytes_gap_sendfile",
+		      "plaintext bytes told as a gap: sent by SSL_sendfile() and the like, never in the "
+		      "program's memory");
+static COUNTER_DEFINE(bytes_assumed, "flow_bytes_early_assumed",
+		      "0-RTT plaintext bytes passed on without knowing that the server took them");
 static COUNTER_DEFINE(bytes_filtered, "flow_bytes_filtered",
 		      "plaintext bytes of connections left out");
 static COUNTER_DEFINE(bytes_standby, "flow_bytes_standby", "plaintext bytes of second ends");
@@ -48,7 +61,12 @@ static COUNTER_DEFINE(events_bad, "flow_events_malformed", "malformed events, ig
 /* A source that jumps further is broken; offsets on the wire never wrap. */
 #define OFFSET_MAX (1ull << 62)
 
-enum verdict { WANTED, FILTERED, STANDBY };
+enum verdict {
+	WANTED,
+	FILTERED,
+	STANDBY,
+	CANDIDATE, /* not judged: TLS was seen on the wire only, no TLS object is known for it */
+};
 
 enum ending {
 	NOT_ENDING,
@@ -57,8 +75,20 @@ enum ending {
 	ENDED,         /* told; only the socket's destruction is waited for */
 };
 
+/* What is kept of a connection whose records went through sockets outside of TLS calls. */
+struct candidate {
+	struct sslc_ev_open open;
+	struct sslc_conn_id owner; /* the last TLS object that adjacent.c bound to it */
+	uint64_t pos[2];           /* next position expected of it, by enum sslc_dir */
+	/* Ends that came before the connection was told. */
+	uint8_t fin[2], n_fin; /* enum sslc_dir, in their order */
+	bool closed;
+	enum flow_end end;
+};
+
 struct flow {
 	struct hmap_node by_id, by_session;
+	struct stitch_seam *seam;   /* NULL: bytes from inside TLS stay as they are */
 	struct queue_node age;      /* least recently active first */
 	struct queue_node ending_q; /* while ending, by deadline */
 	uint64_t id;
@@ -66,12 +96,21 @@ struct flow {
 	uint64_t pos[2]; /* next position expected from the source, by enum sslc_dir */
 	uint64_t off[2]; /* bytes told so far, by enum sslc_dir */
 	uint64_t deadline_ns;
+	struct candidate *candidate; /* NULL once socket operations inside of TLS calls were seen */
 	enum verdict verdict;
 	enum ending ending;
 	bool local_is_client;
-	bool remote_fin;  /* arrived; told when the process has read what came before it */
-	bool local_fin;   /* sent after it: told after it */
-	bool fin_told[2]; /* by enum sslc_dir: OUT is this end's own */
+	bool remote_fin;     /* arrived; told when the process has read what came before it */
+	bool local_fin;      /* sent after it: told after it */
+	bool fin_told[2];    /* by enum sslc_dir: OUT is this end's own */
+	struct early *early; /* owned; 0-RTT bytes that stand at off[SSLC_DIR_OUT], not told yet */
+
+	/* For its account. */
+	uint64_t start_ns, bytes;
+	uint32_t tgid;
+	uint8_t confidence; /* enum flow_confidence */
+	bool is_late;
+	bool is_unwanted; /* CANDIDATE, and the filter would leave it out */
 };
 
 struct flows {
@@ -79,9 +118,27 @@ struct flows {
 	struct hmap by_id, by_session;
 	struct queue by_age, ending;
 	struct held *held;
+	struct early_pool *early;
+	struct adjacent *adjacent;
+	struct prelude *prelude; /* NULL: not wanted */
 	uint64_t now_ns;
 	int64_t wall_offset_ns;
 };
+
+static bool on_match(void *ctx, const struct sslc_conn_id *conn, uint64_t flow);
+
+static int prelude_open(struct flows *t)
+{
+	const struct prelude_conf conf = {
+		.mode = t->conf.starttls,
+		.side = FLOW_PRELUDE_MAX,
+		.total = FLOW_PRELUDE_ALL_MAX,
+		.lost = FLOW_PRELUDE_LOST,
+		.idle_ns = FLOW_PRELUDE_IDLE_S * NS_PER_S,
+	};
+
+	return conf.mode == PRELUDE_INNER ? 0 : prelude_new(&t->prelude, &conf);
+}
 
 int flows_new(struct flows **out, const struct flows_conf *conf)
 {
@@ -90,7 +147,12 @@ int flows_new(struct flows **out, const struct flows_conf *conf)
 		.total = FLOW_HELD_ALL_MAX,
 		.wait_ns = FLOW_HELD_MS * NS_PER_MS,
 	};
+	static const struct early_limits early = {
+		.per_flow = FLOW_EARLY_MAX,
+		.total = FLOW_EARLY_ALL_MAX,
+	};
 	struct flows *t = calloc(1, sizeof(*t));
+	struct adjacent_conf ac = {.bind = on_match, .ctx = t};
 	int err;
 
 	if (!t)
@@ -100,8 +162,16 @@ int flows_new(struct flows **out, const struct flows_conf *conf)
 	hmap_init(&t->by_session);
 	queue_init(&t->by_age);
 	queue_init(&t->ending);
-	err = held_new(&t->held, &limits);
+	err = held_new(&t->held, &limits, conf->unbound, conf->ctx);
+	if (!err)
+		err = early_pool_new(&t->early, &early);
+	if (!err)
+		err = adjacent_new(&t->adjacent, &ac);
+	if (!err)
+		err = prelude_open(t);
 	if (err) {
+		early_pool_free(t->early);
+		held_free(t->held);
 		free(t);
 		return err;
 	}
@@ -138,13 +208,49 @@ static struct flow *find_session(const struct flows *t, const uint8_t session[16
 	return NULL;
 }
 
+static struct flow_account account_of(const struct flow *f, const char *comm)
+{
+	static const uint8_t fates[] = {
+		[WANTED] = FLOW_MIRRORED,
+		[FILTERED] = FLOW_FILTERED,
+		[STANDBY] = FLOW_STANDBY,
+		[CANDIDATE] = FLOW_UNMATCHED,
+	};
+
+	return (struct flow_account){
+		.start_ns = f->start_ns,
+		.tgid = f->tgid,
+		.fate = f->is_unwanted ? FLOW_FILTERED : fates[f->verdict],
+		.confidence = f->confidence,
+		.is_late = f->is_late,
+		.bytes = f->bytes,
+		.comm = comm,
+	};
+}
+
+static void tell_account(const struct flows *t, flow_account_fn to, const struct flow *f,
+			 const char *comm)
+{
+	struct flow_account a = account_of(f, comm);
+
+	if (to)
+		to(t->conf.ctx, &a);
+}
+
 static void forget(struct flows *t, struct flow *f)
 {
+	early_drop(t->early, &f->early);
+	adjacent_flow_end(t->adjacent, f->id);
+	if (f->verdict == CANDIDATE)
+		counter_inc(&flows_unmatched);
+	tell_account(t, t->conf.ended, f, NULL);
 	hmap_remove(&t->by_id, &f->by_id);
 	if (f->verdict == WANTED)
 		hmap_remove(&t->by_session, &f->by_session);
 	queue_remove(&f->age);
 	queue_remove(&f->ending_q);
+	free(f->candidate);
+	free(f->seam);
 	free(f);
 }
 
@@ -202,10 +308,11 @@ static enum sslc_role infer_role(const struct sslc_ev_open *ev)
 	return ev->local_port < ev->remote_port ? SSLC_ROLE_SERVER : SSLC_ROLE_CLIENT;
 }
 
-static void fill_open(const struct flows *t, const struct sslc_ev_open *ev,
+static void fill_open(const struct flows *t, const struct sslc_ev_open *ev, bool matched,
 		      struct frame_flow_open *m)
 {
 	bool client = ev->role == SSLC_ROLE_CLIENT;
+	enum flow_confidence best = matched ? CONF_MATCHED : CONF_EXACT;
 
 	*m = (struct frame_flow_open){
 		.flow = ev->ev.flow,
@@ -213,8 +320,9 @@ static void fill_open(const struct flows *t, const struct sslc_ev_open *ev,
 		.transport = 6, /* TCP */
 		.family = ev->family,
 		.captured_end = client ? FLOW_C2S : FLOW_S2C,
-		/* addresses are always the socket's own; who connected may be inferred */
-		.confidence = ev->flags & SSLC_OPEN_ROLE_EXACT ? CONF_EXACT : CONF_INFERRED,
+		/* addresses are always the socket's own; who connected may be inferred, and
+		 * that the bytes are of this connection, matched */
+		.confidence = ev->flags & SSLC_OPEN_ROLE_EXACT ? best : CONF_INFERRED,
 		.client_port = client ? ev->local_port : ev->remote_port,
 		.server_port = client ? ev->remote_port : ev->local_port,
 		.mss = ev->mss,
@@ -226,14 +334,66 @@ static void fill_open(const struct flows *t, const struct sslc_ev_open *ev,
 	memcpy(m->server_addr, client ? ev->remote_addr : ev->local_addr, 16);
 }
 
+static void complete_role(struct sslc_ev_open *ev)
+{
+	if (ev->flags & SSLC_OPEN_ROLE_EXACT)
+		return;
+	counter_inc(&flows_role_guess);
+	if (ev->role == SSLC_ROLE_UNKNOWN)
+		ev->role = infer_role(ev);
+}
+
+struct teller {
+	struct flows *t;
+	struct flow *f;
+};
+
+static void on_prelude(void *ctx, const struct prelude_part *part)
+{
+	const struct teller *x = ctx;
+	struct frame_data m = {
+		.flow = x->f->id,
+		.offset = x->f->off[part->dir],
+		.ts_ns = wall(x->t, part->ts_ns),
+		.dir = wire_dir(x->f, part->dir),
+		.flags = FRAME_DATA_END,
+		.bytes = part->bytes,
+	};
+
+	x->f->off[part->dir] += part->bytes.len;
+	ship_data(x->t->conf.ship, &m);
+}
+
+/* What was said before TLS goes first: the positions of what follows are counted from its end. */
+static void tell_prelude(struct flows *t, struct flow *f)
+{
+	struct teller x = {.t = t, .f = f};
+	uint64_t n;
+
+	if (!t->prelude)
+		return;
+	n = prelude_take(t->prelude, f->id, f->local_is_client, on_prelude, &x, &f->seam);
+	counter_add(&bytes_out, n);
+	counter_add(&bytes_prelude, n);
+}
+
+static uint64_t drop_prelude(struct flows *t, uint64_t flow)
+{
+	return t->prelude ? prelude_drop(t->prelude, flow) : 0;
+}
+
 /* Session id, process and verdict of a new flow; tells the peer when it is wanted. */
-static void judge(struct flows *t, struct flow *f, struct sslc_ev_open *ev)
+static void judge(struct flows *t, struct flow *f, struct sslc_ev_open *ev, bool matched)
 {
 	char exe[1024], container[64];
 	struct frame_flow_open m;
 
+	complete_role(ev);
+	f->verdict = WANTED;
+	f->is_unwanted = false;
 	f->local_is_client = ev->role == SSLC_ROLE_CLIENT;
-	fill_open(t, ev, &m);
+	fill_open(t, ev, matched, &m);
+	f->confidence = m.confidence;
 	session_id(t, ev, &m, m.session);
 	memcpy(f->session, m.session, 16);
 	if (t->conf.filter && !filter_wants(t->conf.filter, ev)) {
@@ -244,7 +404,10 @@ static void judge(struct flows *t, struct flow *f, struct sslc_ev_open *ev)
 		counter_inc(&flows_standby);
 		f->verdict = STANDBY;
 	}
+	tell_account(t, t->conf.opened, f, ev->comm);
 	if (f->verdict != WANTED) {
+		counter_add(f->verdict == FILTERED ? &bytes_filtered : &bytes_standby,
+			    drop_prelude(t, f->id));
 		t->conf.skip(t->conf.ctx, f->id);
 		return;
 	}
@@ -254,6 +417,7 @@ static void judge(struct flows *t, struct flow *f, struct sslc_ev_open *ev)
 	m.exe = span_str(exe);
 	m.container = span_str(container);
 	ship_flow_open(t->conf.ship, &m);
+	tell_prelude(t, f);
 }
 
 static void tell_close(struct flows *t, struct flow *f, enum flow_end end, uint64_t ts_ns);
@@ -265,6 +429,17 @@ static void evict_oldest(struct flows *t)
 	counter_inc(&flows_evicted);
 	tell_close(t, f, FLOW_END_AGENT, t->now_ns);
 	forget(t, f);
+}
+
+/* Nothing is said of it, and nobody asked about it, before a TLS object is bound to it. */
+static bool keep_candidate(struct flow *f, const struct sslc_ev_open *ev)
+{
+	f->candidate = calloc(1, sizeof(*f->candidate));
+	if (!f->candidate)
+		return false;
+	f->candidate->open = *ev;
+	f->verdict = CANDIDATE;
+	return true;
 }
 
 static void on_open(struct flows *t, const struct sslc_ev_open *in)
@@ -279,25 +454,38 @@ static void on_open(struct flows *t, const struct sslc_ev_open *in)
 	if (t->by_id.count >= FLOWS_MAX)
 		evict_oldest(t);
 	f = calloc(1, sizeof(*f));
-	if (!f || hmap_insert(&t->by_id, &f->by_id, hash_id(ev.ev.flow))) {
+	if (!f || ((ev.flags & SSLC_OPEN_CANDIDATE) && !keep_candidate(f, &ev)) ||
+	    hmap_insert(&t->by_id, &f->by_id, hash_id(ev.ev.flow))) {
+		if (f)
+			free(f->candidate);
 		free(f);
 		return; /* its bytes will be counted as unknown */
 	}
 	counter_inc(&flows_seen);
 	f->id = ev.ev.flow;
+	f->start_ns = ev.conn.start_ns;
+	f->tgid = ev.conn.tgid;
+	f->is_late = ev.flags & SSLC_OPEN_LATE;
 	queue_push(&t->by_age, &f->age);
-	if (!(ev.flags & SSLC_OPEN_ROLE_EXACT)) {
-		counter_inc(&flows_role_guess);
-		if (ev.role == SSLC_ROLE_UNKNOWN)
-			ev.role = infer_role(&ev);
+	if (!f->candidate) {
+		judge(t, f, &ev, false);
+		return;
 	}
-	judge(t, f, &ev);
+	f->is_unwanted = t->conf.filter && !filter_wants(t->conf.filter, &ev);
+	tell_account(t, t->conf.opened, f, ev.comm);
 }
 
 /* --- bytes --------------------------------------------------------------------------------------
  */
 
-static void tell_gap(struct flows *t, struct flow *f, unsigned dir, uint64_t len, uint64_t ts_ns)
+static void drop_seam(struct flow *f)
+{
+	free(f->seam);
+	f->seam = NULL;
+}
+
+static void tell_gap(struct flows *t, struct flow *f, unsigned dir, uint64_t len, uint64_t ts_ns,
+		     struct counter *why)
 {
 	struct frame_gap m = {
 		.flow = f->id,
@@ -307,9 +495,30 @@ static void tell_gap(struct flows *t, struct flow *f, unsigned dir, uint64_t len
 		.dir = wire_dir(f, dir),
 	};
 
-	counter_add(&bytes_gap, len);
+	drop_seam(f);
+	counter_add(why, len);
 	f->off[dir] += len;
 	ship_gap(t->conf.ship, &m);
+}
+
+/* The first bytes from inside TLS, altered so that they go on where what was told before ended. */
+static void tell_seam(struct flows *t, struct flow *f, struct frame_data *m)
+{
+	uint8_t *copy = malloc(m->bytes.len);
+	bool from_client = m->dir == FLOW_C2S;
+
+	if (!copy) {
+		drop_seam(f);
+		ship_data(t->conf.ship, m);
+		return;
+	}
+	memcpy(copy, m->bytes.p, m->bytes.len);
+	m->bytes.p = copy;
+	if (!stitch_seam(f->seam, from_client, copy, m->bytes.len))
+		drop_seam(f);
+	ship_data(t->conf.ship, m);
+	explicit_bzero(copy, m->bytes.len);
+	free(copy);
 }
 
 static void tell_data(struct flows *t, struct flow *f, const struct sslc_ev_data *ev)
@@ -325,7 +534,46 @@ static void tell_data(struct flows *t, struct flow *f, const struct sslc_ev_data
 
 	counter_add(&bytes_out, ev->len);
 	f->off[ev->dir] += ev->len;
-	ship_data(t->conf.ship, &m);
+	f->bytes += ev->len;
+	if (f->seam)
+		tell_seam(t, f, &m);
+	else
+		ship_data(t->conf.ship, &m);
+}
+
+struct early_ctx {
+	struct flows *t;
+	struct flow *f;
+};
+
+static void on_early_bytes(void *ctx, const struct sslc_ev_data *ev)
+{
+	struct early_ctx *c = ctx;
+
+	tell_data(c->t, c->f, ev);
+}
+
+static void tell_early(struct flows *t, struct flow *f, uint64_t ts_ns)
+{
+	struct early_ctx c = {t, f};
+	uint64_t hole = early_take(t->early, &f->early, on_early_bytes, &c);
+
+	if (hole)
+		tell_gap(t, f, SSLC_DIR_OUT, hole, ts_ns, &bytes_gap);
+}
+
+/* Something else is about to be told of this connection; next: what, if it is data. */
+static void settle_early(struct flows *t, struct flow *f, const struct sslc_ev_data *next,
+			 uint64_t ts_ns)
+{
+	if (!f->early)
+		return;
+	if (early_is_void(f->early, next)) {
+		early_drop(t->early, &f->early);
+	} else {
+		counter_add(&bytes_assumed, early_span(f->early));
+		tell_early(t, f, ts_ns);
+	}
 }
 
 /* Why this flow's bytes do not go out now, or NULL. */
@@ -340,22 +588,82 @@ static struct counter *not_wanted(const struct flow *f, unsigned dir)
 	return NULL;
 }
 
+/*
+ * Whether what comes next may stand at `at`; `pos` is how far its direction has come in the
+ * source's counting.
+ */
+static bool is_in_place(const struct flow *f, unsigned dir, uint64_t pos, uint64_t at)
+{
+	uint64_t told = f->off[dir] + (dir == SSLC_DIR_OUT ? early_span(f->early) : 0);
+
+	return at >= pos && told <= OFFSET_MAX && at - pos <= OFFSET_MAX - told;
+}
+
+static void count_misplaced(uint64_t pos, uint64_t at, uint64_t len)
+{
+	if (at >= pos)
+		counter_inc(&events_bad);
+	counter_add(&bytes_late, len);
+}
+
+static void tell_hole(struct flows *t, struct flow *f, unsigned dir, uint64_t len, uint64_t ts_ns,
+		      bool early)
+{
+	if (!early || early_skip(t->early, &f->early, len))
+		tell_gap(t, f, dir, len, ts_ns, &bytes_gap);
+}
+
 /* Bytes at their position; `pos` says how far each direction has come in the source's counting. */
 static void tell_at(struct flows *t, struct flow *f, uint64_t pos[2], const struct sslc_ev_data *ev)
 {
-	if (ev->pos < pos[ev->dir]) {
-		counter_add(&bytes_late, ev->len);
+	bool early = ev->flags & SSLC_DATA_EARLY && ev->dir == SSLC_DIR_OUT;
+
+	if (!is_in_place(f, ev->dir, pos[ev->dir], ev->pos)) {
+		count_misplaced(pos[ev->dir], ev->pos, ev->len);
 		return;
 	}
-	if (f->off[ev->dir] > OFFSET_MAX || ev->pos - pos[ev->dir] > OFFSET_MAX - f->off[ev->dir]) {
-		counter_inc(&events_bad);
-		counter_add(&bytes_late, ev->len);
-		return;
-	}
+	if (!early)
+		settle_early(t, f, ev, ev->ev.ts_ns);
 	if (ev->pos > pos[ev->dir])
-		tell_gap(t, f, ev->dir, ev->pos - pos[ev->dir], ev->ev.ts_ns);
+		tell_hole(t, f, ev->dir, ev->pos - pos[ev->dir], ev->ev.ts_ns, early);
 	pos[ev->dir] = ev->pos + ev->len;
-	tell_data(t, f, ev);
+	if (!early)
+		tell_data(t, f, ev);
+	else if (early_put(t->early, &f->early, ev))
+		tell_gap(t, f, ev->dir, ev->len, ev->ev.ts_ns, &bytes_gap);
+}
+
+static void tell_ends(struct flows *t, struct flow *f, uint64_t ts_ns);
+
+/* The kernel saw a TLS object use the connection: from now on it counts positions for it. */
+static void make_exact(struct flows *t, struct flow *f, const struct sslc_conn_id *conn,
+		       uint64_t ts_ns)
+{
+	if (!f->candidate)
+		return;
+	adjacent_exact(t->adjacent, conn, f->id);
+	if (f->verdict == CANDIDATE) {
+		judge(t, f, &f->candidate->open, false);
+		tell_ends(t, f, ts_ns);
+	}
+	free(f->candidate);
+	f->candidate = NULL;
+}
+
+/* Bytes of an object without a connection of its own. */
+static void on_loose_data(struct flows *t, const struct sslc_ev_data *ev)
+{
+	struct flow *f = find(t, adjacent_flow(t->adjacent, &ev->conn));
+	struct counter *why = f ? not_wanted(f, ev->dir) : NULL;
+
+	if (!f) {
+		held_put(t->held, ev, t->now_ns);
+	} else if (why) {
+		counter_add(why, ev->len);
+	} else {
+		queue_push(&t->by_age, &f->age);
+		tell_at(t, f, f->candidate->pos, ev);
+	}
 }
 
 static void on_data(struct flows *t, const struct sslc_ev_data *ev)
@@ -364,10 +672,12 @@ static void on_data(struct flows *t, const struct sslc_ev_data *ev)
 	struct flow *f;
 
 	if (!ev->ev.flow) {
-		held_put(t->held, ev, t->now_ns);
+		on_loose_data(t, ev);
 		return;
 	}
 	f = find(t, ev->ev.flow);
+	if (f)
+		make_exact(t, f, &ev->conn, ev->ev.ts_ns);
 	why = f ? not_wanted(f, ev->dir) : &bytes_unknown;
 	if (why) {
 		counter_add(why, ev->len);
@@ -377,11 +687,27 @@ static void on_data(struct flows *t, const struct sslc_ev_data *ev)
 	tell_at(t, f, f->pos, ev);
 }
 
+/* Before TLS has begun. What comes after the connection was told from its beginning is too late. */
+static void on_clear(struct flows *t, const struct sslc_ev_data *ev)
+{
+	if (!ev->ev.flow)
+		counter_inc(&events_bad);
+	else if (t->prelude && find(t, ev->ev.flow))
+		counter_add(&bytes_late, ev->len);
+	else if (t->prelude)
+		prelude_put(t->prelude, ev, t->now_ns);
+}
+
 struct bound {
 	struct flows *t;
 	struct flow *f;
 	uint64_t pos[2]; /* of the TLS object, by enum sslc_dir */
 };
+
+static bool is_owner(const struct flow *f, const struct sslc_conn_id *conn)
+{
+	return f->candidate && memcmp(&f->candidate->owner, conn, sizeof(*conn)) == 0;
+}
 
 /* Bytes that were read before their connection was known: they come before all others of it. */
 static void on_held(void *ctx, const struct sslc_ev_data *ev)
@@ -399,10 +725,77 @@ static void on_bind(struct flows *t, const struct sslc_ev_bind *ev)
 {
 	struct bound b = {.t = t, .f = find(t, ev->ev.flow)};
 
+	if (b.f && is_owner(b.f, &ev->conn)) /* matched before: its bytes were told already */
+		memcpy(b.pos, b.f->candidate->pos, sizeof(b.pos));
+	if (b.f)
+		make_exact(t, b.f, &ev->conn, ev->ev.ts_ns);
 	held_take(t->held, &ev->conn, on_held, &b);
 	for (unsigned dir = 0; b.f && dir < 2; dir++) /* not held any more, or never */
 		if (!not_wanted(b.f, dir) && ev->pos[dir] > b.pos[dir] && ev->pos[dir] < OFFSET_MAX)
-			tell_gap(t, b.f, dir, ev->pos[dir] - b.pos[dir], ev->ev.ts_ns);
+			tell_hole(t, b.f, dir, ev->pos[dir] - b.pos[dir], ev->ev.ts_ns,
+				  dir == SSLC_DIR_OUT && b.f->early);
+}
+
+/* Bytes that only the kernel has seen. Their place is known, and their number. */
+static void on_gap(struct flows *t, const struct sslc_ev_gap *ev)
+{
+	struct flow *f = find(t, ev->ev.flow);
+	struct counter *why;
+
+	if (f)
+		make_exact(t, f, &ev->conn, ev->ev.ts_ns);
+	why = f ? not_wanted(f, ev->dir) : &bytes_unknown;
+	if (why) {
+		counter_add(why, ev->len);
+		return;
+	}
+	if (ev->len > OFFSET_MAX || !is_in_place(f, ev->dir, f->pos[ev->dir], ev->pos) ||
+	    !is_in_place(f, ev->dir, f->pos[ev->dir], ev->pos + ev->len)) {
+		count_misplaced(f->pos[ev->dir], ev->pos, ev->len);
+		return;
+	}
+	queue_push(&t->by_age, &f->age);
+	settle_early(t, f, NULL, ev->ev.ts_ns);
+	if (ev->pos > f->pos[ev->dir])
+		tell_gap(t, f, ev->dir, ev->pos - f->pos[ev->dir], ev->ev.ts_ns, &bytes_gap);
+	f->pos[ev->dir] = ev->pos + ev->len;
+	tell_gap(t, f, ev->dir, ev->len, ev->ev.ts_ns, &bytes_sendfile);
+}
+
+static void on_early(struct flows *t, const struct sslc_ev_early *ev)
+{
+	struct flow *f = find(t, ev->ev.flow ? ev->ev.flow : adjacent_flow(t->adjacent, &ev->conn));
+
+	if (!f || !f->early)
+		return;
+	if (ev->accepted)
+		tell_early(t, f, ev->ev.ts_ns);
+	else
+		early_reject(f->early);
+}
+
+/* A TLS object without a socket of its own was found to use this connection. */
+static bool on_match(void *ctx, const struct sslc_conn_id *conn, uint64_t flow)
+{
+	struct flows *t = ctx;
+	struct bound b = {.t = t, .f = find(t, flow)};
+	struct candidate *c = b.f ? b.f->candidate : NULL;
+
+	if (!c)
+		return false;
+	if (!is_owner(b.f, conn)) {
+		c->owner = *conn;
+		c->pos[0] = c->pos[1] = 0;
+	}
+	if (b.f->verdict == CANDIDATE) {
+		c->open.conn = *conn;
+		judge(t, b.f, &c->open, true);
+	}
+	memcpy(b.pos, c->pos, sizeof(b.pos));
+	held_take(t->held, conn, on_held, &b);
+	memcpy(c->pos, b.pos, sizeof(b.pos));
+	tell_ends(t, b.f, t->now_ns);
+	return true;
 }
 
 /* --- ends ---------------------------------------------------------------------------------------
@@ -411,9 +804,14 @@ static void on_bind(struct flows *t, const struct sslc_ev_bind *ev)
 static void tell_fin(struct flows *t, struct flow *f, unsigned dir, uint64_t ts_ns)
 {
 	struct frame_flow_fin m = {.flow = f->id, .ts_ns = wall(t, ts_ns), .dir = wire_dir(f, dir)};
+	struct candidate *c = f->candidate;
 
+	if (f->verdict == CANDIDATE && c->n_fin < 2 && (!c->n_fin || c->fin[0] != dir))
+		c->fin[c->n_fin++] = (uint8_t)dir;
 	if (f->verdict != WANTED || f->fin_told[dir] || f->ending == ENDED)
 		return;
+	if (dir == SSLC_DIR_OUT)
+		settle_early(t, f, NULL, ts_ns);
 	f->fin_told[dir] = true;
 	ship_flow_fin(t->conf.ship, &m);
 }
@@ -431,11 +829,29 @@ static void tell_close(struct flows *t, struct flow *f, enum flow_end end, uint6
 {
 	struct frame_flow_close m = {.flow = f->id, .ts_ns = wall(t, ts_ns), .end = (uint8_t)end};
 
+	if (f->verdict == CANDIDATE && !f->candidate->closed) {
+		f->candidate->closed = true;
+		f->candidate->end = end;
+	}
 	if (f->verdict != WANTED || f->ending == ENDED)
 		return;
+	settle_early(t, f, NULL, ts_ns);
 	f->ending = ENDED;
 	queue_remove(&f->ending_q);
 	ship_flow_close(t->conf.ship, &m);
+}
+
+/* What ended while the connection was a candidate. */
+static void tell_ends(struct flows *t, struct flow *f, uint64_t ts_ns)
+{
+	struct candidate *c = f->candidate;
+
+	for (unsigned i = 0; i < c->n_fin; i++)
+		tell_fin(t, f, c->fin[i], ts_ns);
+	if (c->closed)
+		tell_close(t, f, c->end, ts_ns);
+	c->n_fin = 0;
+	c->closed = false;
 }
 
 static enum flow_end reset_by(const struct flow *f, unsigned dir)
@@ -487,6 +903,7 @@ static void on_eof(struct flows *t, struct flow *f, uint64_t ts_ns)
 
 static void on_destroyed(struct flows *t, struct flow *f, uint64_t ts_ns)
 {
+	adjacent_flow_ending(t->adjacent, f->id);
 	if (f->ending == NOT_ENDING)
 		f->ending = ENDING_FIN;
 	settle(t, f, ts_ns);
@@ -498,6 +915,8 @@ static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 	struct flow *f = find(t, ev->ev.flow);
 	uint64_t ts_ns = ev->ev.ts_ns;
 
+	if (ev->what == SSLC_SOCK_DESTROYED)
+		(void)drop_prelude(t, ev->ev.flow);
 	if (!f)
 		return;
 	switch (ev->what) {
@@ -537,17 +956,29 @@ static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 static bool is_well_formed(const struct sslc_event *ev)
 {
 	const struct sslc_ev_data *d = (const void *)ev;
+	const struct sslc_ev_gap *gap = (const void *)ev;
+	const struct sslc_ev_wire *w = (const void *)ev;
 
 	switch (ev->type) {
 	case SSLC_EV_OPEN:
 		return ev->size >= sizeof(struct sslc_ev_open);
 	case SSLC_EV_DATA:
+	case SSLC_EV_CLEAR:
 		return ev->size >= sizeof(*d) && d->len <= ev->size - sizeof(*d) && d->len &&
 		       d->dir <= 1;
 	case SSLC_EV_BIND:
 		return ev->size >= sizeof(struct sslc_ev_bind);
 	case SSLC_EV_SOCK:
 		return ev->size >= sizeof(struct sslc_ev_sock);
+	case SSLC_EV_GAP:
+		return ev->size >= sizeof(*gap) && gap->len && gap->dir <= 1;
+	case SSLC_EV_EARLY:
+		return ev->size >= sizeof(struct sslc_ev_early);
+	case SSLC_EV_CALL:
+		return ev->size >= sizeof(struct sslc_ev_call);
+	case SSLC_EV_WIRE:
+		return ev->size >= sizeof(*w) && ev->flow && w->dir <= 1 &&
+		       w->n_rec <= SSLC_WIRE_RECORDS;
 	default:
 		return false;
 	}
@@ -561,6 +992,7 @@ void flows_event(struct flows *t, const struct sslc_event *ev)
 	}
 	if (ev->ts_ns > t->now_ns)
 		t->now_ns = ev->ts_ns;
+	adjacent_event(t->adjacent, ev);
 	switch (ev->type) {
 	case SSLC_EV_OPEN:
 		on_open(t, (const void *)ev);
@@ -568,11 +1000,20 @@ void flows_event(struct flows *t, const struct sslc_event *ev)
 	case SSLC_EV_DATA:
 		on_data(t, (const void *)ev);
 		break;
+	case SSLC_EV_CLEAR:
+		on_clear(t, (const void *)ev);
+		break;
 	case SSLC_EV_BIND:
 		on_bind(t, (const void *)ev);
 		break;
 	case SSLC_EV_SOCK:
 		on_sock(t, (const void *)ev);
+		break;
+	case SSLC_EV_GAP:
+		on_gap(t, (const void *)ev);
+		break;
+	case SSLC_EV_EARLY:
+		on_early(t, (const void *)ev);
 		break;
 	}
 }
@@ -583,7 +1024,10 @@ void flows_tick(struct flows *t, uint64_t now_ns, int64_t wall_offset_ns)
 
 	t->now_ns = now_ns;
 	t->wall_offset_ns = wall_offset_ns;
+	adjacent_tick(t->adjacent, now_ns);
 	held_expire(t->held, now_ns);
+	if (t->prelude)
+		prelude_expire(t->prelude, now_ns);
 	while ((n = queue_first(&t->ending))) {
 		struct flow *f = queue_entry(n, struct flow, ending_q);
 
@@ -598,6 +1042,7 @@ void flows_close_all(struct flows *t, uint64_t now_ns)
 {
 	struct queue_node *n;
 
+	adjacent_tick(t->adjacent, UINT64_MAX);
 	held_expire(t->held, UINT64_MAX); /* what is not bound by now never will be */
 	while ((n = queue_first(&t->by_age))) {
 		struct flow *f = queue_entry(n, struct flow, age);
@@ -613,6 +1058,15 @@ size_t flows_count(const struct flows *t)
 	return t->by_id.count;
 }
 
+void flows_each(const struct flows *t, flow_account_fn each, void *ctx)
+{
+	for (struct queue_node *n = queue_first(&t->by_age); n; n = queue_next(&t->by_age, n)) {
+		struct flow_account a = account_of(queue_entry(n, struct flow, age), NULL);
+
+		each(ctx, &a);
+	}
+}
+
 void flows_free(struct flows *t)
 {
 	struct queue_node *n;
@@ -622,6 +1076,9 @@ void flows_free(struct flows *t)
 	while ((n = queue_first(&t->by_age)))
 		forget(t, queue_entry(n, struct flow, age));
 	held_free(t->held);
+	early_pool_free(t->early);
+	adjacent_free(t->adjacent);
+	prelude_free(t->prelude);
 	hmap_fini(&t->by_id);
 	hmap_fini(&t->by_session);
 	free(t);

@@ -14,23 +14,61 @@
 
 #include "event.h"
 #include "filter.h"
+#include "prelude.h"
 #include "ship.h"
 
 struct flows;
 
+/* What became of a connection; each has one fate at a time. */
+enum flow_fate {
+	FLOW_MIRRORED,
+	FLOW_FILTERED,
+	FLOW_STANDBY,
+	FLOW_UNMATCHED, /* TLS was seen on it, and no TLS call to go with it */
+	FLOW_FATES,
+};
+
+/* One connection, for whoever adds up by process. */
+struct flow_account {
+	uint64_t start_ns; /* of the process, as in struct sslc_conn_id */
+	uint32_t tgid;
+	uint8_t fate;       /* enum flow_fate */
+	uint8_t confidence; /* enum flow_confidence */
+	bool is_late;       /* TLS had begun before it was watched */
+	uint64_t bytes;     /* plaintext told so far */
+	/* Of the thread that opened it, 16 bytes as the kernel keeps it; only in `opened`, else
+	 * NULL; borrowed. */
+	const char *comm;
+};
+typedef void (*flow_account_fn)(void *ctx, const struct flow_account *a);
+
 struct flows_conf {
 	struct ship *ship;     /* borrowed */
 	struct filter *filter; /* borrowed; NULL: everything */
-	uint8_t agent[16];     /* this agent instance, for session ids without sequence numbers */
+	enum prelude_mode starttls;
+	uint8_t agent[16]; /* this agent instance, for session ids without sequence numbers */
 	void (*skip)(void *ctx, uint64_t flow); /* a flow's bytes are not wanted */
+	/* A connection was announced, and again when it was judged later; and it is forgotten.
+	 * NULL: nobody asks. */
+	flow_account_fn opened, ended;
+	/* Plaintext whose connection was not found in time; NULL: nobody asks. */
+	void (*unbound)(void *ctx, const struct sslc_conn_id *conn, uint64_t bytes);
 	void *ctx;
 };
 
-#define FLOWS_MAX         131072       /* records; the least recently active one goes beyond */
-#define FLOW_HELD_MAX     (256u << 10) /* bytes of one TLS object that wait for their connection */
-#define FLOW_HELD_ALL_MAX (16u << 20)  /* of all together */
-#define FLOW_HELD_MS      10000        /* how long they wait */
-#define FLOW_GRACE_MS     60000 /* a closed socket whose process neither reads on nor closes it */
+#define FLOWS_MAX         131072      /* records; the least recently active one goes beyond */
+#define FLOW_HELD_MAX     (16u << 20) /* bytes of one TLS object that wait for their connection */
+#define FLOW_HELD_ALL_MAX (32u << 20) /* of all together */
+#define FLOW_HELD_MS      10000       /* how long they wait */
+#define FLOW_EARLY_MAX                                                                             \
+	(64u << 10) /* 0-RTT bytes of one connection that wait for the server's decision */
+#define FLOW_EARLY_ALL_MAX (16u << 20) /* of all together */
+#define FLOW_PRELUDE_MAX                                                                           \
+	16384u /* bytes of one direction before TLS: what the kernel half copies at most */
+#define FLOW_PRELUDE_ALL_MAX (16u << 20) /* bytes of memory of all together */
+#define FLOW_PRELUDE_LOST    16384       /* records of those that were not kept in full */
+#define FLOW_PRELUDE_IDLE_S  600         /* STARTTLS comes soon, or never */
+#define FLOW_GRACE_MS        60000 /* a closed socket whose process neither reads on nor closes it */
 
 int flows_new(struct flows **out, const struct flows_conf *conf) WARN_UNUSED;
 void flows_free(struct flows *t);
@@ -42,5 +80,7 @@ void flows_tick(struct flows *t, uint64_t now_ns, int64_t wall_offset_ns);
 /** The agent stops: close what is open. */
 void flows_close_all(struct flows *t, uint64_t now_ns);
 size_t flows_count(const struct flows *t);
+/** The accounts of all connections that live now. */
+void flows_each(const struct flows *t, flow_account_fn each, void *ctx);
 
 #endif

@@ -32,19 +32,23 @@ struct object {
 
 struct held {
 	struct held_limits limits;
+	held_lost_fn lost;
+	void *ctx; /* borrowed; for lost */
 	struct hmap objects;
 	struct queue by_age;
 	size_t bytes;  /* of plaintext */
 	size_t memory; /* objects and events */
 };
 
-int held_new(struct held **out, const struct held_limits *limits)
+int held_new(struct held **out, const struct held_limits *limits, held_lost_fn lost, void *ctx)
 {
 	struct held *h = calloc(1, sizeof(*h));
 
 	if (!h)
 		return -ENOMEM;
 	h->limits = *limits;
+	h->lost = lost;
+	h->ctx = ctx;
 	hmap_init(&h->objects);
 	queue_init(&h->by_age);
 	*out = h;
@@ -73,12 +77,38 @@ static void forget(struct held *h, struct object *o)
 	free(o);
 }
 
+static void lose(struct held *h, const struct sslc_conn_id *conn, uint64_t bytes)
+{
+	counter_add(&lost_unbound, bytes);
+	if (h->lost && bytes)
+		h->lost(h->ctx, conn, bytes);
+}
+
+/*
+ * What has waited longest is the least likely to find its connection: it goes first, but for
+ * `keep`. False when that does not help.
+ */
+static bool make_room(struct held *h, size_t need, const struct object *keep)
+{
+	struct queue_node *n;
+
+	while (h->memory + need > h->limits.total && (n = queue_first(&h->by_age))) {
+		struct object *o = queue_entry(n, struct object, age);
+
+		if (o == keep)
+			return false;
+		lose(h, &o->conn, o->bytes);
+		forget(h, o);
+	}
+	return h->memory + need <= h->limits.total;
+}
+
 static struct object *find_or_make(struct held *h, const struct sslc_conn_id *conn, uint64_t now_ns)
 {
 	uint64_t hash = hmap_hash(conn, sizeof(*conn));
 	struct object *o = find(h, conn, hash);
 
-	if (o || h->memory + sizeof(*o) > h->limits.total)
+	if (o || !make_room(h, sizeof(*o), NULL))
 		return o;
 	o = calloc(1, sizeof(*o));
 	if (!o)
@@ -96,11 +126,11 @@ static struct object *find_or_make(struct held *h, const struct sslc_conn_id *co
 	return o;
 }
 
-static bool has_room(const struct held *h, struct object *o, size_t len, size_t padded)
+static bool has_room(struct held *h, struct object *o, size_t len, size_t padded)
 {
 	if (!o->full)
-		o->full = o->bytes + len > h->limits.per_object ||
-			  h->memory + padded > h->limits.total || buf_reserve(&o->events, padded);
+		o->full = o->bytes + len > h->limits.per_object || !make_room(h, padded, o) ||
+			  buf_reserve(&o->events, padded);
 	return !o->full;
 }
 
@@ -110,7 +140,7 @@ void held_put(struct held *h, const struct sslc_ev_data *ev, uint64_t now_ns)
 	struct object *o = find_or_make(h, &ev->conn, now_ns);
 
 	if (!o || !has_room(h, o, ev->len, padded)) {
-		counter_add(&lost_unbound, ev->len);
+		lose(h, &ev->conn, ev->len);
 		return;
 	}
 	wr_bytes(&o->events, ev, size);
@@ -146,7 +176,7 @@ void held_expire(struct held *h, uint64_t now_ns)
 
 		if (now_ns < o->since_ns || now_ns - o->since_ns < h->limits.wait_ns)
 			return;
-		counter_add(&lost_unbound, o->bytes);
+		lose(h, &o->conn, o->bytes);
 		forget(h, o);
 	}
 }

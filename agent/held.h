@@ -20,7 +20,11 @@ struct held_limits {
 	uint64_t wait_ns;
 };
 
-int held_new(struct held **out, const struct held_limits *limits)
+/* lost: called with what is dropped because its connection was not found, or there was no room;
+ * may be NULL. */
+typedef void (*held_lost_fn)(void *ctx, const struct sslc_conn_id *conn, uint64_t bytes);
+
+int held_new(struct held **out, const struct held_limits *limits, held_lost_fn lost, void *ctx)
 	__attribute__((warn_unused_result));
 void held_free(struct held *h);
 /** Keep a copy of the event's bytes; over a limit they are dropped and counted. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libwatch: directories, /proc and the kernel's mapping records in, open files of TLS libraries
- * out. A file is known by device and inode, so every process that maps it is covered by one report.
- * Never attaches anything itself.
+ * libwatch: directories, /proc and the kernel's mapping records in, open files that hold code out:
+ * programs and libraries alike, since TLS may be linked into either. A file is known by device and
+ * inode, so every process that maps it is covered by one report. Never attaches anything itself.
  */
 #include "libwatch.h"
 
@@ -27,15 +27,15 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define WATCH_PAGES 16   /* of one CPU's record buffer: some hundred mappings between two polls */
-#define RECORD_MAX  8192 /* a record is a header and a path */
-#define SEEN_MAX    4096 /* files remembered; a host that shows more has lost its bearings */
+#define WATCH_PAGES 16    /* of one CPU's record buffer: some hundred mappings between two polls */
+#define RECORD_MAX  8192  /* a record is a header and a path */
+#define SEEN_MAX    16384 /* files remembered, some 100 bytes each; a busy host maps 2000 */
 
 static COUNTER_DEFINE(watch_rescans, "capture_watch_overruns",
 		      "times the kernel's mapping records overran and /proc was read again");
 
 static COUNTER_DEFINE(watch_full, "capture_watch_ignored",
-		      "TLS library files not looked at: too many of them");
+		      "program and library files not looked at: too many of them");
 
 static const char *const lib_dirs[] = {
 	"/lib",
@@ -47,13 +47,19 @@ static const char *const lib_dirs[] = {
 	"/usr/lib/*-linux-gnu*",
 };
 
-/* How the names of libraries begin that may hold TLS functions; their symbols decide. */
+/* How the names of TLS libraries begin: these are looked for before anybody uses them. */
 static const char *const lib_names[] = {"libssl", "libgnutls"};
 #define N(array) (sizeof(array) / sizeof((array)[0]))
 
+/*
+ * A file that was looked at. One without TLS is forgotten when room is needed, and looked at again
+ * when its number comes with another stamp: numbers of deleted files are used again. One with
+ * probes is neither: the probes keep its number from being used.
+ */
 struct seen {
 	struct hmap_node node;
-	uint64_t dev, ino;
+	uint64_t dev, ino, stamp;
+	bool holds_tls;
 };
 
 struct watch_cpu {
@@ -69,44 +75,69 @@ struct libwatch {
 	int n_cpus;
 };
 
-static bool is_seen(const struct libwatch *w, uint64_t dev, uint64_t ino)
+static struct seen *find_seen(const struct libwatch *w, uint64_t dev, uint64_t ino)
 {
 	uint64_t key[2] = {dev, ino}, hash = hmap_hash(key, sizeof(key));
-	const struct seen *s;
 
 	for (struct hmap_node *n = hmap_first(&w->seen, hash); n; n = hmap_next_same(n)) {
-		s = hmap_entry(n, struct seen, node);
+		struct seen *s = hmap_entry(n, struct seen, node);
+
 		if (s->dev == dev && s->ino == ino)
-			return true;
+			return s;
 	}
-	return false;
+	return NULL;
 }
 
-/* True the first time a file is named. */
-static bool is_new(struct libwatch *w, uint64_t dev, uint64_t ino)
+static bool is_seen(const struct libwatch *w, uint64_t dev, uint64_t ino, uint64_t stamp)
+{
+	const struct seen *s = find_seen(w, dev, ino);
+
+	return s && (s->holds_tls || s->stamp == stamp || !stamp);
+}
+
+/* Make room: what had no TLS can be looked at once more. */
+static void forget_dull(struct libwatch *w)
+{
+	struct hmap_node *n, *next;
+
+	for (n = hmap_any(&w->seen, NULL); n; n = next) {
+		struct seen *s = hmap_entry(n, struct seen, node);
+
+		next = hmap_any(&w->seen, n);
+		if (s->holds_tls)
+			continue;
+		hmap_remove(&w->seen, n);
+		free(s);
+	}
+}
+
+static struct seen *remember(struct libwatch *w, uint64_t dev, uint64_t ino, uint64_t stamp)
 {
 	uint64_t key[2] = {dev, ino};
-	struct seen *s;
+	struct seen *s = find_seen(w, dev, ino);
 
-	if (is_seen(w, dev, ino))
-		return false;
+	if (s) {
+		s->stamp = stamp;
+		return s;
+	}
+	if (w->seen.count >= SEEN_MAX)
+		forget_dull(w);
 	if (w->seen.count >= SEEN_MAX) {
 		counter_inc(&watch_full);
-		return false;
+		return NULL;
 	}
 	s = calloc(1, sizeof(*s));
 	if (!s)
-		return false;
-	s->dev = dev;
-	s->ino = ino;
+		return NULL;
+	*s = (struct seen){.dev = dev, .ino = ino, .stamp = stamp};
 	if (hmap_insert(&w->seen, &s->node, hmap_hash(key, sizeof(key)))) {
 		free(s);
-		return false;
+		return NULL;
 	}
-	return true;
+	return s;
 }
 
-static bool is_tls_library(const char *path)
+bool libwatch_is_library(const char *path)
 {
 	const char *base = strrchr(path, '/');
 
@@ -131,15 +162,26 @@ static const char *real_name(int fd, const char *path, char *out, size_t len)
 	return out;
 }
 
-static void report(struct libwatch *w, int fd, const char *path)
+/* True when the file turned out to hold TLS code. */
+static bool report(struct libwatch *w, int fd, const char *path)
 {
 	char name[4200];
 	struct stat st;
+	struct seen *s;
+	uint64_t stamp;
 
 	/* The mapping's device number and stat's may differ (btrfs, overlayfs): both count as seen.
 	 */
-	if (!fstat(fd, &st) && S_ISREG(st.st_mode) && is_new(w, st.st_dev, st.st_ino))
-		w->found(w->ctx, fd, real_name(fd, path, name, sizeof(name)));
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode))
+		return false;
+	stamp = (uint64_t)st.st_ctim.tv_sec * 1000000000u + (uint64_t)st.st_ctim.tv_nsec + 1;
+	s = find_seen(w, st.st_dev, st.st_ino);
+	if (s && (s->holds_tls || s->stamp == stamp))
+		return s->holds_tls;
+	s = remember(w, st.st_dev, st.st_ino, stamp);
+	if (s)
+		s->holds_tls = w->found(w->ctx, fd, real_name(fd, path, name, sizeof(name)));
+	return s && s->holds_tls;
 }
 
 /*
@@ -147,7 +189,7 @@ static void report(struct libwatch *w, int fd, const char *path)
  * namespaces, else by name under the process's root.
  */
 static bool report_mapping(struct libwatch *w, unsigned pid, uint64_t start, uint64_t end,
-			   const char *path)
+			   const char *path, bool *holds_tls)
 {
 	char name[4200];
 	int fd;
@@ -163,19 +205,26 @@ static bool report_mapping(struct libwatch *w, unsigned pid, uint64_t start, uin
 		log_debug("capture: %s of process %u is gone: %s", path, pid, strerror(errno));
 		return false;
 	}
-	report(w, fd, path);
+	*holds_tls = report(w, fd, path);
 	close(fd);
 	return true;
 }
 
 /* A file counts as seen once it could be opened: its first process may be gone by now, the next is
  * not. */
-static void take_file(struct libwatch *w, uint64_t dev, uint64_t ino, unsigned pid, uint64_t start,
-		      uint64_t end, const char *path)
+static void take_file(struct libwatch *w, uint64_t dev, uint64_t ino, uint64_t stamp, unsigned pid,
+		      uint64_t start, uint64_t end, const char *path)
 {
+	bool holds_tls = false;
+	struct seen *s;
+
 	dev |= 1ull << 63; /* apart from stat's numbers */
-	if (!is_seen(w, dev, ino) && report_mapping(w, pid, start, end, path))
-		(void)is_new(w, dev, ino);
+	if (path[0] != '/' || !ino || is_seen(w, dev, ino, stamp) ||
+	    !report_mapping(w, pid, start, end, path, &holds_tls))
+		return;
+	s = remember(w, dev, ino, stamp);
+	if (s)
+		s->holds_tls = holds_tls;
 }
 
 /* One line of /proc/PID/maps (proc(5)). */
@@ -188,9 +237,9 @@ static void take_maps_line(struct libwatch *w, unsigned pid, const char *line)
 
 	if (sscanf(line, "%llx-%llx %4s %*x %x:%x %llu %n", &start, &end, perms, &maj, &min, &ino,
 		   &at) < 6 ||
-	    !at || perms[2] != 'x' || !is_tls_library(line + at))
+	    !at || perms[2] != 'x')
 		return;
-	take_file(w, makedev(maj, min), ino, pid, start, end, line + at);
+	take_file(w, makedev(maj, min), ino, 0, pid, start, end, line + at);
 }
 
 static void scan_process(struct libwatch *w, unsigned pid)
@@ -269,10 +318,10 @@ struct mmap2_record {
 
 static void take_mapping(struct libwatch *w, const struct mmap2_record *r)
 {
-	if (r->header.size <= sizeof(*r) || !is_tls_library(r->filename))
+	if (r->header.size <= sizeof(*r))
 		return;
-	take_file(w, makedev(r->maj, r->min), r->ino, r->pid, r->addr, r->addr + r->len,
-		  r->filename);
+	take_file(w, makedev(r->maj, r->min), r->ino, r->ino_generation, r->pid, r->addr,
+		  r->addr + r->len, r->filename);
 }
 
 static void copy_out(void *to, const uint8_t *ring, uint64_t size, uint64_t at, size_t n)

@@ -1,16 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libwatch: which files with TLS code are in use on this host, now and later. Finds them in the
- * standard directories and in every process, then follows new executable mappings as the kernel
- * reports them. Says each file once.
+ * libwatch: which programs and libraries are in use on this host, now and later. Finds TLS
+ * libraries in the standard directories and all files with code in every process, then follows new
+ * executable mappings as the kernel reports them. Says each file once, and perhaps again when it
+ * holds no TLS.
  */
 #ifndef SSLC_AGENT_LIBWATCH_H
 #define SSLC_AGENT_LIBWATCH_H
 
+#include <stdbool.h>
+
 struct libwatch;
 
-/* fd: the file, open for reading, borrowed. path: for people. */
-typedef void (*libwatch_fn)(void *ctx, int fd, const char *path);
+/* fd: the file, open for reading, borrowed. path: for people. True: it holds TLS code, and is never
+ * to be reported again. */
+typedef bool (*libwatch_fn)(void *ctx, int fd, const char *path);
+
+/** Whether the file's name is that of a TLS library. */
+bool libwatch_is_library(const char *path);
 
 /**
  * epoll_fd: the descriptors to wait on are added to it; on any of them call libwatch_poll().

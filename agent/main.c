@@ -7,6 +7,7 @@
 #include "agent.h"
 #include "enroll.h"
 #include "options.h"
+#include "report.h"
 #include "tunnel.h"
 
 #include "../collector/collector.h"
@@ -156,6 +157,9 @@ static int run_agent(const struct options *o)
 		.ring_bytes = o->ring_bytes,
 		.queue_bytes = o->queue_bytes,
 		.flow_hook = o->flow_hook,
+		.starttls = o->starttls,
+		.outer_tls = o->outer_tls,
+		.run_dir = o->run_dir,
 		.uplink = o->mode == MODE_AGENT ? &remote_ops : &local_ops,
 		.uplink_ctx = o->mode == MODE_AGENT ? (void *)&remote : (void *)&local,
 	};
@@ -217,6 +221,8 @@ static int run(const struct options *o)
 		return enroll_run(o->host, o->port, o->token, o->state_dir);
 	case MODE_TOKEN:
 		return print_token(o);
+	case MODE_COVERAGE:
+		return report_run(o->run_dir, o->json);
 	case MODE_HELP:
 		options_print_help();
 		return 0;

@@ -58,7 +58,11 @@ void options_print_help(void)
 	      "Enrolment\n"
 	      "  sslcollector token [--expires 1h]          at the collector: print a new token\n"
 	      "  sslcollector enroll HOST[:PORT] TOKEN      at the endpoint: get a certificate "
-	      "with it\n",
+	      "with it\n"
+	      "\n"
+	      "Questions\n"
+	      "  sslcollector coverage [--json]             which programs are mirrored, and why "
+	      "others are not\n",
 	      stdout);
 }
 
@@ -220,8 +224,9 @@ static int check_file(struct settings *file, const char *name)
 static int check_fits(enum options_mode mode, struct settings *cli)
 {
 	static const char *const names[] = {
-		[MODE_AGENT] = "-t",      [MODE_ALONE] = "-I without -t", [MODE_COLLECTOR] = "-C",
-		[MODE_ENROLL] = "enroll", [MODE_TOKEN] = "token",
+		[MODE_AGENT] = "-t",     [MODE_ALONE] = "-I without -t",
+		[MODE_COLLECTOR] = "-C", [MODE_ENROLL] = "enroll",
+		[MODE_TOKEN] = "token",  [MODE_COVERAGE] = "coverage",
 	};
 
 	for (const struct setting *d = settings_table; d->name; d++)
@@ -404,6 +409,17 @@ static int take_token(struct options *o, struct settings *s, struct cli *cli)
 	return err ? err : settings_take(s, IN(o->mode), NULL, o);
 }
 
+static int take_coverage(struct options *o, struct settings *s, struct cli *cli)
+{
+	int err;
+
+	o->mode = MODE_COVERAGE;
+	if (cli->n_words != 1)
+		return usage_error("coverage: takes no further word, but got %s", cli->words[1]);
+	err = check_fits(o->mode, &cli->set);
+	return err ? err : settings_take(s, IN(o->mode), NULL, o);
+}
+
 static int take_words(struct options *o, struct settings *s, struct cli *cli)
 {
 	if (!cli->n_words)
@@ -412,6 +428,8 @@ static int take_words(struct options *o, struct settings *s, struct cli *cli)
 		return take_enroll(o, s, cli);
 	if (!strcmp(cli->words[0], "token"))
 		return take_token(o, s, cli);
+	if (!strcmp(cli->words[0], "coverage"))
+		return take_coverage(o, s, cli);
 	return take_filtered_run(o, s, cli);
 }
 
@@ -430,6 +448,8 @@ static int build(struct options *o, struct cli *cli, const struct settings *file
 		err = take_words(o, &s, cli);
 	if (!err && !o->state_dir)
 		err = value_string(STATE_DIR_DEFAULT, &o->state_dir);
+	if (!err && !o->run_dir)
+		err = value_string(RUN_DIR_DEFAULT, &o->run_dir);
 	return err;
 }
 
@@ -486,6 +506,7 @@ void options_fini(struct options *o)
 	free(o->token);
 	free(o->listen_addr);
 	free(o->state_dir);
+	free(o->run_dir);
 	free(o->ca);
 	free(o->cert);
 	free(o->key);

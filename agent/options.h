@@ -12,6 +12,7 @@
 
 #include "../collector/sink.h"
 #include "capture.h"
+#include "prelude.h"
 
 enum options_mode {
 	MODE_AGENT,     /* -I … -t HOST */
@@ -19,6 +20,7 @@ enum options_mode {
 	MODE_COLLECTOR, /* -C with -o, -w or --print */
 	MODE_ENROLL,    /* enroll HOST TOKEN */
 	MODE_TOKEN,     /* token: print a new enrolment token (on the collector's host) */
+	MODE_COVERAGE,  /* coverage: who is mirrored on this host, and who is not */
 	MODE_HELP,
 	MODE_VERSION,
 };
@@ -32,13 +34,17 @@ struct options { /* owns its strings; options_fini() frees them */
 	char *token;
 	char *listen_addr; /* -C: --listen ADDR */
 	char *state_dir;   /* --state-dir; default /var/lib/sslcollector */
+	char *run_dir;     /* --run-dir; default /run/sslcollector */
+	bool json;         /* coverage --json */
 	char *ca, *cert, *key;
 	bool insecure;
-	int zstd_level;           /* --compress N, 0 to 19; default 1 */
-	size_t queue_bytes;       /* --queue SIZE (K, M, G suffix); default 64M */
-	size_t ring_bytes;        /* --ring SIZE; rounded up to a power of two; default 64M */
-	enum flow_hook flow_hook; /* --flow-hook; default auto */
-	unsigned token_ttl_s;     /* token --expires DURATION (s, m, h, d); default 1h */
+	int zstd_level;             /* --compress N, 0 to 19; default 1 */
+	size_t queue_bytes;         /* --queue SIZE (K, M, G suffix); default 64M */
+	size_t ring_bytes;          /* --ring SIZE; rounded up to a power of two; default 64M */
+	enum flow_hook flow_hook;   /* --flow-hook; default auto */
+	enum prelude_mode starttls; /* --starttls; default stitch */
+	bool outer_tls;             /* --tls-in-tls outer; default peel */
+	unsigned token_ttl_s;       /* token --expires DURATION (s, m, h, d); default 1h */
 	bool verbose;
 	struct sink_conf sinks[SINKS_MAX];
 	unsigned n_sinks;

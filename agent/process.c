@@ -3,13 +3,20 @@
 #include "process.h"
 
 #include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define CONTAINER_ID_LEN   64 /* hexadecimal digits, as docker, containerd and podman write it */
 #define CONTAINER_ID_SHOWN 12
 #define TCP_LISTEN_STATE   0x0a
+#define PF_KTHREAD         0x00200000u /* include/linux/sched.h */
 
 void process_exe(unsigned pid, char *out, size_t len)
 {
@@ -78,4 +85,94 @@ bool process_listens(unsigned pid, const struct sslc_ev_open *open)
 	/* An IPv6 listener takes IPv4 clients too. */
 	return table_has_listener(pid, "tcp6", open->local_port) ||
 	       (open->family == 4 && table_has_listener(pid, "tcp", open->local_port));
+}
+
+/* proc_pid_stat(5): the name may hold anything, also a parenthesis; the last one ends it. */
+bool process_stat(unsigned pid, struct process_stat *out)
+{
+	char name[64], text[1024];
+	const char *begin, *end;
+	unsigned flags;
+	char state;
+	ssize_t n;
+	int fd;
+
+	snprintf(name, sizeof(name), "/proc/%u/stat", pid);
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	begin = strchr(text, '(');
+	end = strrchr(text, ')');
+	if (!begin || !end || end < begin ||
+	    sscanf(end + 1,
+		   " %c %*s %*s %*s %*s %*s %u %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s"
+		   " %" SCNu64,
+		   &state, &flags, &out->start_ticks) != 3 ||
+	    state == 'Z' || state == 'X')
+		return false;
+	snprintf(out->comm, sizeof(out->comm), "%.*s", (int)(end - begin - 1), begin + 1);
+	out->is_kernel = flags & PF_KTHREAD;
+	return true;
+}
+
+uint64_t process_ticks(uint64_t start_ns)
+{
+	long hz = sysconf(_SC_CLK_TCK); /* 100, whatever the kernel was built with */
+
+	return start_ns / (1000000000ull / (uint64_t)(hz > 0 ? hz : 100));
+}
+
+/* One line of /proc/PID/maps; false when it is no file's code. */
+static bool read_mapping(char *line, struct process_file *f)
+{
+	unsigned long long ino;
+	unsigned maj, min;
+	char perms[5];
+	int at = 0;
+
+	line[strcspn(line, "\n")] = '\0';
+	if (sscanf(line, "%*x-%*x %4s %*x %x:%x %llu %n", perms, &maj, &min, &ino, &at) < 4 ||
+	    !at || perms[2] != 'x' || !ino)
+		return false;
+	*f = (struct process_file){.dev = makedev(maj, min), .ino = ino, .path = line + at};
+	return true;
+}
+
+bool process_files(unsigned pid, void (*each)(void *ctx, const struct process_file *f), void *ctx)
+{
+	char name[64], *line = NULL;
+	struct process_file file;
+	size_t cap = 0;
+	FILE *f;
+
+	snprintf(name, sizeof(name), "/proc/%u/maps", pid);
+	f = fopen(name, "re");
+	if (!f)
+		return false;
+	while (getline(&line, &cap, f) > 0)
+		if (read_mapping(line, &file))
+			each(ctx, &file);
+	free(line);
+	fclose(f);
+	return true;
+}
+
+int process_each(void (*each)(void *ctx, unsigned pid), void *ctx)
+{
+	DIR *d = opendir("/proc");
+	struct dirent *e;
+
+	if (!d)
+		return -errno;
+	while ((e = readdir(d))) {
+		unsigned pid = (unsigned)strtoul(e->d_name, NULL, 10);
+
+		if (pid)
+			each(ctx, pid);
+	}
+	closedir(d);
+	return 0;
 }

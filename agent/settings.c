@@ -162,6 +162,47 @@ static int take_flow_hook(struct options *o, const char *name, const char *word)
 	return err;
 }
 
+static int take_run_dir(struct options *o, const char *name, const char *word)
+{
+	(void)name;
+	return value_string(word, &o->run_dir);
+}
+
+static int take_json(struct options *o, const char *name, const char *word)
+{
+	(void)name;
+	(void)word;
+	o->json = true;
+	return 0;
+}
+
+static int take_starttls(struct options *o, const char *name, const char *word)
+{
+	static const char *const words[] = {
+		[PRELUDE_STITCH] = "stitch",
+		[PRELUDE_INNER] = "inner",
+		[PRELUDE_KEEP] = "keep",
+		[PRELUDE_KEEP + 1] = NULL,
+	};
+	unsigned mode;
+	int err = value_choice(name, word, words, &mode);
+
+	if (!err)
+		o->starttls = (enum prelude_mode)mode;
+	return err;
+}
+
+static int take_tls_in_tls(struct options *o, const char *name, const char *word)
+{
+	static const char *const words[] = {"peel", "outer", NULL};
+	unsigned outer;
+	int err = value_choice(name, word, words, &outer);
+
+	if (!err)
+		o->outer_tls = outer;
+	return err;
+}
+
 static int take_verbose(struct options *o, const char *name, const char *word)
 {
 	(void)name;
@@ -175,13 +216,14 @@ static int take_verbose(struct options *o, const char *name, const char *word)
 #define MIRROR (IN(MODE_AGENT) | IN(MODE_ALONE))
 #define TUNNEL (IN(MODE_AGENT) | IN(MODE_COLLECTOR))
 #define RUN    (MIRROR | TUNNEL)
-#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN))
+#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | IN(MODE_COVERAGE))
 #define EVERY  (RUN | PEOPLE)
 
 #define AT(member) offsetof(struct settings, member)
 
 static const char from[] = "Where from";
 static const char into[] = "Where to (outputs may be repeated and combined)";
+static const char what[] = "What";
 static const char who[] = "Who may";
 static const char much[] = "How much";
 static const char odd[] = "For tests and odd kernels";
@@ -210,6 +252,12 @@ const struct setting settings_table[] = {
 	{"print", "--print", KIND_FLAG, PLACE_BOTH, RUN, AT(print), take_print,
 		into, NULL, "one line a message on stdout"},
 
+	{"starttls", "--starttls", KIND_WORD, PLACE_BOTH, MIRROR, AT(starttls), take_starttls,
+		what, "MODE", "what is said before TLS: stitch (default), inner (nothing), keep"},
+	{"tls-in-tls", "--tls-in-tls", KIND_WORD, PLACE_BOTH, MIRROR, AT(tls_in_tls),
+		take_tls_in_tls,
+		what, "MODE", "through an HTTPS proxy: peel (default) or outer"},
+
 	{"state-dir", "--state-dir", KIND_WORD, PLACE_BOTH, EVERY, AT(state_dir), take_state_dir,
 		who, "DIR", "keys and certificates (default " STATE_DIR_DEFAULT ")"},
 	{"ca", "--ca", KIND_WORD, PLACE_BOTH, TUNNEL, AT(ca), take_ca,
@@ -235,6 +283,10 @@ const struct setting settings_table[] = {
 
 	{"config", "--config", KIND_WORD, PLACE_ARGV, EVERY, AT(config), NULL,
 		rest, "FILE", "default " CONFIG_DEFAULT},
+	{"run-dir", "--run-dir", KIND_WORD, PLACE_BOTH, MIRROR | IN(MODE_COVERAGE), AT(run_dir),
+		take_run_dir, rest, "DIR", "where agents answer (default " RUN_DIR_DEFAULT ")"},
+	{"json", "--json", KIND_FLAG, PLACE_ARGV, IN(MODE_COVERAGE), AT(json), take_json,
+		rest, NULL, NULL},
 	{"verbose", "-v", KIND_FLAG, PLACE_BOTH, EVERY, AT(verbose), take_verbose,
 		rest, NULL, "say more"},
 	{"help", "-h", KIND_FLAG, PLACE_ARGV, EVERY, AT(help), NULL,

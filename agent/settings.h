@@ -14,6 +14,7 @@
 
 #define CONFIG_DEFAULT    "/etc/sslcollector/sslcollector.yaml"
 #define STATE_DIR_DEFAULT "/var/lib/sslcollector"
+#define RUN_DIR_DEFAULT   "/run/sslcollector"
 
 #define SETTINGS_MAX 32 /* rows of the table, its end included */
 
@@ -33,7 +34,8 @@ struct settings {
 	struct said interface, filter, collect, listen, port;
 	struct said to, output, write, print;
 	struct said state_dir, ca, cert, key, insecure, expires;
-	struct said compress, queue, ring, flow_hook;
+	struct said starttls, tls_in_tls, compress, queue, ring, flow_hook;
+	struct said run_dir, json;
 	struct said config, verbose, help, version;
 };
 

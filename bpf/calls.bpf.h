@@ -16,6 +16,16 @@
 #define RETURN_POPS 0
 #endif
 
+/* What SSL_get_early_data_status() answers (openssl/ssl.h). */
+enum { EARLY_REJECTED = 1, EARLY_ACCEPTED = 2 };
+
+/* gnutls/gnutls.h */
+#define GNUTLS_E_AGAIN           -28
+#define GNUTLS_E_INTERRUPTED     -52
+#define GNUTLS_SFLAGS_EARLY_DATA (1u << 10)
+
+#define PR_MSG_PEEK 2 /* nspr/prio.h: the bytes stay, and are read again */
+
 static __always_inline struct calls *calls_get(__u64 tid)
 {
 	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
@@ -28,6 +38,18 @@ static __always_inline struct calls *calls_get(__u64 tid)
 		return NULL;
 	}
 	return bpf_map_lookup_elem(&calls, &tid);
+}
+
+/* Both are read, each at its own fixed offset: one load at a chosen offset is refused. */
+static __always_inline __u64 out_argument(struct pt_regs *ctx, enum sslc_call kind)
+{
+	__u64 fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
+
+	barrier_var(fourth);
+	barrier_var(fifth);
+	if (kind == SSLC_CALL_SEND_FILE)
+		return 0; /* bytes told by the calls inside: none yet */
+	return kind == SSLC_CALL_WRITE_EX2 ? fifth : fourth;
 }
 
 static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind)
@@ -57,7 +79,7 @@ static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind)
 	c->ssl = PT_REGS_PARM1(ctx);
 	c->buf = PT_REGS_PARM2(ctx);
 	c->len = PT_REGS_PARM3(ctx);
-	c->outp = PT_REGS_PARM4(ctx);
+	c->outp = out_argument(ctx, kind);
 	c->kind = kind;
 	cs->depth = d + 1;
 	return 0;
@@ -71,6 +93,7 @@ static __always_inline bool leave(struct pt_regs *ctx, enum sslc_call kind, stru
 	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
 
 	outer->ssl = 0;
+	outer->kind = SSLC_CALL_BIND;
 	if (!cs)
 		return false;
 	for (__u32 i = 0; i < CALL_DEPTH; i++) {
@@ -86,24 +109,27 @@ static __always_inline bool leave(struct pt_regs *ctx, enum sslc_call kind, stru
 }
 
 /* Bytes that the call moved. */
-static __always_inline __u64 moved(struct pt_regs *ctx, const struct call *c)
+static __always_inline __u64 moved(__s64 wide, const struct call *c)
 {
-	__s64 wide = PT_REGS_RC(ctx);
 	int ret = (int)wide;
 	__u64 n = 0;
 
-	if (c->kind == SSLC_CALL_BIND)
+	if (!sslc_call_moves(c->kind))
 		return 0;
-	if (c->kind == SSLC_CALL_RECV || c->kind == SSLC_CALL_SEND)
+	if (c->kind == SSLC_CALL_RECV || c->kind == SSLC_CALL_SEND ||
+	    c->kind == SSLC_CALL_SENDFILE || c->kind == SSLC_CALL_RECV_PACKET)
 		return wide > 0 ? wide : 0;
+	if (c->kind == SSLC_CALL_SEND_FILE)
+		return wide > (__s64)c->outp ? wide - c->outp : 0;
 	if (ret <= 0)
 		return 0;
+	if (c->kind == SSLC_CALL_READ_FLAGS)
+		return c->outp & PR_MSG_PEEK ? 0 : ret;
 	if (c->kind == SSLC_CALL_READ || c->kind == SSLC_CALL_WRITE)
 		return ret;
 	if (bpf_probe_read_user(&n, sizeof(n), (void *)c->outp))
 		count(LOSS_FAULT, 1);
-	return n < c->len ? n
-			  : c->len; /* *arg4 is the program's memory: another thread may write it */
+	return n < c->len ? n : c->len; /* n is the program's memory: another thread may write it */
 }
 
 /*
@@ -138,51 +164,226 @@ static __always_inline bool place(struct conn *c, struct emit *e, __u64 n)
 	return true;
 }
 
-/*
- * Whether an inner call's bytes are not to be told: the outer call on the same object tells them,
- * or they are the records of a TLS connection inside this one, on the same socket.
- */
-static __always_inline bool is_inner(const struct conn *c, __u64 ssl, const struct call *by)
-{
-	struct sslc_conn_id id;
-	struct conn *outer;
+/* Set by the agent before load: of TLS inside TLS, tell the outer one and not the inner one. */
+const volatile __u32 outer_tls = 0;
 
-	if (!by->ssl)
-		return false;
-	if (by->ssl == ssl)
-		return by->kind != SSLC_CALL_BIND;
-	id = conn_id_of(by->ssl);
-	outer = bpf_map_lookup_elem(&conns, &id);
-	return !c->flow || !outer || !outer->flow || outer->flow == c->flow;
+/*
+ * Where gnutls_record_recv_packet() has put the bytes: the beginning of its struct mbuffer_st is
+ * the same since GnuTLS 3.0. Taken only when its numbers agree with what was returned, else 0.
+ */
+static __always_inline __u64 packet_bytes(__u64 packetp, __u64 n)
+{
+	struct {
+		__u64 next, prev, mark, data;
+		__u32 size, pad;
+		__u64 room;
+	} m;
+	__u64 packet;
+
+	if (bpf_probe_read_user(&packet, sizeof(packet), (void *)packetp) ||
+	    bpf_probe_read_user(&m, sizeof(m), (void *)packet) || m.mark > m.size ||
+	    m.size - m.mark != n || m.size > m.room)
+		return 0;
+	return m.data + m.mark;
 }
 
-static __always_inline enum sslc_dir direction(enum sslc_call kind)
+/*
+ * Whether a call answers for the bytes of those inside it that work on the same object. Those that
+ * go the other way are a program's own, made in a callback: node writes when SSL_read() has
+ * finished the handshake.
+ */
+static __always_inline bool covers(enum sslc_call kind, enum sslc_dir dir)
 {
-	return kind == SSLC_CALL_WRITE || kind == SSLC_CALL_WRITE_EX || kind == SSLC_CALL_SEND
-		       ? SSLC_DIR_OUT
-		       : SSLC_DIR_IN;
+	if (kind == SSLC_CALL_SEND_FILE)
+		return false;
+	if (kind == SSLC_CALL_UNCORK)
+		return true;
+	return sslc_call_moves(kind) && direction(kind) == dir;
+}
+
+/* gnutls_record_send_file() sends what it reads, or lets the kernel do both: only the rest of what
+ * it returns is a gap. */
+static __always_inline void tell_outer(const struct call *outer, __u64 ssl, __u64 n)
+{
+	__u64 tid = bpf_get_current_pid_tgid();
+	struct calls *cs;
+
+	if (outer->ssl != ssl || outer->kind != SSLC_CALL_SEND_FILE)
+		return;
+	cs = bpf_map_lookup_elem(&calls, &tid);
+	if (cs)
+		cs->v[0].outp += n;
+}
+
+/*
+ * One TLS connection runs inside another, on the same socket: calls on the inner one's object
+ * contain calls on the outer one's, which carry the inner one's records. One of them is told. A
+ * carrier stays one: some calls around it, such as SSL_shutdown(), are not probed.
+ */
+static __always_inline bool is_other_layer(const struct conn *c)
+{
+	__u64 layer = outer_tls ? c->contains : c->carries;
+
+	return layer && layer == c->flow;
+}
+
+/* Whether a call's bytes are not to be told, since those of the call that contains it are. */
+static __always_inline bool is_told_elsewhere(struct conn *c, __u64 ssl, enum sslc_dir dir,
+					      const struct call *by)
+{
+	struct sslc_conn_id id;
+	struct conn *around;
+
+	if (by->ssl && by->ssl != ssl) {
+		id = conn_id_of(by->ssl);
+		around = bpf_map_lookup_elem(&conns, &id);
+		/* Without a connection they are strangers: a callback inside one object's call may
+		 * use another one. */
+		if (around && around->flow && around->flow == c->flow)
+			around->contains = c->carries = c->flow;
+	} else if (by->ssl && covers(by->kind, dir)) {
+		return true; /* another call on the same object */
+	}
+	return is_other_layer(c);
+}
+
+/*
+ * The object has no connection yet: perhaps it never uses a socket itself. From now on the agent is
+ * told what goes through sockets on this thread, and of this call. Returns the call's number.
+ */
+static __always_inline __u32 is_loose(const struct sslc_conn_id *id, const struct conn *c,
+				      enum sslc_call kind, __u64 moved)
+{
+	__u64 tid = bpf_get_current_pid_tgid();
+	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
+	struct sslc_ev_call *ev;
+	__u32 seq = 0;
+
+	if (c->has_socket && !moved)
+		return 0;
+	if (cs)
+		seq = next_seq(cs);
+	if (cs && !c->has_socket)
+		cs->loose_ns = bpf_ktime_get_ns();
+	if (moved)
+		return seq; /* the data says so */
+	ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+	if (!ev) {
+		count(LOSS_RING_FULL_EVENT, 1);
+		return seq;
+	}
+	ev->ev.type = SSLC_EV_CALL;
+	ev->ev.size = sizeof(*ev);
+	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.flow = 0;
+	ev->conn = *id;
+	ev->conn.life = c->life;
+	ev->tid = (__u32)tid;
+	ev->call = kind;
+	ev->seq = seq;
+	ev->pad = 0;
+	bpf_ringbuf_submit(ev, 0);
+	return seq;
+}
+
+/* What the library answers, in terms of SSL_get_early_data_status(). */
+static __always_inline int early_status(int ret, enum sslc_call kind)
+{
+	if (kind == SSLC_CALL_EARLY_STATUS)
+		return ret;
+	return ret & GNUTLS_SFLAGS_EARLY_DATA ? EARLY_ACCEPTED : EARLY_REJECTED;
+}
+
+/* Before the handshake is over libraries say "rejected" too, so only acceptance ends the matter. */
+static __always_inline void tell_early(const struct sslc_conn_id *id, struct conn *c, int status)
+{
+	struct sslc_ev_early *ev;
+
+	if (!(c->early & EARLY_SENT) || (status != EARLY_REJECTED && status != EARLY_ACCEPTED))
+		return;
+	ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+	if (!ev) {
+		count(LOSS_RING_FULL_EVENT, 1);
+		return;
+	}
+	if (status == EARLY_ACCEPTED)
+		c->early &= ~EARLY_SENT;
+	ev->ev.type = SSLC_EV_EARLY;
+	ev->ev.size = sizeof(*ev);
+	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.flow = c->flow;
+	ev->conn = *id;
+	ev->conn.life = c->life;
+	ev->accepted = status == EARLY_ACCEPTED;
+	ev->pad = 0;
+	bpf_ringbuf_submit(ev, 0);
+}
+
+/* 0-RTT: flags for what a call has written inside `outer`. */
+static __always_inline __u32 early_flags(struct conn *c, enum sslc_call kind, __u64 ssl,
+					 const struct call *outer)
+{
+	if (outer->ssl != ssl || outer->kind != SSLC_CALL_EARLY_WRITE ||
+	    direction(kind) != SSLC_DIR_OUT || c->early & EARLY_SERVER)
+		return 0;
+	c->early |= EARLY_SENT;
+	return SSLC_DATA_EARLY;
+}
+
+/* Interrupted sends: what they were given is kept, and told by the one that succeeds. */
+static __always_inline __u32 pending(int ret, const struct sslc_conn_id *id, struct conn *c,
+				     const struct call *call, __u64 n)
+{
+	__u32 was = c->pending;
+
+	if (n)
+		c->pending = PENDING_NONE;
+	else if (!was && call->buf && (ret == GNUTLS_E_AGAIN || ret == GNUTLS_E_INTERRUPTED))
+		c->pending = pending_keep(id, call->buf, call->len);
+	return was;
 }
 
 /* What a returning call moved, ready to be emitted. False: nothing, or nothing wanted. */
 static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, struct emit *e)
 {
+	__s64 ret = PT_REGS_RC(ctx);
 	struct call call, outer;
 	struct conn *c;
 	__u64 n;
 
+	barrier_var(ret); /* read once: not every verifier likes how a second time is compiled */
 	if (!leave(ctx, kind, &call, &outer))
 		return false;
-	n = moved(ctx, &call);
-	if (!n)
-		return false;
-	e->dir = direction(kind);
+	n = moved(ret, &call);
 	e->conn = conn_id_of(call.ssl);
 	c = conn_get(&e->conn);
-	if (!c || c->excluded || is_inner(c, call.ssl, &outer) || !place(c, e, n))
+	if (!c || c->excluded || is_told_elsewhere(c, call.ssl, direction(kind), &outer))
 		return false;
+	if (kind == SSLC_CALL_EARLY_STATUS || kind == SSLC_CALL_SESSION_FLAGS) {
+		tell_early(&e->conn, c, early_status((int)ret, kind));
+		return false;
+	}
+	if (c->datagrams) {
+		count(LOSS_DATAGRAMS, n);
+		return false;
+	}
+	if (kind == SSLC_CALL_EARLY_READ)
+		c->early |= EARLY_SERVER;
+	if (kind == SSLC_CALL_SEND)
+		e->pending = pending((int)ret, &e->conn, c, &call, n);
+	if (!c->flow && !c->has_socket && !outer.ssl)
+		c->loose = 1; /* the outermost call has ended: no socket was used in it */
+	if (!c->flow && (n || !c->has_socket))
+		e->seq = is_loose(&e->conn, c, kind, n);
+	e->dir = direction(kind);
+	e->type = SSLC_EV_DATA;
+	if (!n || !place(c, e, n))
+		return false;
+	tell_outer(&outer, call.ssl, n);
 	e->conn.life = c->life;
+	e->flags = early_flags(c, kind, call.ssl, &outer);
 	e->ts_ns = bpf_ktime_get_ns();
-	e->buf = call.buf;
+	e->buf = kind == SSLC_CALL_RECV_PACKET ? packet_bytes(call.buf, n) : call.buf;
 	e->left = n;
 	e->tid = (__u32)bpf_get_current_pid_tgid();
 	return true;
@@ -194,28 +395,39 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, str
  */
 SEC("uprobe") int multi_enter(struct pt_regs *ctx)
 {
+	keep_thread_stack(ctx);
 	return enter(ctx, bpf_get_attach_cookie(ctx));
 }
 
 SEC("uprobe") int multi_leave(struct pt_regs *ctx)
 {
+	enum sslc_call kind = bpf_get_attach_cookie(ctx);
 	struct emit e = {};
 
-	if (finish(ctx, bpf_get_attach_cookie(ctx), &e))
-		emit_loop(&e);
+	keep_thread_stack(ctx);
+	if (!finish(ctx, kind, &e))
+		return 0;
+	if (kind == SSLC_CALL_SENDFILE || kind == SSLC_CALL_SEND_FILE)
+		emit_gap(&e);
+	else
+		emit_sent(&e);
 	return 0;
 }
 
 static __always_inline int forget(struct pt_regs *ctx)
 {
 	struct sslc_conn_id id = conn_id_of(PT_REGS_PARM1(ctx));
+	struct conn *c = bpf_map_lookup_elem(&conns, &id);
 
+	if (c && c->pending)
+		bpf_map_delete_elem(&pendings, &id);
 	bpf_map_delete_elem(&conns, &id);
 	return 0;
 }
 
 SEC("uprobe") int multi_forget(struct pt_regs *ctx)
 {
+	keep_thread_stack(ctx);
 	return forget(ctx);
 }
 
@@ -232,21 +444,32 @@ SEC("uprobe") int multi_forget(struct pt_regs *ctx)
 			how(&e);                                                                   \
 		return 0;                                                                          \
 	}
-#define TLS_CALL(name, kind)                                                                       \
+#define TLS_CALL_EMITS(name, kind, how, how_old)                                                   \
 	SEC("uprobe") int enter_##name(struct pt_regs *ctx)                                        \
 	{                                                                                          \
 		return enter(ctx, kind);                                                           \
 	}                                                                                          \
-	TLS_LEAVE(leave_##name, kind, emit_loop)                                                   \
-	TLS_LEAVE(leave_old_##name, kind, emit_bounded)
+	TLS_LEAVE(leave_##name, kind, how)                                                         \
+	TLS_LEAVE(leave_old_##name, kind, how_old)
+#define TLS_CALL(name, kind) TLS_CALL_EMITS(name, kind, emit_loop, emit_bounded)
 
 TLS_CALL(read, SSLC_CALL_READ)
 TLS_CALL(read_ex, SSLC_CALL_READ_EX)
 TLS_CALL(write, SSLC_CALL_WRITE)
 TLS_CALL(write_ex, SSLC_CALL_WRITE_EX)
+TLS_CALL(write_ex2, SSLC_CALL_WRITE_EX2)
 TLS_CALL(recv, SSLC_CALL_RECV)
-TLS_CALL(send, SSLC_CALL_SEND)
-TLS_CALL(bind, SSLC_CALL_BIND)
+TLS_CALL_EMITS(send, SSLC_CALL_SEND, emit_sent, emit_sent_bounded)
+TLS_CALL(recv_packet, SSLC_CALL_RECV_PACKET)
+TLS_CALL_EMITS(send_file, SSLC_CALL_SEND_FILE, emit_gap, emit_gap)
+TLS_CALL_EMITS(uncork, SSLC_CALL_UNCORK, emit_nothing, emit_nothing)
+TLS_CALL_EMITS(session_flags, SSLC_CALL_SESSION_FLAGS, emit_nothing, emit_nothing)
+TLS_CALL_EMITS(sendfile, SSLC_CALL_SENDFILE, emit_gap, emit_gap)
+TLS_CALL(read_flags, SSLC_CALL_READ_FLAGS)
+TLS_CALL_EMITS(bind, SSLC_CALL_BIND, emit_nothing, emit_nothing)
+TLS_CALL_EMITS(early_write, SSLC_CALL_EARLY_WRITE, emit_nothing, emit_nothing)
+TLS_CALL_EMITS(early_read, SSLC_CALL_EARLY_READ, emit_nothing, emit_nothing)
+TLS_CALL_EMITS(early_status, SSLC_CALL_EARLY_STATUS, emit_nothing, emit_nothing)
 
 SEC("uprobe") int enter_forget(struct pt_regs *ctx)
 {

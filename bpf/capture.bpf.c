@@ -11,8 +11,15 @@
 #include "event.h"
 #include "maps.bpf.h"
 #include "emit.bpf.h"
+#include "pending.bpf.h"
+#include "record.bpf.h"
+#include "userbuf.bpf.h"
+#include "goroutine.bpf.h"
 #include "sock.bpf.h"
+#include "wire.bpf.h"
+#include "hooks.bpf.h"
 #include "calls.bpf.h"
+#include "go.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -18,6 +18,11 @@ struct emit {
 	__u64 left; /* bytes not emitted yet */
 	__u32 tid;
 	__u32 dir;
+	__u32 type;  /* SSLC_EV_DATA or SSLC_EV_CLEAR */
+	__u32 flags; /* of struct sslc_ev_data, for each event */
+	__u32 seq;
+	__u32 pending; /* conn.pending as it was */
+	__u32 pad;
 };
 
 /* What emit_bounded() is at, by pid_tgid; only before 5.17. */
@@ -31,7 +36,7 @@ struct {
 static __always_inline void fill_header(struct sslc_ev_data *ev, const struct emit *e, __u32 n,
 					__u32 size)
 {
-	ev->ev.type = SSLC_EV_DATA;
+	ev->ev.type = e->type;
 	ev->ev.size = size;
 	ev->ev.ts_ns = e->ts_ns;
 	ev->ev.flow = e->flow;
@@ -40,7 +45,8 @@ static __always_inline void fill_header(struct sslc_ev_data *ev, const struct em
 	ev->tid = e->tid;
 	ev->len = n;
 	ev->dir = e->dir;
-	ev->flags = e->left == n ? SSLC_DATA_END : 0;
+	ev->flags = e->flags | (e->left == n ? SSLC_DATA_END : 0);
+	ev->seq = e->seq;
 	__builtin_memset(ev->pad, 0, sizeof(ev->pad));
 }
 
@@ -117,6 +123,33 @@ static __always_inline void emit_bounded(struct emit *e)
 	if (stored && stored->left)
 		count(LOSS_CALL_TOO_LONG, stored->left);
 	bpf_map_delete_elem(&emits, &tid);
+}
+
+/* Bytes that moved past the process's memory: only how many, and where they stand. */
+static __always_inline void emit_gap(const struct emit *e)
+{
+	struct sslc_ev_gap *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+
+	if (!ev) { /* the next event's position shows the hole all the same */
+		count(LOSS_RING_FULL, e->left);
+		return;
+	}
+	__builtin_memset(ev, 0, sizeof(*ev));
+	ev->ev.type = SSLC_EV_GAP;
+	ev->ev.size = sizeof(*ev);
+	ev->ev.ts_ns = e->ts_ns;
+	ev->ev.flow = e->flow;
+	ev->conn = e->conn;
+	ev->pos = e->pos;
+	ev->len = e->left;
+	ev->tid = e->tid;
+	ev->dir = e->dir;
+	bpf_ringbuf_submit(ev, 0);
+}
+
+static __always_inline void emit_nothing(const struct emit *e)
+{
+	(void)e;
 }
 
 #endif

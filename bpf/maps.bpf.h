@@ -15,10 +15,16 @@ enum loss {
 	LOSS_CALL_TOO_LONG,   /* bytes of one call beyond what this kernel's program can copy */
 	LOSS_LATE,            /* bytes: read after the socket was gone */
 	LOSS_STALE_SOCK,      /* connections whose end was missed, noticed by the next one */
+	LOSS_WIRE_UNREADABLE, /* socket operations outside TLS calls whose memory is not known */
+	LOSS_NO_ENTRY,        /* calls of Go programs that returned without having been entered */
+	LOSS_UNSENT,          /* bytes that Go programs wrote to connections that broke meanwhile */
+	LOSS_PENDING,         /* bytes of an interrupted send that could not be kept */
+	LOSS_DATAGRAMS,       /* bytes: DTLS, QUIC */
 	LOSS_MAX,
 };
 
-#define CALL_DEPTH 4
+#define CALL_DEPTH 4 /* a power of two, for the verifier's sake */
+#define CALL_MASK  (CALL_DEPTH - 1)
 #define MAX_CALLS  16384
 #define MAX_CONNS  65536
 #define MAX_SOCKS  65536
@@ -29,14 +35,15 @@ struct call {
 	__u64 ssl;
 	__u64 buf;
 	__u64 len;  /* asked for */
-	__u64 outp; /* size_t * of the _ex calls */
+	__u64 outp; /* size_t * of the _ex and _ex2 calls */
 	__u64 kind;
 };
 
 /* A thread's stack of them. Made at the first call, removed at thread exit. */
 struct calls {
 	__u32 depth;
-	__u32 pad;
+	__u32 seq;      /* see sslc_ev_wire */
+	__u64 loose_ns; /* last time when an object without a connection was called here */
 	struct call v[CALL_DEPTH];
 };
 
@@ -45,10 +52,21 @@ struct calls {
 struct conn {
 	__u64 sk; /* struct sock *, as a number; 0: not bound yet */
 	__u64 flow;
-	__u64 pos[2];   /* bytes seen while not bound, by enum sslc_dir */
-	__u32 excluded; /* belongs to this program itself */
-	__u32 life;     /* goes into the events' sslc_conn_id; the map's key has 0 there */
+	__u64 pos[2];     /* bytes seen while not bound, by enum sslc_dir */
+	__u16 excluded;   /* belongs to this program itself */
+	__u16 has_socket; /* its calls use TCP sockets themselves */
+	__u32 life;       /* goes into the events' sslc_conn_id; the map's key has 0 there */
+	__u32 early;      /* EARLY_… */
+	__u32 pending;    /* PENDING_…: a send was interrupted */
+	__u32 datagrams;  /* its calls use UDP sockets, and no TCP socket so far */
+	__u32 loose;      /* one of its calls ended without using a socket: memory BIOs? */
+	/* Flows on which calls of this object contained such of another one, or the reverse. */
+	__u64 contains, carries;
 };
+
+/* conn.early */
+#define EARLY_SENT   1u /* 0-RTT data were written, and their acceptance was not told yet */
+#define EARLY_SERVER 2u /* it reads them: what it writes early is ordinary data */
 
 /* A TCP socket that carries TLS. Made by the first nested operation, removed by tcp_destroy_sock.
  */
@@ -101,8 +119,41 @@ struct {
 	__type(value, __u64);
 } losses SEC(".maps");
 
-/* A receive that a kprobe has entered and not yet left; only where kprobes are used. */
-struct receive {
+enum wire_state {
+	WIRE_CLEAR = 1, /* seen from its first byte, no TLS on it yet */
+	WIRE_TLS,       /* records were seen outside of TLS calls */
+	WIRE_BOUND,     /* a TLS call uses it: nothing outside of such calls matters */
+	WIRE_OTHER,     /* not TLS, or joined in its midst */
+};
+
+/* A TCP connection that was used outside of TLS calls. Made at its first such operation, removed by
+ * tcp_destroy_sock; the least recently used go when the table is full. */
+struct wire {
+	__u64 flow;
+	__u64 ident[2]; /* see sock_ident() */
+	__u32 pos[2];   /* bytes while WIRE_CLEAR, by enum sslc_dir */
+	__u32 state;    /* enum wire_state */
+	__u32 told;     /* the agent knows the flow by its clear bytes */
+	/* While WIRE_TLS, by enum sslc_dir: the record that has begun and not ended. */
+	__u32 left[2];
+	__u16 len[2];
+	__u8 type[2];
+	__u8 have[2];   /* bytes of a header that was cut */
+	__u8 lost[2];   /* no record boundary is known */
+	__u8 missed[2]; /* an operation was not told */
+	__u8 header[2][8];
+	__u8 pad[4];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_SOCKS);
+	__type(key, __u64); /* struct sock * */
+	__type(value, struct wire);
+} wires SEC(".maps");
+
+/* A send or receive that a kprobe has entered and not yet left; only where kprobes are used. */
+struct entered_op {
 	__u64 sk;
 	__u32 flags;
 	__u32 pad;
@@ -112,8 +163,8 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH); /* a thread killed inside never returns */
 	__uint(max_entries, MAX_CALLS);
 	__type(key, __u64); /* pid_tgid */
-	__type(value, struct receive);
-} receives SEC(".maps");
+	__type(value, struct entered_op);
+} entered SEC(".maps");
 
 /*
  * The kernel does not run a program that is already running on the same CPU, and a socket's state
@@ -145,6 +196,26 @@ static __always_inline void set_first_running(enum first which, __u32 running)
 		*v = running;
 }
 
+/*
+ * Since 6.13 programs may get a stack for each CPU instead of the thread's, and a probe placed by
+ * uprobe_multi can be preempted by another thread that runs the same program: one overwrites the
+ * other's. A program with a tail call in it keeps the thread's stack; it is never taken.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} nowhere SEC(".maps");
+
+const volatile __u32 never = 0;
+
+static __always_inline void keep_thread_stack(void *ctx)
+{
+	if (never)
+		bpf_tail_call(ctx, &nowhere, 0);
+}
+
 /* This program's own identity, learnt by learn_self. */
 __u32 self_tgid = 0;
 __u64 self_inode = 0;
@@ -166,6 +237,13 @@ static __always_inline void count(enum loss what, __u64 n)
 static __always_inline __u64 next_flow(void)
 {
 	return bpf_ktime_get_ns() << 13 | (bpf_get_smp_processor_id() & 0x1fff);
+}
+
+/* The number of a thread's next event: see sslc_ev_wire. */
+static __always_inline __u32 next_seq(struct calls *cs)
+{
+	cs->seq = cs->seq >= 255 ? 1 : cs->seq + 1;
+	return cs->seq;
 }
 
 #endif

@@ -9,6 +9,7 @@
 #define AF_INET      2
 #define AF_INET6     10
 #define IPPROTO_TCP  6
+#define IPPROTO_UDP  17
 #define ECONNRESET   104
 #define EPIPE        32
 #define ETIMEDOUT    110
@@ -16,6 +17,7 @@
 #define EINTR        4
 #define ERESTARTSYS  512
 #define MSG_PEEK     2
+#define MSG_ERRQUEUE 0x2000
 #define RCV_SHUTDOWN 1
 
 enum { /* include/net/tcp_states.h */
@@ -28,12 +30,17 @@ enum { /* include/net/tcp_states.h */
        TCP_CLOSING = 11,
 };
 
-static __always_inline bool is_tcp(struct sock *sk)
+static __always_inline bool is_inet(struct sock *sk, __u16 protocol)
 {
 	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
 
 	return (family == AF_INET || family == AF_INET6) &&
-	       BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
+	       BPF_CORE_READ(sk, sk_protocol) == protocol;
+}
+
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	return is_inet(sk, IPPROTO_TCP);
 }
 
 /* ::ffff:a.b.c.d (RFC 4291, 2.5.5.2) */
@@ -71,19 +78,26 @@ static __always_inline void read_tuple(struct sslc_ev_open *ev, struct sock *sk)
 	ev->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 }
 
+struct isn {
+	__u32 iss, irs; /* initial sequence number sent, received */
+	bool client;
+};
+
 /*
  * Who connected, and both initial sequence numbers, from the kernel's own counters. The client's
  * SYN is acknowledged like a byte and so counted in bytes_acked (RFC 4898); a server's SYN-ACK was
  * acknowledged before its counters began. With all data ever sent = bytes_sent - bytes_retrans:
  *     bytes_acked + in flight - data sent = 1 on the client, 0 on the server.
- * Holds until this end sends FIN. Read twice, because acknowledgements arrive meanwhile.
+ * Holds until this end sends FIN, and not with TCP Fast Open, whose first data goes with the SYN.
+ * Read twice, because acknowledgements arrive meanwhile. False: cannot be told.
  */
-static __always_inline void read_role(struct sslc_ev_open *ev, struct sock *sk)
+static __always_inline bool read_isn(struct sock *sk, struct isn *out)
 {
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	__s8 reuse;
 
+	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
+		return false;
 	for (int i = 0; i < 4; i++) {
 		__u32 una = BPF_CORE_READ(tp, snd_una), nxt = BPF_CORE_READ(tp, snd_nxt);
 		__u32 rcv = BPF_CORE_READ(tp, rcv_nxt);
@@ -96,13 +110,25 @@ static __always_inline void read_role(struct sslc_ev_open *ev, struct sock *sk)
 		    rcv != BPF_CORE_READ(tp, rcv_nxt) || acked != BPF_CORE_READ(tp, bytes_acked) ||
 		    received != BPF_CORE_READ(tp, bytes_received))
 			continue;
-		if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
-			break;
 		if (syn > 1)
-			break; /* TCP Fast Open: its first data went with the SYN */
-		ev->role = syn ? SSLC_ROLE_CLIENT : SSLC_ROLE_SERVER;
-		ev->iss = una - (__u32)acked - (syn ? 0 : 1);
-		ev->irs = rcv - (__u32)received - 1 - (state == TCP_CLOSE_WAIT); /* a FIN counts */
+			return false;
+		out->client = syn;
+		out->iss = una - (__u32)acked - (syn ? 0 : 1);
+		out->irs = rcv - (__u32)received - 1 - (state == TCP_CLOSE_WAIT); /* a FIN counts */
+		return true;
+	}
+	return false;
+}
+
+static __always_inline void read_role(struct sslc_ev_open *ev, struct sock *sk)
+{
+	struct isn isn;
+	__s8 reuse;
+
+	if (read_isn(sk, &isn)) {
+		ev->role = isn.client ? SSLC_ROLE_CLIENT : SSLC_ROLE_SERVER;
+		ev->iss = isn.iss;
+		ev->irs = isn.irs;
 		ev->flags |= SSLC_OPEN_ISN_VALID | SSLC_OPEN_ROLE_EXACT;
 		return;
 	}
@@ -111,6 +137,19 @@ static __always_inline void read_role(struct sslc_ev_open *ev, struct sock *sk)
 	ev->role = reuse < 0 ? SSLC_ROLE_CLIENT : SSLC_ROLE_UNKNOWN;
 }
 
+static __always_inline struct sslc_conn_id conn_id_of(__u64 ssl)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct sslc_conn_id id = {
+		.start_ns = BPF_CORE_READ(task, group_leader, start_boottime),
+		.ssl = ssl,
+		.tgid = bpf_get_current_pid_tgid() >> 32,
+	};
+
+	return id;
+}
+
+/* conn: NULL when TLS was only seen on the wire. */
 static __always_inline void announce(struct sock *sk, struct sock_info *info,
 				     const struct sslc_conn_id *conn)
 {
@@ -125,7 +164,8 @@ static __always_inline void announce(struct sock *sk, struct sock_info *info,
 	ev->ev.size = sizeof(*ev);
 	ev->ev.ts_ns = bpf_ktime_get_ns();
 	ev->ev.flow = info->flow;
-	ev->conn = *conn;
+	ev->conn = conn ? *conn : conn_id_of(0);
+	ev->flags = conn ? 0 : SSLC_OPEN_CANDIDATE;
 	read_tuple(ev, sk);
 	read_role(ev, sk);
 	ev->mss = BPF_CORE_READ((struct tcp_sock *)sk, mss_cache);
@@ -184,6 +224,18 @@ static __always_inline void sock_info_end(__u64 key, struct sock_info *info)
 	bpf_map_delete_elem(&socks, &key);
 }
 
+/* The id of a connection on which TLS begins: the one under which its earlier bytes were told. */
+static __always_inline __u64 take_wire(__u64 key, const __u64 ident[2])
+{
+	struct wire *w = bpf_map_lookup_elem(&wires, &key);
+
+	if (!w || w->ident[0] != ident[0] || w->ident[1] != ident[1])
+		return next_flow();
+	w->state = WIRE_BOUND;
+	w->told = 0; /* its end is told as that of a TLS connection */
+	return w->flow;
+}
+
 static __always_inline struct sock_info *sock_info_get(struct sock *sk,
 						       const struct sslc_conn_id *conn)
 {
@@ -198,7 +250,7 @@ static __always_inline struct sock_info *sock_info_get(struct sock *sk,
 		info = NULL;
 	}
 	if (!info) {
-		fresh.flow = next_flow();
+		fresh.flow = take_wire(key, fresh.ident);
 		bpf_map_update_elem(&socks, &key, &fresh, BPF_NOEXIST);
 		info = bpf_map_lookup_elem(&socks, &key);
 		if (!info) {
@@ -233,18 +285,6 @@ static __always_inline struct conn *conn_get(const struct sslc_conn_id *id)
 	return c;
 }
 
-static __always_inline struct sslc_conn_id conn_id_of(__u64 ssl)
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct sslc_conn_id id = {
-		.start_ns = BPF_CORE_READ(task, group_leader, start_boottime),
-		.ssl = ssl,
-		.tgid = bpf_get_current_pid_tgid() >> 32,
-	};
-
-	return id;
-}
-
 static __always_inline void tell_bind(const struct sslc_conn_id *id, const struct conn *c)
 {
 	struct sslc_ev_bind *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
@@ -264,231 +304,86 @@ static __always_inline void tell_bind(const struct sslc_conn_id *id, const struc
 	bpf_ringbuf_submit(ev, 0);
 }
 
-/* Each TLS object on the thread's stack uses this socket: the last observation wins. */
-static __always_inline void bind_call(struct sock *sk, __u64 ssl)
+/*
+ * Whether the operation that the thread is in moves TLS records. Not every socket that is used
+ * inside a TLS call carries it: callbacks ask session caches, directories and responders. Kernel
+ * TLS (an upper layer protocol on the socket) takes plaintext; where memory cannot be found, the
+ * operation is believed.
+ */
+static __always_inline bool moves_records(struct sock *sk)
+{
+	__u64 at = userbuf_first();
+	__u8 h[8] = {};
+
+	if (!at || BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_ulp_ops))
+		return true;
+	return !bpf_probe_read_user(h, TLS_HEADER, (void *)at) && is_record(h);
+}
+
+/* DTLS and QUIC are not mirrored: there is no connection that their bytes could wait for. */
+static __always_inline void bind_datagrams(__u64 ssl)
 {
 	struct sslc_conn_id id = conn_id_of(ssl);
 	struct conn *c = conn_get(&id);
+
+	if (c && !c->flow && !c->has_socket)
+		c->datagrams = 1;
+}
+
+static __always_inline enum sslc_dir direction(enum sslc_call kind)
+{
+	return kind == SSLC_CALL_WRITE || kind == SSLC_CALL_WRITE_EX ||
+			       kind == SSLC_CALL_WRITE_EX2 || kind == SSLC_CALL_SEND ||
+			       kind == SSLC_CALL_SENDFILE || kind == SSLC_CALL_SEND_FILE
+		       ? SSLC_DIR_OUT
+		       : SSLC_DIR_IN;
+}
+
+/* An object that did without a socket so far: its callbacks may use others', and only an operation
+ * that goes the way of the call is its own. */
+static __always_inline bool is_stranger(const struct conn *c, enum sslc_call kind,
+					enum sslc_dir dir)
+{
+	return c->loose && !c->flow && (!sslc_call_moves(kind) || direction(kind) != dir);
+}
+
+/*
+ * The object of a call on the thread's stack uses this socket. One that is bound elsewhere or
+ * nowhere is bound here when a record begins: every flight begins with one. False: it is not its
+ * socket.
+ */
+static __always_inline bool bind_call(struct sock *sk, const struct call *call, enum sslc_dir dir,
+				      __u32 moved)
+{
+	struct sslc_conn_id id = conn_id_of(call->ssl);
+	struct conn *c = conn_get(&id);
 	struct sock_info *info;
+	__u64 key = (__u64)sk;
+	bool is_bound;
 
 	if (!c || c->excluded)
-		return;
+		return true;
+	if (is_stranger(c, call->kind, dir))
+		return false;
+	if (!moved) {
+		c->has_socket = 1;
+		return true;
+	}
+	is_bound = c->sk == key && c->flow;
+	if (!is_bound && !moves_records(sk))
+		return true;
+	c->has_socket = 1;
+	c->datagrams = 0; /* those before were a look-up of the name */
 	info = sock_info_get(sk, &id);
-	if (!info || (c->sk == (__u64)sk && c->flow == info->flow))
-		return;
-	c->sk = (__u64)sk;
+	if (!info || (is_bound && c->flow == info->flow))
+		return true;
+	c->sk = key;
 	c->flow = info->flow;
 	if (c->pos[0] | c->pos[1]) {
 		tell_bind(&id, c);
 		c->pos[0] = c->pos[1] = 0;
 	}
-}
-
-static __always_inline void on_socket_op(struct sock *sk)
-{
-	__u64 tid = bpf_get_current_pid_tgid();
-	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
-
-	if (!cs || !cs->depth || !is_tcp(sk))
-		return;
-	for (__u32 i = 0; i < CALL_DEPTH; i++)
-		if (i < cs->depth)
-			bind_call(sk, cs->v[i].ssl);
-}
-
-/* The end of the peer's stream as the process sees it: only then is everything before it read. */
-static __always_inline void on_receive_end(struct sock *sk, int ret, int flags)
-{
-	__u64 key = (__u64)sk;
-	struct sock_info *info;
-
-	if (ret > 0 || flags & MSG_PEEK || ret == -EAGAIN || ret == -EINTR || ret <= -ERESTARTSYS)
-		return;
-	if (!ret && !(BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN))
-		return; /* asked for no bytes */
-	info = bpf_map_lookup_elem(&socks, &key);
-	if (!info || info->eof)
-		return;
-	info->eof = 1;
-	tell_sock(info->flow, ret ? SSLC_SOCK_ERROR : SSLC_SOCK_EOF);
-}
-
-static __always_inline int on_receive(struct sock *sk, int ret, int flags)
-{
-	if (ret > 0)
-		on_socket_op(sk);
-	else
-		on_receive_end(sk, ret, flags);
-	return 0;
-}
-
-/*
- * Three ways to see a socket operation; the agent loads the first that the kernel offers.
- * 1. Tracepoints of include/trace/events/sock.h, since 6.3.
- */
-SEC("tp_btf/sock_send_length")
-int BPF_PROG(tp_send, struct sock *sk, int ret, int flags)
-{
-	if (ret > 0)
-		on_socket_op(sk);
-	return 0;
-}
-
-SEC("tp_btf/sock_recv_length")
-int BPF_PROG(tp_recv, struct sock *sk, int ret, int flags)
-{
-	return on_receive(sk, ret, flags);
-}
-
-/*
- * 2. Function exits, since 5.5 on x86-64, 6.4 on arm64. tcp_recvmsg() has six parameters
- * before 5.19, which took `nonblock` away, five after it, and four (no `addr_len`) in 7.x; `flags`
- * stays before addr_len.
- */
-SEC("fexit/tcp_sendmsg")
-int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, unsigned long size, int ret)
-{
-	if (ret > 0)
-		on_socket_op(sk);
-	return 0;
-}
-
-SEC("fexit/tcp_recvmsg")
-int BPF_PROG(fexit_recv4, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
-	     int ret)
-{
-	return on_receive(sk, ret, flags);
-}
-
-SEC("fexit/tcp_recvmsg")
-int BPF_PROG(fexit_recv5, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
-	     int *addr_len, int ret)
-{
-	return on_receive(sk, ret, flags);
-}
-
-SEC("fexit/tcp_recvmsg")
-int BPF_PROG(fexit_recv6, struct sock *sk, struct msghdr *msg, unsigned long len, int nonblock,
-	     int flags, int *addr_len, int ret)
-{
-	return on_receive(sk, ret, flags);
-}
-
-/* 3. Kprobes: the return knows no arguments, so the entry leaves them for it. */
-SEC("kprobe/tcp_sendmsg")
-int BPF_KPROBE(kprobe_send, struct sock *sk)
-{
-	on_socket_op(sk);
-	return 0;
-}
-
-static __always_inline int remember_receive(struct sock *sk, int flags)
-{
-	__u64 tid = bpf_get_current_pid_tgid();
-	struct receive r = {.sk = (__u64)sk, .flags = flags};
-
-	bpf_map_update_elem(&receives, &tid, &r, BPF_ANY);
-	return 0;
-}
-
-SEC("kprobe/tcp_recvmsg")
-int BPF_KPROBE(kprobe_recv, struct sock *sk, void *msg, unsigned long len, int flags)
-{
-	return remember_receive(sk, flags);
-}
-
-SEC("kprobe/tcp_recvmsg")
-int BPF_KPROBE(kprobe_recv6, struct sock *sk, void *msg, unsigned long len, int nonblock, int flags)
-{
-	return remember_receive(sk, flags);
-}
-
-SEC("kretprobe/tcp_recvmsg")
-int BPF_KRETPROBE(kretprobe_recv, int ret)
-{
-	__u64 tid = bpf_get_current_pid_tgid();
-	struct receive *r = bpf_map_lookup_elem(&receives, &tid), copy;
-
-	if (!r)
-		return 0;
-	copy = *r;
-	bpf_map_delete_elem(&receives, &tid);
-	return on_receive((struct sock *)copy.sk, ret, copy.flags);
-}
-
-static __always_inline enum sslc_sock_what closed_how(struct sock *sk, int old)
-{
-	int err = BPF_CORE_READ(sk, sk_err);
-
-	/* tcp_reset(): EPIPE when in CLOSE_WAIT, else ECONNRESET */
-	if (err == ECONNRESET || err == EPIPE)
-		return SSLC_SOCK_RST_IN;
-	if (err == ETIMEDOUT)
-		return SSLC_SOCK_TIMEOUT;
-	if (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT)
-		return SSLC_SOCK_RST_OUT; /* tcp_close() with unread data, SO_LINGER 0, abort */
-	return SSLC_SOCK_CLOSED;
-}
-
-static __always_inline void set_state(struct sock *sk, int old, int new)
-{
-	__u64 key = (__u64)sk;
-	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
-
-	if (!info)
-		return;
-	if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
-		tell_sock(info->flow, SSLC_SOCK_LOCAL_FIN);
-	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
-		tell_sock(info->flow, SSLC_SOCK_REMOTE_FIN);
-	else if (new == TCP_CLOSE)
-		tell_sock(info->flow, closed_how(sk, old));
-	else if (new == TCP_ESTABLISHED) /* a new connection: the end of the last one was missed */
-		sock_info_end(key, info);
-}
-
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(on_set_state, struct sock *sk, int old, int new)
-{
-	set_first_running(FIRST_SET_STATE, 1);
-	set_state(sk, old, new);
-	set_first_running(FIRST_SET_STATE, 0);
-	return 0;
-}
-
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(on_set_state_nested, struct sock *sk, int old, int new)
-{
-	if (is_first_running(FIRST_SET_STATE))
-		set_state(sk, old, new);
-	return 0;
-}
-
-static __always_inline void destroy(struct sock *sk)
-{
-	__u64 key = (__u64)sk;
-	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
-
-	if (info)
-		sock_info_end(key, info);
-}
-
-/* Fires for every socket once no process can read it any more; since 4.16. */
-SEC("tp_btf/tcp_destroy_sock")
-int BPF_PROG(on_destroy_sock, struct sock *sk)
-{
-	set_first_running(FIRST_DESTROY, 1);
-	destroy(sk);
-	set_first_running(FIRST_DESTROY, 0);
-	return 0;
-}
-
-SEC("tp_btf/tcp_destroy_sock")
-int BPF_PROG(on_destroy_sock_nested, struct sock *sk)
-{
-	if (is_first_running(FIRST_DESTROY))
-		destroy(sk);
-	return 0;
+	return true;
 }
 
 #endif

@@ -25,12 +25,20 @@ typedef _Bool bool;
 #define true 1
 #define false 0
 #define NULL ((void *)0)
+#ifndef offsetof
+#define offsetof(type, member) __builtin_offsetof(type, member)
+#endif
 
 enum bpf_map_type_used { /* include/uapi/linux/bpf.h */
 			 BPF_MAP_TYPE_HASH = 1,
+			 BPF_MAP_TYPE_PROG_ARRAY = 3,
 			 BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 			 BPF_MAP_TYPE_LRU_HASH = 9,
 			 BPF_MAP_TYPE_RINGBUF = 27,
+};
+/* include/uapi/linux/bpf.h; whether the running kernel has it is looked up at load. */
+enum bpf_func_id {
+	BPF_FUNC_task_pt_regs = 175, /* 5.15 */
 };
 #define BPF_ANY     0
 #define BPF_NOEXIST 1
@@ -77,12 +85,15 @@ struct inet_bind_bucket {
 };
 struct inet_connection_sock {
 	struct inet_bind_bucket *icsk_bind_hash;
+	const void *icsk_ulp_ops;
 };
 struct tcp_sock { /* include/linux/tcp.h */
 	__u32 mss_cache;
 	__u32 rcv_nxt;
 	__u32 snd_nxt;
 	__u32 snd_una;
+	__u32 write_seq;
+	__u32 copied_seq;
 	__u64 bytes_sent;
 	__u64 bytes_received;
 	__u64 bytes_acked;
@@ -97,10 +108,19 @@ struct file {
 struct mm_struct {
 	struct file *exe_file;
 };
+#if defined(__TARGET_ARCH_x86)
+struct thread_struct {
+	unsigned long fsbase;
+};
+#endif
 struct task_struct {
+	void *stack;
 	struct mm_struct *mm;
 	struct task_struct *group_leader;
 	__u64 start_boottime;
+#if defined(__TARGET_ARCH_x86)
+	struct thread_struct thread;
+#endif
 };
 
 #pragma clang attribute pop

@@ -16,6 +16,7 @@ static COUNTER_DEFINE(packets, "forge_packets", "Ethernet frames forged");
 static COUNTER_DEFINE(payload_bytes, "forge_payload_bytes", "TCP payload bytes in forged frames");
 
 #define ETH_LEN 14u
+#define TAG_LEN 4u /* IEEE 802.1Q */
 #define IP4_LEN 20u
 #define IP6_LEN 40u
 #define TCP_LEN 20u
@@ -126,6 +127,22 @@ static uint32_t ip_len(const struct forge_flow *f)
 	return f->family == 6 ? IP6_LEN : IP4_LEN;
 }
 
+/* Returns where the IP header goes. */
+static uint8_t *put_ethernet(uint8_t *p, const struct forge_flow *f)
+{
+	uint8_t *type = p + 12;
+
+	memcpy(p, mac_dst, 6);
+	memcpy(p + 6, mac_src, 6);
+	if (f->vlan) {
+		put_u16(type, 0x8100);
+		put_u16(type + 2, f->vlan);
+		type += TAG_LEN;
+	}
+	put_u16(type, f->family == 6 ? 0x86dd : 0x0800);
+	return type + 2;
+}
+
 /* Returns the sum of the addresses, for the pseudo header. */
 static uint64_t put_ip4(uint8_t *p, struct forge_flow *f, enum flow_dir dir, uint32_t tcp_len)
 {
@@ -188,12 +205,9 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 {
 	uint32_t head_len = TCP_LEN + (uint32_t)seg->options.len;
 	uint32_t tcp_len = head_len + (uint32_t)seg->payload.len;
-	uint8_t *ip = out->frame + ETH_LEN, *tcp = ip + ip_len(f);
+	uint8_t *ip = put_ethernet(out->frame, f), *tcp = ip + ip_len(f);
 	uint64_t sum;
 
-	memcpy(out->frame, mac_dst, 6);
-	memcpy(out->frame + 6, mac_src, 6);
-	put_u16(out->frame + 12, f->family == 6 ? 0x86dd : 0x0800);
 	sum = f->family == 6 ? put_ip6(ip, f, seg->dir, tcp_len)
 			     : put_ip4(ip, f, seg->dir, tcp_len);
 	put_tcp(tcp, f, seg);
@@ -201,8 +215,8 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 	sum += sum_copy(tcp + head_len, seg->payload.p, seg->payload.len);
 	put_checksum(tcp + 16, sum);
 	account(f, seg);
-	out->emit(out->ctx, span_of(out->frame, ETH_LEN + ip_len(f) + tcp_len), f->last_ts_ns,
-		  seg->first);
+	out->emit(out->ctx, span_of(out->frame, (size_t)(tcp - out->frame) + tcp_len),
+		  f->last_ts_ns, seg->first);
 }
 
 static void emit_bare(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint8_t flags)

@@ -40,6 +40,7 @@ struct forge_flow {
 	uint8_t addr[2][16];       /* [FLOW_C2S]: client, [FLOW_S2C]: server */
 	uint16_t port[2];          /* host order */
 	uint16_t mss;              /* payload bytes a segment */
+	uint16_t vlan;             /* 802.1Q tag; 0: none */
 	uint8_t family;            /* 4 or 6 */
 	uint8_t state;             /* enum forge_state */
 	struct forge_side side[2]; /* by who sends */

@@ -46,10 +46,14 @@ static COUNTER_DEFINE(c_reopened, "session_opens_repeated", "flows announced aga
 static COUNTER_DEFINE(c_no_memory, "session_opens_lost_memory", "flows refused for want of memory");
 static COUNTER_DEFINE(c_conflicts, "session_tuple_conflicts",
 		      "connections reset because a newer one took the tuple");
+static COUNTER_DEFINE(c_lanes, "session_tuple_lanes",
+		      "connections forged with a VLAN tag, their tuple being in use elsewhere");
 static COUNTER_DEFINE(c_evicted, "session_evicted", "sessions dropped at the table's limit");
 static COUNTER_DEFINE(c_idled, "session_idle_resets", "connections reset because they were idle");
 static COUNTER_DEFINE(c_pokes, "session_pokes",
 		      "repeated acknowledgements that make an IDS inspect");
+
+#define SESSION_LANES 64 /* one tuple at the same time: untagged, and VLANs 1 to 63 */
 
 /* What forge's callback needs. */
 struct emission {
@@ -197,10 +201,43 @@ static void owner_displace(struct sessions *t, struct session *owner, struct ses
 	counter_inc(&c_conflicts);
 }
 
+/*
+ * Private addresses exist many times: in each network namespace, on each host. An agent knows its
+ * own sockets; of two hosts it is certain only when both have the same end of the tuple.
+ */
+static bool is_elsewhere(const struct session *s, const struct session *owner)
+{
+	if (memcmp(s->open.session, owner->open.session, 16) == 0)
+		return false;
+	if (s->origin == owner->origin)
+		return s->open.netns != owner->open.netns;
+	return s->open.captured_end == owner->open.captured_end &&
+	       (s->open.netns != owner->open.netns ||
+		strcmp(s->origin->host, owner->origin->host) != 0);
+}
+
+/*
+ * Such connections at the same time are one flow to an IDS unless something tells them apart: all
+ * but the first get a VLAN tag. Returns the owner of the chosen lane, which s has to displace or to
+ * stand by; NULL when the lane is free.
+ */
+static struct session *choose_lane(const struct sessions *t, struct session *s)
+{
+	struct session *owner;
+
+	for (s->lane = 0; s->lane < SESSION_LANES; s->lane++) {
+		owner = session_tuple_owner(t, s);
+		if (!owner || is_other_end(s, owner) || !is_elsewhere(s, owner))
+			return owner;
+	}
+	s->lane = 0;
+	return session_tuple_owner(t, s);
+}
+
 /* The tuple becomes ours: LIVE, or STANDBY when its connection is already told. 0 or -ENOMEM. */
 static int tuple_acquire(struct sessions *t, struct session *s, uint64_t ts_ns)
 {
-	struct session *owner = session_tuple_owner(t, s);
+	struct session *owner = choose_lane(t, s);
 
 	if ((owner && is_other_end(s, owner)) || (s->incarnation == 0 && session_has_ghost(t, s))) {
 		session_enter(t, s, SESSION_STANDBY);
@@ -208,6 +245,8 @@ static int tuple_acquire(struct sessions *t, struct session *s, uint64_t ts_ns)
 	}
 	if (owner)
 		owner_displace(t, owner, s, ts_ns);
+	if (s->lane)
+		counter_inc(&c_lanes);
 	return session_enter_live(t, s);
 }
 
@@ -220,6 +259,7 @@ static void session_handshake(struct sessions *t, struct session *s, uint64_t ts
 
 	forge_init(&s->forge, &s->open, s->incarnation, sinks_mtu(t->sinks));
 	s->forge.last_ts_ns = last_ts_ns;
+	s->forge.vlan = s->lane;
 	forge_handshake(&s->forge, &out, ts_ns);
 	counter_inc(&c_forged);
 	for (int d = 0; d < 2; d++) {

@@ -71,12 +71,14 @@ struct tuple_key {
 	uint8_t addr[2][16];
 	uint16_t port[2];
 	uint8_t transport, family;
-	uint8_t pad[2];
+	uint8_t lane;
+	uint8_t pad;
 };
 _Static_assert(sizeof(struct tuple_key) == 40, "hashed and compared as bytes");
 
-static void tuple_key_of(struct tuple_key *k, const struct frame_flow_open *m)
+static void tuple_key_of(struct tuple_key *k, const struct session *s)
 {
+	const struct frame_flow_open *m = &s->open;
 	size_t len = m->family == 6 ? 16 : 4;
 	int order = memcmp(m->client_addr, m->server_addr, len);
 	int client = order > 0 || (order == 0 && m->client_port > m->server_port) ? 1 : 0;
@@ -88,6 +90,7 @@ static void tuple_key_of(struct tuple_key *k, const struct frame_flow_open *m)
 	k->port[!client] = m->server_port;
 	k->transport = m->transport;
 	k->family = m->family;
+	k->lane = s->lane;
 }
 
 struct session *session_tuple_owner(const struct sessions *t, const struct session *s)
@@ -95,13 +98,13 @@ struct session *session_tuple_owner(const struct sessions *t, const struct sessi
 	struct tuple_key key;
 	struct hmap_node *n;
 
-	tuple_key_of(&key, &s->open);
+	tuple_key_of(&key, s);
 	n = hmap_first(&t->by_tuple, hmap_hash(&key, sizeof(key)));
 	for (; n; n = hmap_next_same(n)) {
 		struct session *owner = hmap_entry(n, struct session, by_tuple);
 		struct tuple_key other;
 
-		tuple_key_of(&other, &owner->open);
+		tuple_key_of(&other, owner);
 		if (memcmp(&other, &key, sizeof(other)) == 0)
 			return owner;
 	}
@@ -189,7 +192,7 @@ int session_enter_live(struct sessions *t, struct session *s)
 	struct tuple_key key;
 	int err;
 
-	tuple_key_of(&key, &s->open);
+	tuple_key_of(&key, s);
 	err = hmap_insert(&t->by_tuple, &s->by_tuple, hmap_hash(&key, sizeof(key)));
 	if (err < 0)
 		return err;

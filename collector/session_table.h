@@ -46,6 +46,7 @@ struct session {
 	struct forge_flow forge; /* begun when LIVE is entered; its time goes on in the next one */
 	uint32_t incarnation;
 	uint8_t state;               /* enum session_state */
+	uint8_t lane;                /* VLAN tag while the tuple is in use elsewhere, else 0 */
 	struct frame_flow_open open; /* its spans point into strings[] */
 	uint8_t strings[];
 };
@@ -96,7 +97,7 @@ int session_enter_live(struct sessions *t, struct session *s) __attribute__((war
 /** It has a byte now: the most recently active one. */
 void session_touch(struct sessions *t, struct session *s, uint64_t now_ns);
 
-/** Who is LIVE on the tuple of `s`, in either role; NULL when it is free. */
+/** Who is LIVE on the tuple and lane of `s`, in either role; NULL when it is free. */
 struct session *session_tuple_owner(const struct sessions *t, const struct session *s);
 /** Remember that the connection of `s` was forged to its end, for a few seconds.
  * Without memory it is not: at worst the other end is forged as well. */

@@ -259,12 +259,13 @@ static const struct pcap_format format_ng = {ng_header, ng_packet, ng_block_len}
 static const struct pcap_format format_classic = {classic_header, classic_packet,
 						  classic_block_len};
 
-/* pid=… comm=… exe=… host=… flow=…: words, so that foreign names cannot forge a field. */
+/* pid=… comm=… exe=… host=… flow=… confidence=…: words, so that foreign names cannot forge a field.
+ */
 static void comment_build(struct pcap_sink *s, const struct sink_flow *flow)
 {
 	const struct frame_flow_open *o = flow->open;
 	struct buf *b = &s->comment;
-	char num[40];
+	char num[80];
 
 	wr_bytes(b, num, (size_t)snprintf(num, sizeof(num), "pid=%u comm=", o->pid));
 	sink_put_word(b, o->comm);
@@ -273,7 +274,8 @@ static void comment_build(struct pcap_sink *s, const struct sink_flow *flow)
 	wr_bytes(b, " host=", 6);
 	sink_put_word(b, span_str(flow->host ? flow->host : ""));
 	wr_bytes(b, num,
-		 (size_t)snprintf(num, sizeof(num), " flow=%llu", (unsigned long long)o->flow));
+		 (size_t)snprintf(num, sizeof(num), " flow=%llu confidence=%s",
+				  (unsigned long long)o->flow, frame_confidence(o->confidence)));
 }
 
 /* Bookkeeping of what left the buffer */

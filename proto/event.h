@@ -9,9 +9,15 @@
 enum sslc_event_type {
 	SSLC_EV_OPEN =
 		1, /* struct sslc_ev_open: a TCP connection carries TLS, its tuple is known */
-	SSLC_EV_DATA = 2, /* struct sslc_ev_data: plaintext */
-	SSLC_EV_BIND = 3, /* struct sslc_ev_bind: a TLS object now belongs to that connection */
-	SSLC_EV_SOCK = 4, /* struct sslc_ev_sock: the connection's TCP state changed */
+	SSLC_EV_DATA = 2,  /* struct sslc_ev_data: plaintext */
+	SSLC_EV_BIND = 3,  /* struct sslc_ev_bind: a TLS object now belongs to that connection */
+	SSLC_EV_SOCK = 4,  /* struct sslc_ev_sock: the connection's TCP state changed */
+	SSLC_EV_GAP = 5,   /* struct sslc_ev_gap: plaintext that moved where nobody can copy it */
+	SSLC_EV_EARLY = 6, /* struct sslc_ev_early: what became of this client's 0-RTT data */
+	SSLC_EV_CLEAR = 7, /* struct sslc_ev_data: bytes of a connection before TLS began on it */
+	SSLC_EV_CALL =
+		8, /* struct sslc_ev_call: a TLS call that moved nothing, by an unbound object */
+	SSLC_EV_WIRE = 9, /* struct sslc_ev_wire: TLS records that a thread sent or received */
 };
 
 /* Seen from the captured process. */
@@ -31,8 +37,52 @@ enum sslc_call {
 	SSLC_CALL_BIND = 6, /* moves no plaintext, but its socket operations bind the object */
 	SSLC_CALL_FORGET =
 		7, /* the object ends, or gets another transport; only its entry is probed */
-	SSLC_CALL_KINDS = 8,
+	SSLC_CALL_WRITE_EX2 = 8, /* *arg5, when 1 is returned: flags come before it */
+	SSLC_CALL_SENDFILE = 9, /* ssize_t returned; the bytes were never in the process's memory */
+	SSLC_CALL_EARLY_WRITE = 10,  /* what a client writes inside it is 0-RTT data */
+	SSLC_CALL_EARLY_READ = 11,   /* its object is a server's */
+	SSLC_CALL_EARLY_STATUS = 12, /* int returned: 1 rejected, 2 accepted */
+	SSLC_CALL_READ_FLAGS = 13,   /* int returned; arg4 has flags: NSS */
+	/* GnuTLS */
+	SSLC_CALL_SESSION_FLAGS = 14, /* unsigned returned: whether 0-RTT data were taken */
+	SSLC_CALL_UNCORK = 15,        /* what is sent inside was told when it was given */
+	SSLC_CALL_SEND_FILE = 16,     /* ssize_t returned: sends inside it, or past the process */
+	SSLC_CALL_RECV_PACKET = 17,   /* ssize_t returned; *arg2 is a structure that has the bytes */
+	/* crypto/tls of Go, with arguments and results in registers (since 1.17; arm64: 1.18) */
+	SSLC_CALL_GO_READ = 18,  /* (*Conn).Read(p): count returned */
+	SSLC_CALL_GO_WRITE = 19, /* (*Conn).writeRecordLocked(type, data), by each Write */
+	SSLC_CALL_GO_BIND = 20,  /* the handshake, client's or server's: the object is new */
+	/* the same on the stack */
+	SSLC_CALL_GO_OLD_READ = 21,
+	SSLC_CALL_GO_OLD_WRITE = 22,
+	SSLC_CALL_GO_OLD_BIND = 23,
+	SSLC_CALL_KINDS = 24,
 };
+
+/* Whether such a call moves plaintext. */
+static inline int sslc_call_moves(enum sslc_call call)
+{
+	switch (call) {
+	case SSLC_CALL_READ:
+	case SSLC_CALL_READ_EX:
+	case SSLC_CALL_READ_FLAGS:
+	case SSLC_CALL_WRITE:
+	case SSLC_CALL_WRITE_EX:
+	case SSLC_CALL_WRITE_EX2:
+	case SSLC_CALL_SENDFILE:
+	case SSLC_CALL_RECV:
+	case SSLC_CALL_SEND:
+	case SSLC_CALL_SEND_FILE:
+	case SSLC_CALL_RECV_PACKET:
+	case SSLC_CALL_GO_READ:
+	case SSLC_CALL_GO_WRITE:
+	case SSLC_CALL_GO_OLD_READ:
+	case SSLC_CALL_GO_OLD_WRITE:
+		return 1;
+	default:
+		return 0;
+	}
+}
 
 enum sslc_role { SSLC_ROLE_UNKNOWN = 0, SSLC_ROLE_CLIENT = 1, SSLC_ROLE_SERVER = 2 };
 
@@ -70,6 +120,9 @@ struct sslc_conn_id {
 #define SSLC_OPEN_LATE      2u /* TLS bytes had moved on it before the first one we saw */
 #define SSLC_OPEN_ROLE_EXACT                                                                       \
 	4u /* role follows from the kernel's own counters, not from a bound port */
+#define SSLC_OPEN_CANDIDATE                                                                        \
+	8u /* TLS records were seen on it, outside of any TLS call: no object is bound to it yet   \
+	    */
 
 struct sslc_ev_open {
 	struct sslc_event ev;
@@ -87,7 +140,8 @@ struct sslc_ev_open {
 };
 
 /* sslc_ev_data.flags */
-#define SSLC_DATA_END 1u /* last bytes of one TLS call: a message boundary */
+#define SSLC_DATA_END   1u /* last bytes of one TLS call: a message boundary */
+#define SSLC_DATA_EARLY 2u /* 0-RTT data of a client: void unless the server accepts it */
 
 struct sslc_ev_data {
 	struct sslc_event ev;
@@ -97,7 +151,8 @@ struct sslc_ev_data {
 	__u32 len; /* bytes in data[] */
 	__u8 dir;  /* enum sslc_dir */
 	__u8 flags;
-	__u8 pad[6];
+	__u8 seq; /* see sslc_ev_wire; all parts of one call have the same */
+	__u8 pad[5];
 	__u8 data[];
 };
 
@@ -113,9 +168,68 @@ struct sslc_ev_sock {
 	__u32 pad;
 };
 
+/* SSL_sendfile() and the like: len bytes at pos that were never in the process's memory. */
+struct sslc_ev_gap {
+	struct sslc_event ev;
+	struct sslc_conn_id conn;
+	__u64 pos, len;
+	__u32 tid;
+	__u8 dir;
+	__u8 pad[3];
+};
+
+struct sslc_ev_early {
+	struct sslc_event ev;
+	struct sslc_conn_id conn;
+	__u32 accepted; /* 0: rejected, the client sends it again if it wants to */
+	__u32 pad;
+};
+
+struct sslc_ev_call {
+	struct sslc_event ev; /* flow: 0 */
+	struct sslc_conn_id conn;
+	__u32 tid;
+	__u16 call; /* enum sslc_call */
+	__u8 seq;   /* see sslc_ev_wire */
+	__u8 pad;
+};
+
+/* sslc_wire_record.type is TLS's content type: 20 to 23 (RFC 8446, 5.1). */
+struct sslc_wire_record {
+	__u16 len; /* bytes after the 5-byte header */
+	__u8 type;
+	__u8 pad;
+};
+
+#define SSLC_WIRE_RECORDS 24
+#define SSLC_WIRE_UNKNOWN 1u /* record boundaries are not known: rec[] is empty */
+#define SSLC_WIRE_MORE    2u /* more records ended in this operation than rec[] has room for */
+#define SSLC_WIRE_MISSED                                                                           \
+	4u /* operations before it on this connection, in this direction, were not told */
+
+/*
+ * A send or receive outside of any TLS call, on a thread whose TLS objects have no connection of
+ * their own (memory BIOs). The records whose last byte was in it, in order.
+ */
+struct sslc_ev_wire {
+	struct sslc_event ev; /* flow: always known */
+	__u32 tgid, tid;
+	__u32 len; /* bytes sent or received */
+	__u8 dir;  /* enum sslc_dir */
+	__u8 flags;
+	__u8 n_rec;
+	__u8 seq; /* counts the thread's WIRE and CALL events, and its calls that give DATA without
+		   * a flow, from 1 to 255 and around: a number left out is one that was lost.
+		   * 0: not counted, the order of such events says nothing */
+	struct sslc_wire_record rec[SSLC_WIRE_RECORDS];
+};
+
 _Static_assert(sizeof(struct sslc_event) == 24, "shared by bpf, preload and agent");
 _Static_assert(sizeof(struct sslc_conn_id) == 24, "shared by bpf, preload and agent");
 _Static_assert(sizeof(struct sslc_ev_open) == 128, "shared by bpf, preload and agent");
 _Static_assert(sizeof(struct sslc_ev_data) == 72, "shared by bpf, preload and agent");
+_Static_assert(sizeof(struct sslc_ev_gap) == 72, "shared by bpf, preload and agent");
+_Static_assert(sizeof(struct sslc_ev_early) == 56, "shared by bpf, preload and agent");
+_Static_assert(sizeof(struct sslc_ev_wire) == 136, "shared by bpf, preload and agent");
 
 #endif

@@ -597,3 +597,13 @@ int frame_get_enrolled(const struct frame *f, struct frame_enrolled *m)
 	*m = v;
 	return 0;
 }
+
+const char *frame_confidence(unsigned confidence)
+{
+	static const char *const names[] = {[CONF_UNKNOWN] = "unknown",
+					    [CONF_INFERRED] = "inferred",
+					    [CONF_MATCHED] = "matched",
+					    [CONF_EXACT] = "exact"};
+
+	return names[confidence < sizeof(names) / sizeof(names[0]) ? confidence : CONF_UNKNOWN];
+}

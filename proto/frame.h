@@ -44,6 +44,9 @@ enum flow_dir { FLOW_C2S = 0, FLOW_S2C = 1 };
 
 enum flow_confidence { CONF_UNKNOWN = 0, CONF_INFERRED = 1, CONF_MATCHED = 2, CONF_EXACT = 3 };
 
+/** "unknown", "inferred", "matched", "exact"; other numbers are unknown too. */
+const char *frame_confidence(unsigned confidence);
+
 enum flow_end {
 	FLOW_END_FIN = 1,     /* graceful: both sides' FIN */
 	FLOW_END_RST_C2S = 2, /* reset by the client */

@@ -24,6 +24,8 @@ struct run {
 	struct flows *flows;
 	struct model flow[IDS];
 	uint64_t now_ns;
+	uint64_t pos[IDS][2]; /* of objects without a socket, by enum sslc_dir */
+	uint8_t seq[2];       /* of threads */
 };
 
 static void must(bool ok)
@@ -177,7 +179,7 @@ static uint64_t position(struct run *r)
 	return how < 0xf0 ? how : rd_u64be(&r->in);
 }
 
-static void put_data(struct run *r)
+static void put_data(struct run *r, uint32_t type)
 {
 	union {
 		uint8_t bytes[sizeof(struct sslc_ev_data) + 16];
@@ -185,7 +187,7 @@ static void put_data(struct run *r)
 	} ev = {{0}};
 	uint8_t how = rd_u8(&r->in);
 
-	ev.d.ev = header(r, SSLC_EV_DATA, sizeof(ev.d));
+	ev.d.ev = header(r, type, sizeof(ev.d));
 	ev.d.conn = conn(r);
 	ev.d.pos = position(r);
 	ev.d.len = 1 + rd_u8(&r->in) % 16u;
@@ -203,6 +205,26 @@ static void put_bind(struct run *r)
 	feed(r, &ev, sizeof(ev));
 }
 
+static void put_gap(struct run *r)
+{
+	struct sslc_ev_gap ev = {.ev = header(r, SSLC_EV_GAP, sizeof(ev))};
+
+	ev.conn = conn(r);
+	ev.pos = position(r);
+	ev.len = position(r);
+	ev.dir = rd_u8(&r->in) % 3;
+	feed(r, &ev, sizeof(ev));
+}
+
+static void put_early(struct run *r)
+{
+	struct sslc_ev_early ev = {.ev = header(r, SSLC_EV_EARLY, sizeof(ev))};
+
+	ev.conn = conn(r);
+	ev.accepted = rd_u8(&r->in) % 2;
+	feed(r, &ev, sizeof(ev));
+}
+
 static void put_sock(struct run *r)
 {
 	struct sslc_ev_sock ev = {.ev = header(r, SSLC_EV_SOCK, sizeof(ev))};
@@ -211,13 +233,84 @@ static void put_sock(struct run *r)
 	feed(r, &ev, sizeof(ev));
 }
 
+/* Mostly the number that is due. */
+static uint8_t next_seq(struct run *r, unsigned tid)
+{
+	r->seq[tid] = (uint8_t)((r->seq[tid] + (rd_u8(&r->in) == 0xff)) % 255 + 1);
+	return r->seq[tid];
+}
+
+static void put_call(struct run *r, uint64_t ssl, unsigned tid)
+{
+	struct sslc_ev_call ev = {.ev = {SSLC_EV_CALL, sizeof(ev), r->now_ns, 0}};
+
+	ev.conn.ssl = ssl;
+	ev.tid = tid;
+	ev.call = SSLC_CALL_READ;
+	ev.seq = next_seq(r, tid);
+	feed(r, &ev, sizeof(ev));
+}
+
+static void put_loose(struct run *r, uint64_t ssl, unsigned tid, unsigned dir, unsigned len)
+{
+	union {
+		uint8_t bytes[sizeof(struct sslc_ev_data) + 16];
+		struct sslc_ev_data d;
+	} ev = {{0}};
+
+	ev.d.ev = (struct sslc_event){SSLC_EV_DATA, (uint32_t)(sizeof(ev.d) + len), r->now_ns, 0};
+	ev.d.conn.ssl = ssl;
+	ev.d.pos = r->pos[ssl][dir];
+	ev.d.tid = tid;
+	ev.d.len = len;
+	ev.d.dir = (uint8_t)dir;
+	ev.d.flags = SSLC_DATA_END;
+	ev.d.seq = next_seq(r, tid);
+	r->pos[ssl][dir] += len;
+	feed(r, &ev, ev.d.ev.size);
+}
+
+static void put_wire(struct run *r, uint64_t flow, unsigned tid, unsigned dir, unsigned len)
+{
+	struct sslc_ev_wire ev = {.ev = {SSLC_EV_WIRE, sizeof(ev), r->now_ns, flow}};
+
+	ev.tid = tid;
+	ev.dir = (uint8_t)dir;
+	ev.n_rec = 1;
+	ev.rec[0].len = (uint16_t)(len ? len + 17 : 300);
+	ev.rec[0].type = len ? 23 : 22;
+	ev.seq = next_seq(r, tid);
+	feed(r, &ev, sizeof(ev));
+}
+
+/* What an object without a socket does, in an order that binds it, or one step of it. */
+static void put_exchange(struct run *r)
+{
+	uint8_t how = rd_u8(&r->in), what = rd_u8(&r->in);
+	uint64_t ssl = how % IDS, flow = 1 + (how / IDS) % (IDS - 1);
+	unsigned tid = what & 1, len = 1 + what % 16;
+
+	if (how >= 0xc0 || how & 1)
+		put_call(r, ssl, tid);
+	if (how >= 0xc0 || how & 2)
+		put_wire(r, flow, tid, SSLC_DIR_IN, what & 0x40 ? len : 0);
+	if (how >= 0xc0 || how & 4)
+		put_loose(r, ssl, tid, SSLC_DIR_IN, len);
+	if (how >= 0xc0 || how & 8)
+		put_call(r, ssl, tid);
+	if (how >= 0xc0 || how & 16)
+		put_loose(r, ssl, tid, SSLC_DIR_OUT, len);
+	if (how >= 0xc0 || how & 32)
+		put_wire(r, flow, tid, SSLC_DIR_OUT, len);
+}
+
 /* Anything at all after a header that speaks true only about its size. */
 static void put_raw(struct run *r)
 {
 	uint8_t bytes[160] = {0};
 	size_t size = sizeof(struct sslc_event) +
 		      rd_u8(&r->in) % (sizeof(bytes) - sizeof(struct sslc_event));
-	struct sslc_event ev = header(r, rd_u8(&r->in) % 6u, size);
+	struct sslc_event ev = header(r, rd_u8(&r->in) % 10u, size);
 
 	if (ev.type == SSLC_EV_OPEN)
 		ev.type = SSLC_EV_DATA; /* an open names a process: only put_open() chooses it */
@@ -234,13 +327,13 @@ static void tick(struct run *r)
 
 static void step(struct run *r)
 {
-	switch (rd_u8(&r->in) % 8) {
+	switch (rd_u8(&r->in) % 13) {
 	case 0:
 		put_open(r);
 		break;
 	case 1:
 	case 2:
-		put_data(r);
+		put_data(r, SSLC_EV_DATA);
 		break;
 	case 3:
 		put_bind(r);
@@ -252,6 +345,19 @@ static void step(struct run *r)
 	case 6:
 		put_raw(r);
 		break;
+	case 8:
+		put_gap(r);
+		break;
+	case 9:
+		put_early(r);
+		break;
+	case 10:
+	case 11:
+		put_exchange(r);
+		break;
+	case 12:
+		put_data(r, SSLC_EV_CLEAR);
+		break;
 	default:
 		tick(r);
 	}
@@ -262,7 +368,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct run r = {.in = rd_from(span_of(data, size)), .now_ns = NS_PER_S};
-	struct flows_conf conf = {.skip = on_skip};
+	struct flows_conf conf = {.skip = on_skip, .starttls = size / 2 % 3};
 
 	must(!ship_new(&r.ship, 8u << 20));
 	conf.ship = r.ship;

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the integration tests share: namespaces, processes, certificates, nginx, Suricata, oracles.
 
-A test is a file test_*.py whose main(t) gets a Test. It ends with exit status 0 (passed), 1 (failed)
-or 77 (skipped: the last line says why). Everything made is undone at exit; processes are ended by
+A test is a file test_*.py whose main(t) gets a Test. It ends with exit status 0 (passed), 1 (failed),
+3 (failed, and no second try excuses it) or 77 (skipped: the last line says why). Everything made is undone at exit; processes are ended by
 their own id, namespaces and links carry the test's process id in their names.
 
 SSLCOLLECTOR names the program under test; default: build/sslcollector beside the sources.
 SSLC_TEST_KEEP=1 keeps the directory with logs and captures.
 """
 import ctypes
+import glob
 import hashlib
 import json
 import os
@@ -37,6 +38,10 @@ def binary():
 
 class Failed(Exception):
     """A check did not hold."""
+
+
+class Untrue(Failed):
+    """Something was mirrored that nobody said there: no load of the machine is an excuse."""
 
 
 class Skip(Exception):
@@ -412,6 +417,36 @@ http {{
         return eve(logdir)
 
 
+def go_trees():
+    """Go trees with crypto/tls: those of SSLC_TEST_GO, separated by colons, or the distribution's."""
+    named = os.environ.get("SSLC_TEST_GO")
+    found = named.split(":") if named else \
+        sorted(glob.glob("/usr/lib/go-*")) + ["/usr/local/go", "/usr/lib/golang"]
+    return [d for d in found
+            if os.access(f"{d}/bin/go", os.X_OK) and os.path.isdir(f"{d}/src/crypto/tls")]
+
+
+GO_FLAGS = {
+    "plain": [], "stripped": ["-ldflags=-s -w"], "pie": ["-buildmode=pie"],
+    "pie, stripped": ["-buildmode=pie", "-ldflags=-s -w"],
+    "C linker, pie": ["-buildmode=pie", "-ldflags=-linkmode=external"],
+    "C linker, stripped": ["-ldflags=-s -w -linkmode=external"],
+}
+
+
+def go_build(t, tree, kind):
+    """progs/gotls.go by that tree, offline; the program."""
+    name = os.path.basename(tree)
+    exe = t.dir / f"gotls-{name}-{re.sub('[ ,]+', '-', kind)}"
+    env = {**os.environ, "GOROOT": tree, "GOCACHE": str(t.dir / f"cache-{name}"),
+           "GO111MODULE": "off", "GOPATH": str(t.dir / "gopath"), "GOTOOLCHAIN": "local",
+           "GOPROXY": "off", "GOFLAGS": "", "CGO_ENABLED": "1" if "C linker" in kind else "0"}
+    p = run_cmd(f"{tree}/bin/go", "build", "-o", exe, *GO_FLAGS[kind], PROGS / "gotls.go",
+                timeout=600, env=env)
+    check(p.returncode == 0, "go build:", p.stderr[-500:])
+    return exe
+
+
 SURICATA_YAML = "/etc/suricata/suricata.yaml"
 
 
@@ -461,7 +496,7 @@ def pattern(seed, size):
 # the oracle: reads pcapng and pcap, follows TCP by its sequence numbers ---------------------------
 class Packet:
     __slots__ = ("ts", "src", "dst", "sport", "dport", "seq", "ack", "flags", "win", "payload",
-                 "comment", "bad", "opts", "raw_len", "family")
+                 "comment", "bad", "opts", "raw_len", "family", "vlan")
 
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
@@ -525,8 +560,9 @@ def parse(ts, frame, comment):
     """A TCP packet, or None for other traffic."""
     p = Packet()
     p.ts, p.comment, p.bad, p.raw_len = ts, comment, [], len(frame)
-    kind, off = struct.unpack_from("!H", frame, 12)[0], 14
+    kind, off, p.vlan = struct.unpack_from("!H", frame, 12)[0], 14, 0
     while kind in (0x8100, 0x88a8):
+        p.vlan = struct.unpack_from("!H", frame, off)[0] & 4095
         kind, off = struct.unpack_from("!H", frame, off + 2)[0], off + 4
     if kind == 0x0800:
         ihl, total, proto = (frame[off] & 15) * 4, struct.unpack_from("!H", frame, off + 2)[0], frame[off + 9]
@@ -656,7 +692,7 @@ def flows(path, sound=True):
         p = parse(ts, frame, comment)
         if p is None:
             continue
-        key = tuple(sorted([(p.src, p.sport), (p.dst, p.dport)]))
+        key = (p.vlan, *sorted([(p.src, p.sport), (p.dst, p.dport)]))
         f = table.get(key)
         if f is None or (p.flags & (SYN | ACK)) == SYN:
             if f is not None and f.end == "open":
@@ -711,6 +747,7 @@ def run(main, needs=()):
         status = 77
         reason = str(e)
     except Failed as e:
+        status = 3 if isinstance(e, Untrue) else 1
         traceback.print_exc()
         fact(f"FAIL {name}: {e}")
     except Exception as e:
@@ -718,7 +755,7 @@ def run(main, needs=()):
         fact(f"FAIL {name}: {e!r}")
     finally:
         t.finish()
-        if status == 1:
+        if status in (1, 3):
             for f in sorted(t.dir.glob("*.err")):
                 lines = [x for x in read(f).splitlines() if ": counter " not in x][-15:]
                 if lines:

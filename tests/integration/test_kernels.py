@@ -1,43 +1,83 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
 """Debian's own kernels, booted in software emulation: each flow hook that a kernel offers mirrors one
-TLS connection byte-exact. 5.10 and 6.1 have no socket tracepoint, 5.10 no bpf_loop()."""
+TLS connection byte-exact, and those of a Go program where there is a Go compiler. 5.10 and 6.1 have no
+socket tracepoint, 5.10 no bpf_loop(). Where there is kernel TLS, what it carries is exact, and SSL_sendfile()
+a gap of the file's size. GnuTLS: sends that are interrupted and resumed without their bytes; Debian builds it
+without kernel TLS."""
 import base64
 import gzip
 import hashlib
+import lzma
 import os
 import pathlib
 import re
 import shutil
 
-from lib import Failed, Skip, binary, check, equal, fact, flows, run, run_cmd, sh, until
+from lib import Failed, Skip, binary, check, equal, fact, find_flow, flows, go_build, go_trees, run, run_cmd, sh, until
 
-# suite, hooks that its kernel must offer
-SUITES = (("bullseye", ("fexit", "kprobe")),
-          ("bookworm", ("fexit", "kprobe")),
-          ("trixie", ("tracepoint", "fexit", "kprobe")),
-          ("forky", ("tracepoint", "fexit", "kprobe")))
+# suite, hooks that its kernel must offer, whether it has kernel TLS
+SUITES = (("bullseye", ("fexit", "kprobe"), False),
+          ("bookworm", ("fexit", "kprobe"), True),
+          ("trixie", ("tracepoint", "fexit", "kprobe"), True),
+          ("forky", ("tracepoint", "fexit", "kprobe"), True))
+# what kernel TLS needs, as far as the kernel has it in modules
+MODULES = ("tls", "gcm", "ctr", "seqiv", "ghash_generic")
+FILE_SIZE = 300000
 SPEC_CLIENT, SPEC_SERVER = "90,1000x5,40000,600000", "70000,200x3,16384"
+GNUTLS_SPEC, GNUTLS_TOTAL = "90,1000x5,40000,100000", 90 + 5000 + 40000 + 100000
 TOTAL_CLIENT, TOTAL_SERVER = 90 + 5000 + 40000 + 600000, 70000 + 600 + 16384
-UP_S, BOOT_S = 60, 240
+UP_S, BOOT_S = 60, 300
 
 INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mount -t tracefs t /sys/kernel/tracing; mount -t bpf b /sys/fs/bpf
 ip link set lo up; ip addr add 127.0.0.1/8 dev lo 2>/dev/null
 mkdir -p /tmp; uname -r
+start() { # NAME HOOK
+  echo "== $1"
+  /sslcollector -v -I any --flow-hook $2 -w /tmp/$1.pcap --ring 4M >/tmp/$1.err 2>&1 & agent=$!
+  for i in $(seq 300); do grep -q '^ready' /tmp/$1.err && break; kill -0 $agent 2>/dev/null || break; sleep 0.2; done
+}
+stop() { # NAME
+  sleep 1
+  kill -INT $agent; wait $agent; echo "agent status $?"
+  for f in client server err; do sed "s/^/$1 $f: /" /tmp/$1.$f; done
+  { echo "BEGIN $1"; gzip -c /tmp/$1.pcap | base64; echo "END $1"; } > /dev/ttyS1
+}
 for hook in HOOKS auto; do
-  echo "== $hook"
-  /sslcollector -v -I any --flow-hook $hook -w /tmp/$hook.pcap --ring 4M >/tmp/$hook.err 2>&1 & agent=$!
-  for i in $(seq 300); do grep -q '^ready' /tmp/$hook.err && break; kill -0 $agent 2>/dev/null || break; sleep 0.2; done
+  start $hook $hook
   /xfer server 127.0.0.1 4433 /cert.pem /key.pem SPEC_SERVER TOTAL_CLIENT > /tmp/$hook.server 2>&1 & server=$!
   sleep 1
   /xfer client 127.0.0.1 4433 /cert.pem /key.pem SPEC_CLIENT TOTAL_SERVER ex > /tmp/$hook.client 2>&1
   wait $server
+  if [ -x /gotls ]; then
+    /gotls serve 127.0.0.1:8443 /cert.pem /key.pem > /tmp/$hook.goserver 2>&1 & server=$!
+    for i in $(seq 100); do grep -q '^listening' /tmp/$hook.goserver && break; sleep 0.2; done
+    echo | /gotls talk 127.0.0.1:8443 3 4 50000 > /tmp/$hook.go 2>&1
+    sleep 1; kill $server; wait $server
+    sed "s/^/$hook go: /" /tmp/$hook.go
+  fi
+  stop $hook
+done
+gnutls() { # NAME OPTIONS OF THE SERVER, OF THE CLIENT
+  start $1 auto
+  /gnutlsx server 127.0.0.1 4435 /cert.pem /key.pem GNUTLS_SPEC GNUTLS_TOTAL $2 > /tmp/$1.server 2>&1 & server=$!
   sleep 1
-  kill -INT $agent; wait $agent; echo "agent status $?"
-  for f in client server err; do sed "s/^/$hook $f: /" /tmp/$hook.$f; done
-  { echo "BEGIN $hook"; gzip -c /tmp/$hook.pcap | base64; echo "END $hook"; } > /dev/ttyS1
+  /gnutlsx client 127.0.0.1 4435 /cert.pem /key.pem GNUTLS_SPEC GNUTLS_TOTAL $3 > /tmp/$1.client 2>&1
+  wait $server
+  stop $1
+}
+gnutls gnutls "nonblock tiny packet" "nonblock tiny null"
+# modules need each other in an order that differs by version
+for round in 1 2 3; do for m in /modules/*.ko; do insmod $m 2>/dev/null; done; done
+for version in KTLS; do
+  start $version auto
+  /ktls server 127.0.0.1 4434 /cert.pem /key.pem $version /file > /tmp/$version.server 2>&1 & server=$!
+  sleep 1
+  /ktls client 127.0.0.1 4434 /cert.pem /key.pem $version /file > /tmp/$version.client 2>&1
+  wait $server
+  stop $version
 done
 echo finished; sync; poweroff -f
 """
@@ -75,11 +115,14 @@ def fetch_kernel(t, suite):
     check(names, f"{suite} has no cloud kernel")
     # newer suites keep the kernel itself in linux-binary, beside an almost empty linux-image
     name = max(names, key=lambda n: (version_key(n), "binary" in n))
-    do("apt-get", "download", name)
-    sh("dpkg-deb", "-x", next(top.glob(f"{name}_*.deb")), top / "x", timeout=60)
+    version = re.search(r"\d[\w.+-]*$", name).group(0)
+    parts = [name, *(n for n in do("apt-cache", "pkgnames", "linux-modules-").split() if n == f"linux-modules-{version}")]
+    do("apt-get", "download", *parts)
+    for deb in top.glob("*.deb"):
+        sh("dpkg-deb", "-x", deb, top / "x", timeout=60)
     found = [f for f in (top / "x").rglob("vmlinuz*") if f.is_file() and not f.is_symlink()]
     equal(len(found), 1, f"kernels in {name}")
-    return found[0], re.search(r"\d[\w.+-]*$", name).group(0)
+    return found[0], version
 
 
 def shared_libraries(exe):
@@ -87,7 +130,30 @@ def shared_libraries(exe):
         yield pathlib.Path(m.group(1))
 
 
-def make_initramfs(t, name, hooks):
+def modules(top):
+    """{name: contents}: those wanted and those that they depend on."""
+    files = {f.name.split(".ko")[0].replace("-", "_"): f for f in top.rglob("*.ko*")}
+    todo, got = list(MODULES), {}
+    while todo:
+        name = todo.pop()
+        if name in files and name not in got:
+            data = files[name].read_bytes()
+            got[name] = lzma.decompress(data) if files[name].suffix == ".xz" else data  # busybox does not unpack
+            depends = re.search(rb"\0depends=([^\0]*)\0", got[name])
+            todo += [m for m in depends.group(1).decode().replace("-", "_").split(",") if m]
+    return got
+
+
+def copy_modules(t, name, to):
+    """Whether kernel TLS is among them."""
+    to.mkdir()
+    got = modules(t.dir / name / "x")
+    for module, data in got.items():
+        (to / f"{module}.ko").write_bytes(data)
+    return "tls" in got
+
+
+def make_initramfs(t, name, hooks, ktls):
     root, out = t.dir / f"{name}.root", t.dir / f"{name}.cpio.gz"
     for d in ("bin", "proc", "sys", "dev", "lib64"):
         (root / d).mkdir(parents=True)
@@ -96,16 +162,22 @@ def make_initramfs(t, name, hooks):
         if applet != "busybox":
             os.symlink("busybox", root / "bin" / applet)
     crt, key = t.cert()
-    for src, dst in ((binary(), "sslcollector"), (t.compile("xfer.c"), "xfer"), (crt, "cert.pem"),
-                     (key, "key.pem")):
+    for src, dst in ((binary(), "sslcollector"), (t.compile("xfer.c"), "xfer"), (t.compile("ktls.c"), "ktls"),
+                     (t.compile("gnutlsx.c", ["-lgnutls"]), "gnutlsx"),
+                     (crt, "cert.pem"), (key, "key.pem")):
         shutil.copy(src, root / dst)
-    for exe in (binary(), root / "xfer"):
+    (root / "file").write_bytes(b"x" * FILE_SIZE)
+    equal(copy_modules(t, name, root / "modules"), ktls, f"{name}: kernel TLS in modules")
+    for exe in (binary(), root / "xfer", root / "gnutlsx"):
         for lib in shared_libraries(exe):
             dst = root / str(lib).lstrip("/")
             dst.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(lib, dst)
+    go = next(iter(go_trees()), None)
+    if go:
+        shutil.copy(go_build(t, go, "plain"), root / "gotls")
     text = INIT
-    for k, v in (("HOOKS", " ".join(hooks)), ("SPEC_SERVER", SPEC_SERVER), ("SPEC_CLIENT", SPEC_CLIENT),
+    for k, v in (("GNUTLS_SPEC", GNUTLS_SPEC), ("GNUTLS_TOTAL", str(GNUTLS_TOTAL)), ("HOOKS", " ".join(hooks)), ("KTLS", "tls12 tls13" if ktls else ""), ("SPEC_SERVER", SPEC_SERVER), ("SPEC_CLIENT", SPEC_CLIENT),
                  ("TOTAL_CLIENT", str(TOTAL_CLIENT)), ("TOTAL_SERVER", str(TOTAL_SERVER))):
         text = text.replace(k, v)
     (root / "init").write_text(text)
@@ -117,7 +189,7 @@ def make_initramfs(t, name, hooks):
 def boot_once(t, name, kernel, initramfs):
     """(console output, what came over the second serial line); None when the kernel did not come up."""
     console, captures = t.dir / f"{name}.console", t.dir / f"{name}.captures"
-    vm = t.spawn(f"qemu-{name}", "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max",
+    vm = t.spawn(f"qemu-{name}", "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max,cx16=off",
                  "-m", "1024", "-smp", "2", "-nographic", "-no-reboot", "-display", "none", "-monitor",
                  "none", "-nic", "none", "-serial", f"file:{console}", "-serial", f"file:{captures}",
                  "-kernel", kernel, "-initrd", initramfs, "-append",
@@ -153,12 +225,28 @@ def word(console, hook, end, what):
     return m.group(1).split()
 
 
-def judge(t, name, hook, console, captures):
+def capture_of(name, hook, console, captures):
     m = re.search(rf"BEGIN {hook}\r?\n(.*?)END {hook}", captures, re.S)
     check(m, f"{name}: {hook}: no capture came back:", "\n".join(console.splitlines()[-40:]))
+    return gzip.decompress(base64.b64decode(m.group(1)))
+
+
+def judge_go(name, hook, console, seen):
+    """Its connections as the client says; none where there is no Go program."""
+    conns = re.findall(rf"^{hook} go: conn \S+:(\d+) \S+ (\d+ \w+) (\d+ \w+)\r?$", console, re.M)
+    check(conns or not re.search(rf"^{hook} go: ", console, re.M), f"{name}: {hook}: Go's client failed")
+    equal(len(seen), len(conns), f"{name}: {hook}: Go's flows")
+    for port, got, sent in conns:
+        f = find_flow(seen, int(port), 8443)
+        equal([f"{len(d)} {hashlib.sha256(bytes(d)).hexdigest()}" for d in f.data], [sent, got], f"{name}: {hook}: Go's bytes")
+
+
+def judge(t, name, hook, console, captures):
     f = t.dir / f"{name}.{hook}.pcapng"
-    f.write_bytes(gzip.decompress(base64.b64decode(m.group(1))))
+    f.write_bytes(capture_of(name, hook, console, captures))
     seen = flows(f)
+    judge_go(name, hook, console, [x for x in seen if x.server[1] == 8443])
+    seen = [x for x in seen if x.server[1] != 8443]
     equal(len(seen), 1, f"{name}: {hook}: flows")
     for d, end in ((0, "client"), (1, "server")):
         total, digest = word(console, hook, end, "sent")[:2]
@@ -166,15 +254,43 @@ def judge(t, name, hook, console, captures):
         equal(hashlib.sha256(bytes(seen[0].data[d])).hexdigest(), digest, f"{name}: {hook}: sha256 of the {end}")
 
 
+def judge_ktls(t, name, version, console, captures):
+    f = t.dir / f"{name}.{version}.pcapng"
+    f.write_bytes(capture_of(name, version, console, captures))
+    seen = flows(f, sound=False)
+    equal(len(seen), 1, f"{name}: {version}: flows")
+    sends, receives = word(console, version, "client", "kernel")
+    equal(sends, "1", f"{name}: {version}: the kernel makes the client's records")
+    for d, what in ((0, "sent"), (1, "got")):
+        total, digest = word(console, version, "client", what)[:2]
+        equal(len(seen[0].data[d]), int(total), f"{name}: {version}: bytes the client {what}")
+        equal(hashlib.sha256(bytes(seen[0].data[d])).hexdigest(), digest, f"{name}: {version}: sha256 {what}")
+    equal(word(console, version, "server", "got")[0], str(25000 + FILE_SIZE + 700 + 3), f"{name}: {version}: TLS itself")
+    equal((seen[0].holes, seen[0].repeats), ([FILE_SIZE, 0], [0, 0]), f"{name}: {version}: gap of SSL_sendfile()")
+    counted = re.search(rf"^{version} err: .*counter flow_bytes_gap_sendfile (\d+)", console, re.M)
+    check(counted and int(counted.group(1)) == FILE_SIZE, f"{name}: {version}: flow_bytes_gap_sendfile")
+    return f"{version} with the kernel sending{' and receiving' if receives == '1' else ''}"
+
+
+def judge_gnutls(t, name, console, captures):
+    judge(t, name, "gnutls", console, captures)
+    resumed = int(word(console, "gnutls", "client", "retries")[2])
+    check(resumed, f"{name}: gnutls: no send was interrupted: no test")
+    return resumed
+
+
 def main(t):
-    for suite, hooks in SUITES:
+    for suite, hooks, ktls in SUITES:
         kernel, version = fetch_kernel(t, suite)
-        console, captures = boot(t, suite, kernel, make_initramfs(t, suite, hooks))
+        console, captures = boot(t, suite, kernel, make_initramfs(t, suite, hooks, ktls))
         for hook in (*hooks, "auto"):
             judge(t, suite, hook, console, captures)
         used = re.search(r"^auto err: .*sockets by (\w+): ok", console, re.M)
         check(used and used.group(1) == hooks[0], f"{suite}: auto chose {used and used.group(1)}, not {hooks[0]}")
         fact(f"{version}: {', '.join(hooks)} exact; auto takes {hooks[0]}")
+        fact(f"{version}: GnuTLS exact, {judge_gnutls(t, suite, console, captures)} sends resumed without their bytes")
+        for v in ("tls12", "tls13") if ktls else ():
+            fact(f"{version}: {judge_ktls(t, suite, v, console, captures)}: exact, the file a gap of its size")
 
 
 run(main, needs=["qemu-system-x86_64", "busybox", "cpio", "apt-get", "dpkg-deb", "gcc"])

@@ -21,7 +21,7 @@ enum check_flag { CF_FIN = 1, CF_SYN = 2, CF_RST = 4, CF_PSH = 8, CF_ACK = 16 };
 /* One packet, taken apart. */
 struct check_packet {
 	uint8_t src[16], dst[16], family, flags;
-	uint16_t sport, dport, ip_id, window;
+	uint16_t sport, dport, ip_id, window, vlan;
 	uint32_t seq, ack, mss, wscale, ip_len;
 	bool has_mss, has_wscale, has_sack, has_other_option;
 	const uint8_t *payload;
@@ -39,7 +39,7 @@ struct check_side {
 
 struct check_flow {
 	uint8_t addr[2][16], family; /* [0]: client */
-	uint16_t port[2];
+	uint16_t port[2], vlan;
 	int stage; /* 0 free, 1 SYN, 2 SYN-ACK, 3 ACK, 4 established */
 	uint32_t mss;
 	struct check_side side[2];
@@ -177,6 +177,13 @@ static inline bool check_parse(struct check *c, struct check_packet *k, const ui
 		return false;
 	}
 	type = check_be(p + 12, 2);
+	if (type == 0x8100) {
+		k->vlan = (uint16_t)check_be(p + 14, 2);
+		CHECK(c, k->vlan > 0 && k->vlan < 4095, "VLAN id, priority or DEI");
+		p += 4;
+		len -= 4;
+		type = check_be(p + 12, 2);
+	}
 	tcp = check_ip(c, k, p + 14, len - 14, &tcp_len, &pseudo);
 	CHECK(c, type == (k->family == 4 ? 0x0800u : 0x86ddu), "Ethernet type");
 	CHECK(c, k->ip_len <= c->mtu, "packet larger than the MTU");
@@ -208,7 +215,7 @@ static inline struct check_flow *check_find(struct check *c, const struct check_
 	for (unsigned i = 0; i < c->n_flows; i++) {
 		struct check_flow *f = &c->flow[i];
 
-		if (f->family != k->family)
+		if (f->family != k->family || f->vlan != k->vlan)
 			continue;
 		for (int d = 0; d < 2; d++) {
 			if (f->port[d] == k->sport && f->port[!d] == k->dport &&
@@ -231,6 +238,7 @@ static inline void check_syn(struct check *c, struct check_flow *f, const struct
 	f->port[0] = k->sport;
 	f->port[1] = k->dport;
 	f->family = k->family;
+	f->vlan = k->vlan;
 	f->generation = generation + 1;
 	f->last_ts = last_ts;
 	f->stage = 1;

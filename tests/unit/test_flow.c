@@ -40,6 +40,7 @@ struct told {
 	struct frame_flow_fin fin;
 	struct frame_flow_close close;
 	char text[64], exe[1024];
+	uint8_t raw[64]; /* the same as text, for bytes */
 };
 
 struct rig {
@@ -51,6 +52,7 @@ struct rig {
 	uint64_t skipped[8];
 	size_t n_skipped;
 	uint64_t ts_ns;
+	uint8_t seq; /* of the only thread */
 };
 
 static void on_skip(void *ctx, uint64_t flow)
@@ -61,10 +63,10 @@ static void on_skip(void *ctx, uint64_t flow)
 	r->skipped[r->n_skipped++] = flow;
 }
 
-static struct rig *rig_with(const char *expr)
+static struct rig *rig_for(const char *expr, enum prelude_mode starttls)
 {
 	struct rig *r = calloc(1, sizeof(*r));
-	struct flows_conf conf = {.skip = on_skip, .ctx = r};
+	struct flows_conf conf = {.skip = on_skip, .ctx = r, .starttls = starttls};
 
 	memcpy(conf.agent, "0123456789abcdef", 16);
 	r->ts_ns = NOW_NS;
@@ -76,6 +78,11 @@ static struct rig *rig_with(const char *expr)
 	assert_int_equal(flows_new(&r->flows, &conf), 0);
 	flows_tick(r->flows, NOW_NS, WALL_NS);
 	return r;
+}
+
+static struct rig *rig_with(const char *expr)
+{
+	return rig_for(expr, PRELUDE_STITCH);
 }
 
 static void rig_free(struct rig *r)
@@ -171,10 +178,76 @@ static void feed_data(struct rig *r, uint64_t flow, unsigned dir, uint64_t pos, 
 	feed_bytes(r, flow, &conn_a, dir, pos, text, strlen(text), SSLC_DATA_END);
 }
 
+static void feed_clear(struct rig *r, uint64_t flow, unsigned dir, uint64_t pos, const void *bytes,
+		       size_t len)
+{
+	struct sslc_ev_data *ev = calloc(1, sizeof(*ev) + len);
+
+	ev->ev =
+		(struct sslc_event){SSLC_EV_CLEAR, (uint32_t)(sizeof(*ev) + len), r->ts_ns++, flow};
+	ev->pos = pos;
+	ev->len = (uint32_t)len;
+	ev->dir = (uint8_t)dir;
+	memcpy(ev->data, bytes, len);
+	feed(r, ev, sizeof(*ev) + len);
+	free(ev);
+}
+
 static void feed_held(struct rig *r, const struct sslc_conn_id *conn, unsigned dir, uint64_t pos,
 		      const char *text)
 {
 	feed_bytes(r, 0, conn, dir, pos, text, strlen(text), SSLC_DATA_END);
+}
+
+/* The same by an object without a socket, numbered as the kernel does. */
+static void feed_loose(struct rig *r, unsigned dir, uint64_t pos, const char *text)
+{
+	size_t len = strlen(text);
+	struct sslc_ev_data *ev = calloc(1, sizeof(*ev) + len);
+
+	ev->ev = (struct sslc_event){SSLC_EV_DATA, (uint32_t)(sizeof(*ev) + len), r->ts_ns++, 0};
+	ev->conn = conn_a;
+	ev->pos = pos;
+	ev->len = (uint32_t)len;
+	ev->dir = (uint8_t)dir;
+	ev->flags = SSLC_DATA_END;
+	ev->seq = ++r->seq;
+	memcpy(ev->data, text, len);
+	feed(r, ev, ev->ev.size);
+	free(ev);
+}
+
+static void feed_call(struct rig *r)
+{
+	struct sslc_ev_call ev = {.ev = {SSLC_EV_CALL, sizeof(ev), r->ts_ns++, 0},
+				  .conn = conn_a,
+				  .call = SSLC_CALL_READ,
+				  .seq = ++r->seq};
+
+	feed(r, &ev, sizeof(ev));
+}
+
+/* One record, received or sent outside of TLS calls. */
+static void feed_wire(struct rig *r, uint64_t flow, unsigned dir, unsigned type, unsigned len)
+{
+	struct sslc_ev_wire ev = {.ev = {SSLC_EV_WIRE, sizeof(ev), r->ts_ns++, flow},
+				  .tgid = conn_a.tgid,
+				  .len = len + 5,
+				  .dir = (uint8_t)dir,
+				  .n_rec = 1,
+				  .seq = ++r->seq,
+				  .rec = {{.len = (uint16_t)len, .type = (uint8_t)type}}};
+
+	feed(r, &ev, sizeof(ev));
+}
+
+/* The handshake of an object without a socket, on a connection that was announced. */
+static void feed_handshake(struct rig *r, uint64_t flow)
+{
+	feed_call(r);
+	feed_wire(r, flow, SSLC_DIR_IN, 22, 300);
+	feed_call(r);
+	feed_wire(r, flow, SSLC_DIR_OUT, 22, 900);
 }
 
 static void feed_bind(struct rig *r, uint64_t flow, const struct sslc_conn_id *conn)
@@ -192,12 +265,41 @@ static void feed_sock(struct rig *r, uint64_t flow, unsigned what)
 	feed(r, &ev, sizeof(ev));
 }
 
+/* 0-RTT data of a client. */
+static void feed_early(struct rig *r, uint64_t flow, uint64_t pos, const char *text)
+{
+	feed_bytes(r, flow, &conn_a, SSLC_DIR_OUT, pos, text, strlen(text),
+		   SSLC_DATA_END | SSLC_DATA_EARLY);
+}
+
+static void feed_verdict(struct rig *r, uint64_t flow, bool accepted)
+{
+	struct sslc_ev_early ev = {.ev = {SSLC_EV_EARLY, sizeof(ev), r->ts_ns++, flow},
+				   .conn = conn_a,
+				   .accepted = accepted};
+
+	feed(r, &ev, sizeof(ev));
+}
+
+static void feed_gap(struct rig *r, uint64_t flow, unsigned dir, uint64_t pos, uint64_t len)
+{
+	struct sslc_ev_gap ev = {.ev = {SSLC_EV_GAP, sizeof(ev), r->ts_ns++, flow},
+				 .conn = conn_a,
+				 .pos = pos,
+				 .len = len,
+				 .dir = (uint8_t)dir};
+
+	feed(r, &ev, sizeof(ev));
+}
+
 /* --- frames out ---------------------------------------------------------------------------------
  */
 
 static void keep_text(struct told *t, struct span s)
 {
 	snprintf(t->text, sizeof(t->text), "%.*s", (int)s.len, (const char *)s.p);
+	if (s.len)
+		memcpy(t->raw, s.p, s.len < sizeof(t->raw) ? s.len : sizeof(t->raw));
 }
 
 static void decode(struct told *t, const struct frame *f)
@@ -1071,6 +1173,752 @@ static void test_free_with_open_flows_and_held_bytes_leaks_nothing(void **state)
 	flows_free(NULL);
 }
 
+/* --- 0-RTT, and bytes that only the kernel sees -------------------------------------------------
+ */
+
+static void test_accepted_early_bytes_come_first_and_once(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_early(r, 1, 0, "GET /");
+	feed_early(r, 1, 5, " HTTP");
+	assert_string_equal(story(r), "");
+	feed_verdict(r, 1, true);
+	feed_verdict(r, 1, true);
+	assert_string_equal(story(r), "c2s@0:GET /! c2s@5: HTTP!");
+	feed_data(r, 1, SSLC_DIR_OUT, 10, "next");
+	feed_data(r, 1, SSLC_DIR_IN, 0, "answer");
+	assert_string_equal(story(r), "c2s@10:next! s2c@0:answer!");
+	rig_free(r);
+}
+
+static void test_rejected_early_bytes_are_not_told_and_leave_no_hole(void **state)
+{
+	uint64_t void_before = counter_named("flow_bytes_early_rejected"),
+		 gap = counter_named("flow_bytes_gap");
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_early(r, 1, 0, "GET /");
+	feed_verdict(r, 1, false);
+	assert_string_equal(story(r), "");
+	feed_data(r, 1, SSLC_DIR_OUT, 5, "GET /");
+	feed_data(r, 1, SSLC_DIR_OUT, 10, "more");
+	assert_string_equal(story(r), "c2s@0:GET /! c2s@5:more!");
+	assert_int_equal(counter_named("flow_bytes_early_rejected"), void_before + 5);
+	assert_int_equal(counter_named("flow_bytes_gap"), gap);
+	feed_early(r, 1, 14, "never said again");
+	feed_verdict(r, 1, false);
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	assert_string_equal(story(r), "fin-c2s");
+	rig_free(r);
+}
+
+static void test_early_rejection_before_the_handshake_is_over_is_not_final(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_early(r, 1, 0, "hello");
+	feed_verdict(r, 1, false);
+	feed_early(r, 1, 5, " world");
+	feed_verdict(r, 1, true);
+	assert_string_equal(story(r), "c2s@0:hello! c2s@5: world!");
+	rig_free(r);
+}
+
+static void test_early_bytes_of_a_client_that_never_asks(void **state)
+{
+	uint64_t assumed = counter_named("flow_bytes_early_assumed");
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_early(r, 1, 0, "GET /");
+	feed_data(r, 1, SSLC_DIR_IN, 0, "answer");
+	assert_string_equal(story(r), "c2s@0:GET /! s2c@0:answer!");
+	feed_data(r, 1, SSLC_DIR_OUT, 5, "GET /");
+	assert_string_equal(story(r), "c2s@5:GET /!");
+	assert_int_equal(counter_named("flow_bytes_early_assumed"), assumed + 5);
+	rig_free(r);
+	r = rig_open(CLIENT);
+	feed_early(r, 1, 0, "one ");
+	feed_data(r, 1, SSLC_DIR_OUT, 4, "two");
+	assert_string_equal(story(r), "c2s@0:one ! c2s@4:two!");
+	rig_free(r);
+	r = rig_open(CLIENT);
+	feed_early(r, 1, 0, "again");
+	feed_data(r, 1, SSLC_DIR_OUT, 5, "again and more");
+	assert_string_equal(story(r), "c2s@0:again and more!");
+	rig_free(r);
+}
+
+static void test_early_bytes_are_told_before_an_end(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_early(r, 1, 0, "last words");
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	assert_string_equal(story(r), "c2s@0:last words! fin-c2s");
+	rig_free(r);
+	r = rig_open(CLIENT);
+	feed_early(r, 1, 0, "last words");
+	feed_sock(r, 1, SSLC_SOCK_RST_OUT);
+	assert_string_equal(story(r), "c2s@0:last words! close-rst-c2s");
+	rig_free(r);
+	r = rig_open(CLIENT);
+	feed_early(r, 1, 0, "last words");
+	flows_close_all(r->flows, r->ts_ns);
+	assert_string_equal(story(r), "c2s@0:last words! close-agent");
+	rig_free(r);
+}
+
+static void test_early_bytes_may_wait_for_their_connection_first(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_early(r, 0, 0, "GET /");
+	feed_bind(r, 1, &conn_a);
+	assert_string_equal(story(r), "");
+	feed_early(r, 1, 0, "more");
+	feed_verdict(r, 1, true);
+	feed_data(r, 1, SSLC_DIR_OUT, 4, "!");
+	assert_string_equal(story(r), "c2s@0:GET /! c2s@5:more! c2s@9:!!");
+	rig_free(r);
+}
+
+static void test_early_bytes_lost_in_the_kernel_are_a_gap_when_accepted(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+
+	(void)state;
+	feed_early(r, 1, 0, "a");
+	feed_early(r, 1, 11, "b");
+	feed_verdict(r, 1, true);
+	feed_data(r, 1, SSLC_DIR_OUT, 12, "c");
+	assert_string_equal(story(r), "c2s@0:a! gap-c2s@1+11 c2s@12:c!");
+	feed_early(r, 1, 20, "d");
+	feed_verdict(r, 1, false);
+	feed_data(r, 1, SSLC_DIR_OUT, 21, "e");
+	assert_string_equal(story(r), "c2s@13:e!");
+	rig_free(r);
+}
+
+static void test_early_bytes_beyond_what_is_held_are_a_gap_when_accepted(void **state)
+{
+	uint64_t overflows = counter_named("flow_early_overflows");
+	struct rig *r = rig_open(CLIENT);
+	char *big = calloc(1, FLOW_EARLY_MAX);
+
+	(void)state;
+	feed_bytes(r, 1, &conn_a, SSLC_DIR_OUT, 0, big, FLOW_EARLY_MAX, SSLC_DATA_EARLY);
+	feed_early(r, 1, FLOW_EARLY_MAX, "over");
+	feed_early(r, 1, FLOW_EARLY_MAX + 4, "flow");
+	feed_verdict(r, 1, true);
+	feed_data(r, 1, SSLC_DIR_OUT, FLOW_EARLY_MAX + 8, "x");
+	assert_string_equal(story(r), "c2s@0: c2s@32768: gap-c2s@65536+8 c2s@65544:x!");
+	assert_int_equal(counter_named("flow_early_overflows"), overflows + 1);
+	free(big);
+	rig_free(r);
+}
+
+static void test_bytes_that_only_the_kernel_saw_are_a_gap_of_their_size(void **state)
+{
+	uint64_t sendfile = counter_named("flow_bytes_gap_sendfile"),
+		 gap = counter_named("flow_bytes_gap");
+	struct rig *r = rig_open(SERVER);
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "head");
+	feed_gap(r, 1, SSLC_DIR_OUT, 4, 1000000);
+	feed_data(r, 1, SSLC_DIR_OUT, 1000004, "tail");
+	feed_gap(r, 1, SSLC_DIR_OUT, 1000010, 5); /* two lost before it */
+	assert_string_equal(story(r), "s2c@0:head! gap-s2c@4+1000000 s2c@1000004:tail! "
+				      "gap-s2c@1000008+2 gap-s2c@1000010+5");
+	assert_int_equal(counter_named("flow_bytes_gap_sendfile"), sendfile + 1000005);
+	assert_int_equal(counter_named("flow_bytes_gap"), gap + 2);
+	rig_free(r);
+}
+
+static void test_gap_in_an_impossible_place_is_counted_and_not_told(void **state)
+{
+	uint64_t late = counter_named("flow_bytes_lost_late"),
+		 unknown = counter_named("flow_bytes_lost_unknown");
+	struct rig *r = rig_open(SERVER);
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "head");
+	feed_gap(r, 1, SSLC_DIR_OUT, 3, 7);
+	feed_gap(r, 1, SSLC_DIR_OUT, 4, UINT64_MAX);
+	feed_gap(r, 1, SSLC_DIR_OUT, UINT64_MAX, 9);
+	feed_gap(r, 2, SSLC_DIR_OUT, 0, 100);
+	feed_gap(r, 1, SSLC_DIR_OUT, 4, 0);
+	feed_gap(r, 1, 2, 4, 1);
+	assert_string_equal(story(r), "s2c@0:head!");
+	assert_int_equal(counter_named("flow_bytes_lost_late"), late + 7 + UINT64_MAX + 9);
+	assert_int_equal(counter_named("flow_bytes_lost_unknown"), unknown + 100);
+	rig_free(r);
+}
+
+/* --- accounts -----------------------------------------------------------------------------------
+ */
+
+static struct {
+	struct flow_account last;
+	char comm[16];
+	unsigned opened, ended, listed;
+	uint64_t unbound;
+} acc;
+
+static void on_opened(void *ctx, const struct flow_account *a)
+{
+	(void)ctx;
+	acc.opened++;
+	acc.last = *a;
+	memcpy(acc.comm, a->comm, 16);
+}
+
+static void on_ended(void *ctx, const struct flow_account *a)
+{
+	(void)ctx;
+	acc.ended++;
+	acc.last = *a;
+	assert_null(a->comm);
+}
+
+static void on_listed(void *ctx, const struct flow_account *a)
+{
+	assert_ptr_equal(ctx, &acc);
+	acc.listed++;
+	acc.last = *a;
+}
+
+static void on_unbound(void *ctx, const struct sslc_conn_id *conn, uint64_t bytes)
+{
+	(void)ctx;
+	assert_memory_equal(conn, &conn_b, sizeof(conn_b));
+	acc.unbound += bytes;
+}
+
+static struct rig *rig_accounting(const char *expr)
+{
+	struct rig *r = rig_with(expr);
+	struct flows_conf conf = {.ship = r->ship,
+				  .filter = r->filter,
+				  .skip = on_skip,
+				  .opened = on_opened,
+				  .ended = on_ended,
+				  .unbound = on_unbound,
+				  .ctx = r};
+
+	memset(&acc, 0, sizeof(acc));
+	flows_free(r->flows);
+	assert_int_equal(flows_new(&r->flows, &conf), 0);
+	flows_tick(r->flows, NOW_NS, WALL_NS);
+	return r;
+}
+
+static void assert_account(enum flow_fate fate, unsigned confidence, uint64_t bytes)
+{
+	assert_int_equal(acc.last.fate, fate);
+	assert_int_equal(acc.last.confidence, confidence);
+	assert_int_equal(acc.last.bytes, bytes);
+	assert_int_equal(acc.last.tgid, conn_a.tgid);
+	assert_int_equal(acc.last.start_ns, conn_a.start_ns);
+}
+
+static void test_account_of_a_flow_counts_what_was_told(void **state)
+{
+	struct rig *r = rig_accounting(NULL);
+
+	(void)state;
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	assert_int_equal(acc.opened, 1);
+	assert_memory_equal(acc.comm, "sixteen-letters", 16);
+	assert_account(FLOW_MIRRORED, CONF_EXACT, 0);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "hello");
+	feed_data(r, 1, SSLC_DIR_IN, 3, "you"); /* three were lost: told as a gap, not mirrored */
+	flows_each(r->flows, on_listed, &acc);
+	assert_int_equal(acc.listed, 1);
+	assert_account(FLOW_MIRRORED, CONF_EXACT, 8);
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_int_equal(acc.ended, 1);
+	assert_account(FLOW_MIRRORED, CONF_EXACT, 8);
+	flows_each(r->flows, on_listed, &acc);
+	assert_int_equal(acc.listed, 1);
+	rig_free(r);
+}
+
+static void test_account_of_a_flow_left_out_says_why(void **state)
+{
+	struct rig *r = rig_accounting("port 1");
+	struct sslc_ev_open ev, other;
+
+	(void)state;
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	assert_account(FLOW_FILTERED, CONF_EXACT, 0);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "hello");
+	flows_close_all(r->flows, NOW_NS);
+	assert_account(FLOW_FILTERED, CONF_EXACT, 0);
+	rig_free(r);
+
+	r = rig_accounting(NULL);
+	ev = an_open(r, 1, CLIENT, EXACT_ISN);
+	other = other_end(ev, 2);
+	other.conn = conn_a;
+	feed(r, &ev, sizeof(ev));
+	feed(r, &other, sizeof(other));
+	assert_account(FLOW_STANDBY, CONF_EXACT, 0);
+	assert_int_equal(acc.opened, 2);
+	rig_free(r);
+	assert_int_equal(acc.ended, 2);
+}
+
+static void test_account_of_an_inferred_role_and_of_a_late_start(void **state)
+{
+	struct rig *r = rig_accounting(NULL);
+
+	(void)state;
+	feed_open(r, 1, SERVER, SSLC_OPEN_LATE);
+	assert_account(FLOW_MIRRORED, CONF_INFERRED, 0);
+	assert_true(acc.last.is_late);
+	rig_free(r);
+}
+
+static void test_account_of_bytes_that_found_no_flow(void **state)
+{
+	struct rig *r = rig_accounting(NULL);
+
+	(void)state;
+	feed_held(r, &conn_b, SSLC_DIR_OUT, 0, "nobody's");
+	assert_int_equal(acc.unbound, 0);
+	flows_tick(r->flows, NOW_NS + FLOW_HELD_MS * NS_PER_MS + NS_PER_S, WALL_NS);
+	assert_int_equal(acc.unbound, 8);
+	rig_free(r);
+}
+
+/* --- objects without a socket -------------------------------------------------------------------
+ */
+
+/* A server's connection 1, its handshake done, "hello" received and read: nothing is told yet. */
+static struct rig *rig_candidate(const char *filter, uint32_t flags)
+{
+	struct rig *r = rig_with(filter);
+
+	feed_open(r, 1, SERVER, flags | SSLC_OPEN_CANDIDATE);
+	feed_handshake(r, 1);
+	feed_wire(r, 1, SSLC_DIR_IN, 23, 5 + 17);
+	feed_loose(r, SSLC_DIR_IN, 0, "hello");
+	assert_string_equal(story(r), "");
+	return r;
+}
+
+static void test_a_matched_connection_is_told_with_what_was_held(void **state)
+{
+	struct rig *r = rig_candidate(NULL, EXACT_ISN);
+
+	(void)state;
+	feed_call(r);
+	assert_string_equal(story(r), "open1 c2s@0:hello!");
+	assert_int_equal(r->told[0].open.confidence, CONF_MATCHED);
+	assert_int_equal(r->told[0].open.pid, 7);
+	feed_loose(r, SSLC_DIR_OUT, 0, "answer");
+	assert_string_equal(story(r), "s2c@0:answer!");
+	feed_wire(r, 1, SSLC_DIR_OUT, 23, 6 + 17);
+	feed_sock(r, 1, SSLC_SOCK_EOF);
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_string_equal(story(r), "fin-c2s close-fin");
+	rig_free(r);
+}
+
+static void test_a_matched_connection_with_an_inferred_role_says_so(void **state)
+{
+	struct rig *r = rig_candidate(NULL, 0);
+
+	(void)state;
+	feed_call(r);
+	assert_string_equal(story(r), "open1 c2s@0:hello!");
+	assert_int_equal(r->told[0].open.confidence, CONF_INFERRED);
+	rig_free(r);
+}
+
+static void test_the_ends_of_a_candidate_are_told_after_its_bytes(void **state)
+{
+	struct rig *r = rig_candidate(NULL, EXACT_ISN);
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	feed_sock(r, 1, SSLC_SOCK_REMOTE_FIN);
+	feed_sock(r, 1, SSLC_SOCK_CLOSED);
+	assert_string_equal(story(r), "");
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED); /* the last moment to conclude what can be */
+	assert_string_equal(story(r), "open1 c2s@0:hello! fin-s2c fin-c2s close-fin");
+	rig_free(r);
+
+	r = rig_candidate(NULL, EXACT_ISN);
+	feed_sock(r, 1, SSLC_SOCK_RST_OUT);
+	feed_call(r);
+	assert_string_equal(story(r), "open1 c2s@0:hello! close-rst-s2c");
+	rig_free(r);
+}
+
+static void test_a_candidate_without_an_object_is_counted(void **state)
+{
+	uint64_t before = counter_named("flow_connections_unmatched");
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_open(r, 1, SERVER, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	feed_wire(r, 1, SSLC_DIR_IN, 23, 22);
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	feed_open(r, 2, SERVER, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	flows_close_all(r->flows, r->ts_ns);
+	assert_string_equal(story(r), "");
+	assert_int_equal(counter_named("flow_connections_unmatched"), before + 2);
+	rig_free(r);
+}
+
+static void test_the_filter_judges_a_candidate_when_it_is_matched(void **state)
+{
+	uint64_t before = counter_named("flow_bytes_filtered");
+	struct rig *r = rig_candidate("port 1", EXACT_ISN);
+
+	(void)state;
+	assert_int_equal(r->n_skipped, 0);
+	feed_call(r);
+	assert_string_equal(story(r), "");
+	assert_int_equal(r->n_skipped, 1);
+	assert_int_equal(counter_named("flow_bytes_filtered"), before + 5);
+	rig_free(r);
+}
+
+static void test_bytes_that_refute_a_match_are_not_told(void **state)
+{
+	struct rig *r = rig_candidate(NULL, EXACT_ISN);
+
+	(void)state;
+	feed_call(r);
+	feed_wire(r, 1, SSLC_DIR_IN, 23, 3 + 17);
+	feed_loose(r, SSLC_DIR_IN, 5, "abc");
+	assert_string_equal(story(r), "open1 c2s@0:hello! c2s@5:abc!");
+	feed_wire(r, 1, SSLC_DIR_IN, 23, 3 + 17);
+	feed_loose(r, SSLC_DIR_IN, 8, "someone else's");
+	feed_loose(r, SSLC_DIR_OUT, 0, "answer");
+	assert_string_equal(story(r), "");
+	feed_call(r);
+	r->ts_ns += NS_PER_S;
+	for (int i = 0; i < 4; i++) { /* but it is this connection after all */
+		feed_loose(r, SSLC_DIR_OUT, 6 + 2 * (uint64_t)i, "xy");
+		feed_wire(r, 1, SSLC_DIR_OUT, 23, 2 + 17);
+		feed_wire(r, 1, SSLC_DIR_IN, 23, 1 + 17);
+		feed_loose(r, SSLC_DIR_IN, 22 + (uint64_t)i, "z");
+		feed_call(r);
+	}
+	assert_non_null(
+		strstr(story(r), "c2s@8:someone else's! s2c@0:answer! s2c@6:xy! c2s@22:z!"));
+	rig_free(r);
+}
+
+static void test_held_bytes_that_expired_are_a_gap_when_matched(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_open(r, 1, SERVER, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	feed_loose(r, SSLC_DIR_IN, 0, "before");
+	feed_call(r);
+	r->ts_ns += (FLOW_HELD_MS + 1000) * NS_PER_MS;
+	flows_tick(r->flows, r->ts_ns, WALL_NS);
+	for (unsigned i = 0; i < 2; i++) {
+		feed_wire(r, 1, SSLC_DIR_IN, 23, 5 + 17);
+		feed_loose(r, SSLC_DIR_IN, 6 + 5 * i, "hello");
+		feed_call(r);
+		feed_loose(r, SSLC_DIR_OUT, 3 * i, "yes");
+		feed_wire(r, 1, SSLC_DIR_OUT, 23, 3 + 17);
+	}
+	assert_string_equal(story(r),
+			    "open1 gap-c2s@0+6 c2s@6:hello! s2c@0:yes! c2s@11:hello! s2c@3:yes!");
+	rig_free(r);
+}
+
+static void test_the_kernel_goes_on_where_the_match_stopped(void **state)
+{
+	struct rig *r = rig_candidate(NULL, EXACT_ISN);
+	struct sslc_ev_bind bind = {
+		.ev = {SSLC_EV_BIND, sizeof(bind), 0, 1}, .conn = conn_a, .pos = {5, 0}};
+
+	(void)state;
+	feed_call(r);
+	assert_string_equal(story(r), "open1 c2s@0:hello!");
+	bind.ev.ts_ns = r->ts_ns++;
+	feed(r, &bind, sizeof(bind));
+	feed_data(r, 1, SSLC_DIR_IN, 0, "more");
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "answer");
+	assert_string_equal(story(r), "c2s@5:more! s2c@0:answer!");
+	rig_free(r);
+}
+
+static void test_the_kernel_takes_a_connection_from_a_wrong_object(void **state)
+{
+	uint64_t before = counter_named("flow_bindings_contradicted");
+	struct rig *r = rig_candidate(NULL, EXACT_ISN);
+
+	(void)state;
+	feed_call(r);
+	feed_bytes(r, 1, &conn_b, SSLC_DIR_IN, 0, "exact", 5, SSLC_DATA_END);
+	feed_loose(r, SSLC_DIR_IN, 5, "wrong");
+	assert_string_equal(story(r), "open1 c2s@0:hello! c2s@5:exact!");
+	assert_int_equal(counter_named("flow_bindings_contradicted"), before + 1);
+	rig_free(r);
+}
+
+static void test_a_gap_of_a_candidate_makes_it_exact(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_open(r, 1, SERVER, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	feed_gap(r, 1, SSLC_DIR_OUT, 0, 1000);
+	feed_data(r, 1, SSLC_DIR_OUT, 1000, "rest");
+	assert_string_equal(story(r), "open1 gap-s2c@0+1000 s2c@1000:rest!");
+	rig_free(r);
+}
+
+static void test_operations_of_unannounced_connections_bind_nothing(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_handshake(r, 9);
+	feed_wire(r, 9, SSLC_DIR_IN, 23, 22);
+	feed_loose(r, SSLC_DIR_IN, 0, "hello");
+	feed_call(r);
+	feed_open(r, 1, SERVER, EXACT_ISN); /* exact: not to be had either */
+	feed_wire(r, 1, SSLC_DIR_IN, 23, 22);
+	assert_string_equal(story(r), "open1");
+	rig_free(r);
+}
+
+static void test_broken_wire_events_are_counted(void **state)
+{
+	uint64_t before = counter_named("flow_events_malformed");
+	struct rig *r = rig_with(NULL);
+	struct sslc_ev_wire ev = {.ev = {SSLC_EV_WIRE, sizeof(ev), NOW_NS, 1}};
+
+	(void)state;
+	ev.n_rec = SSLC_WIRE_RECORDS + 1;
+	feed(r, &ev, sizeof(ev));
+	ev.n_rec = 0;
+	ev.dir = 2;
+	feed(r, &ev, sizeof(ev));
+	ev.dir = 0;
+	ev.ev.flow = 0;
+	feed(r, &ev, sizeof(ev));
+	ev.ev.size = sizeof(struct sslc_event);
+	feed(r, &ev, sizeof(struct sslc_event));
+	ev.ev.type = SSLC_EV_CALL;
+	feed(r, &ev, sizeof(struct sslc_event));
+	assert_int_equal(counter_named("flow_events_malformed"), before + 5);
+	rig_free(r);
+}
+
+static void test_a_candidate_has_an_account_and_nothing_else(void **state)
+{
+	struct rig *r = rig_accounting(NULL);
+
+	(void)state;
+	feed_open(r, 1, CLIENT, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	assert_account(FLOW_UNMATCHED, CONF_UNKNOWN, 0);
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	feed_sock(r, 1, SSLC_SOCK_EOF);
+	feed_sock(r, 1, SSLC_SOCK_CLOSED);
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_int_equal(acc.ended, 1);
+	assert_account(FLOW_UNMATCHED, CONF_UNKNOWN, 0);
+	assert_string_equal(story(r), "");
+	assert_int_equal(r->n_skipped, 0);
+	rig_free(r);
+
+	r = rig_accounting("port 1");
+	feed_open(r, 1, CLIENT, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	assert_account(FLOW_FILTERED, CONF_UNKNOWN, 0);
+	rig_free(r);
+}
+
+static void test_account_of_a_candidate_that_is_bound_later(void **state)
+{
+	struct rig *r = rig_accounting(NULL);
+
+	(void)state;
+	feed_open(r, 1, CLIENT, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	assert_int_equal(acc.opened, 1);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "hello");
+	assert_int_equal(acc.opened, 2);
+	flows_each(r->flows, on_listed, &acc);
+	assert_account(FLOW_MIRRORED, CONF_EXACT, 5);
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_int_equal(acc.ended, 1);
+	assert_account(FLOW_MIRRORED, CONF_EXACT, 5);
+	rig_free(r);
+}
+
+/* --- before TLS ---------------------------------------------------------------------------------
+ */
+
+static void feed_pop3(struct rig *r, uint64_t flow)
+{
+	feed_clear(r, flow, SSLC_DIR_IN, 0, "+OK hi\n", 7);
+	feed_clear(r, flow, SSLC_DIR_OUT, 0, "STLS\n", 5);
+	feed_clear(r, flow, SSLC_DIR_IN, 7, "+OK go\n", 7);
+}
+
+static void test_what_was_said_before_tls_goes_first(void **state)
+{
+	static const char stitched[] =
+		"open1 s2c@0:+OK hi\n! c2s@0:USER! gap-c2s@4+3 c2s@7:x! s2c@7:+OK!";
+	static const char inner[] = "open1 c2s@0:USER! gap-c2s@4+3 c2s@7:x! s2c@0:+OK!";
+	static const char kept[] = "open1 s2c@0:+OK hi\n! c2s@0:STLS\n! s2c@7:+OK go\n! "
+				   "c2s@5:USER! gap-c2s@9+3 c2s@12:x! s2c@14:+OK!";
+	static const char *const stories[] = {stitched, inner, kept};
+	static const unsigned bytes[] = {7, 0, 19};
+
+	(void)state;
+	for (unsigned mode = PRELUDE_STITCH; mode <= PRELUDE_KEEP; mode++) {
+		struct rig *r = rig_for(NULL, (enum prelude_mode)mode);
+		uint64_t before = counter_named("flow_bytes_prelude");
+
+		feed_pop3(r, 1);
+		assert_string_equal(story(r), "");
+		feed_open(r, 1, CLIENT, EXACT_ISN);
+		feed_data(r, 1, SSLC_DIR_OUT, 0, "USER");
+		feed_data(r, 1, SSLC_DIR_OUT, 7,
+			  "x"); /* the source counts from the first byte inside */
+		feed_data(r, 1, SSLC_DIR_IN, 0, "+OK");
+		assert_string_equal(story(r), stories[mode]);
+		assert_int_equal(counter_named("flow_bytes_prelude") - before, bytes[mode]);
+		rig_free(r);
+	}
+}
+
+static void test_prelude_has_its_own_times(void **state)
+{
+	struct rig *r = rig_for(NULL, PRELUDE_KEEP);
+
+	(void)state;
+	feed_pop3(r, 1);
+	feed_open(r, 1, SERVER, EXACT_ISN);
+	drain(r);
+	assert_int_equal(r->n_told, 4);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(r->told[i + 1].data.ts_ns, NOW_NS + i + WALL_NS);
+	assert_int_equal(r->told[1].data.dir, FLOW_C2S); /* what a server receives */
+	rig_free(r);
+}
+
+static void test_prelude_of_an_unwanted_flow_is_dropped(void **state)
+{
+	struct rig *r = rig_with("not port 443");
+	uint64_t filtered = counter_named("flow_bytes_filtered");
+
+	(void)state;
+	feed_pop3(r, 1);
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "USER");
+	assert_string_equal(story(r), "");
+	assert_int_equal(counter_named("flow_bytes_filtered") - filtered, 19 + 4);
+	assert_int_equal(counter_named("flow_bytes_prelude_held"), 0);
+	rig_free(r);
+}
+
+static void test_second_end_drops_its_prelude_too(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	struct sslc_ev_open ev = an_open(r, 1, CLIENT, EXACT_ISN), other = other_end(ev, 2);
+
+	(void)state;
+	feed_pop3(r, 1);
+	feed_pop3(r, 2);
+	feed(r, &ev, sizeof(ev));
+	feed(r, &other, sizeof(other));
+	assert_string_equal(story(r), "open1 s2c@0:+OK hi\n!");
+	assert_int_equal(counter_named("flow_bytes_prelude_held"), 0);
+	rig_free(r);
+}
+
+static void test_plain_connection_is_forgotten_at_its_end(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_pop3(r, 1);
+	assert_int_equal(counter_named("flow_bytes_prelude_held"), 19);
+	feed_sock(r, 1, SSLC_SOCK_DESTROYED);
+	assert_int_equal(counter_named("flow_bytes_prelude_held"), 0);
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	assert_string_equal(story(r), "open1");
+	rig_free(r);
+}
+
+static void test_prelude_waits_until_a_candidate_is_bound(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_pop3(r, 1);
+	feed_open(r, 1, CLIENT, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	assert_string_equal(story(r), "");
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "USER");
+	assert_string_equal(story(r), "open1 s2c@0:+OK hi\n! c2s@0:USER!");
+	rig_free(r);
+}
+
+static void test_clear_bytes_after_tls_began_are_counted(void **state)
+{
+	struct rig *r = rig_open(CLIENT);
+	uint64_t late = counter_named("flow_bytes_lost_late"),
+		 bad = counter_named("flow_events_malformed");
+
+	(void)state;
+	feed_clear(r, 1, SSLC_DIR_OUT, 0, "x", 1);
+	assert_string_equal(story(r), "");
+	assert_int_equal(counter_named("flow_bytes_lost_late") - late, 1);
+	feed_clear(r, 0, SSLC_DIR_OUT, 0, "x", 1);
+	assert_int_equal(counter_named("flow_events_malformed") - bad, 1);
+	rig_free(r);
+}
+
+static void feed_mysql(struct rig *r)
+{
+	static const char greeting[] = "\x20\0\0\0\x0a"
+				       "5.7.1\0"
+				       "\x01\0\0\0saltsalt\0\xff\xff\x21\x02\0rest...";
+	static const char request[] =
+		"\x20\0\0\x01\x05\xae\x3f\0\0\0\0\x01\x21......................";
+
+	feed_clear(r, 1, SSLC_DIR_IN, 0, greeting, sizeof(greeting) - 1);
+	feed_clear(r, 1, SSLC_DIR_OUT, 0, request, sizeof(request));
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+}
+
+static void test_mysql_inside_goes_on_where_the_greeting_ends(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_mysql(r);
+	feed_bytes(r, 1, &conn_a, SSLC_DIR_OUT, 0, "\x05\0\0\x02\x01\xff\x03\x04u", 9, 0);
+	feed_bytes(r, 1, &conn_a, SSLC_DIR_IN, 0, "\x01\0\0\x03\0", 5, 0);
+	feed_bytes(r, 1, &conn_a, SSLC_DIR_OUT, 9, "\x01\0\0\0\x0e", 5, 0);
+	drain(r);
+	assert_int_equal(r->n_told, 5);
+	assert_memory_equal(r->told[2].raw, "\x05\0\0\x01\x01\xf7\x03\x04u", 9);
+	assert_memory_equal(r->told[3].raw, "\x01\0\0\x02\0", 5);
+	assert_memory_equal(r->told[4].raw, "\x01\0\0\0\x0e", 5);
+	rig_free(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1117,6 +1965,42 @@ int main(void)
 		cmocka_unit_test(test_malformed_events_are_counted_and_ignored),
 		cmocka_unit_test(test_events_of_unknown_flows_tell_nothing),
 		cmocka_unit_test(test_free_with_open_flows_and_held_bytes_leaks_nothing),
+		cmocka_unit_test(test_accepted_early_bytes_come_first_and_once),
+		cmocka_unit_test(test_rejected_early_bytes_are_not_told_and_leave_no_hole),
+		cmocka_unit_test(test_early_rejection_before_the_handshake_is_over_is_not_final),
+		cmocka_unit_test(test_early_bytes_of_a_client_that_never_asks),
+		cmocka_unit_test(test_early_bytes_are_told_before_an_end),
+		cmocka_unit_test(test_early_bytes_may_wait_for_their_connection_first),
+		cmocka_unit_test(test_early_bytes_lost_in_the_kernel_are_a_gap_when_accepted),
+		cmocka_unit_test(test_early_bytes_beyond_what_is_held_are_a_gap_when_accepted),
+		cmocka_unit_test(test_bytes_that_only_the_kernel_saw_are_a_gap_of_their_size),
+		cmocka_unit_test(test_gap_in_an_impossible_place_is_counted_and_not_told),
+		cmocka_unit_test(test_account_of_a_flow_counts_what_was_told),
+		cmocka_unit_test(test_account_of_a_flow_left_out_says_why),
+		cmocka_unit_test(test_account_of_an_inferred_role_and_of_a_late_start),
+		cmocka_unit_test(test_account_of_bytes_that_found_no_flow),
+		cmocka_unit_test(test_a_matched_connection_is_told_with_what_was_held),
+		cmocka_unit_test(test_a_matched_connection_with_an_inferred_role_says_so),
+		cmocka_unit_test(test_the_ends_of_a_candidate_are_told_after_its_bytes),
+		cmocka_unit_test(test_a_candidate_without_an_object_is_counted),
+		cmocka_unit_test(test_the_filter_judges_a_candidate_when_it_is_matched),
+		cmocka_unit_test(test_bytes_that_refute_a_match_are_not_told),
+		cmocka_unit_test(test_held_bytes_that_expired_are_a_gap_when_matched),
+		cmocka_unit_test(test_the_kernel_goes_on_where_the_match_stopped),
+		cmocka_unit_test(test_the_kernel_takes_a_connection_from_a_wrong_object),
+		cmocka_unit_test(test_a_gap_of_a_candidate_makes_it_exact),
+		cmocka_unit_test(test_operations_of_unannounced_connections_bind_nothing),
+		cmocka_unit_test(test_broken_wire_events_are_counted),
+		cmocka_unit_test(test_a_candidate_has_an_account_and_nothing_else),
+		cmocka_unit_test(test_account_of_a_candidate_that_is_bound_later),
+		cmocka_unit_test(test_what_was_said_before_tls_goes_first),
+		cmocka_unit_test(test_prelude_has_its_own_times),
+		cmocka_unit_test(test_prelude_of_an_unwanted_flow_is_dropped),
+		cmocka_unit_test(test_second_end_drops_its_prelude_too),
+		cmocka_unit_test(test_plain_connection_is_forgotten_at_its_end),
+		cmocka_unit_test(test_prelude_waits_until_a_candidate_is_bound),
+		cmocka_unit_test(test_clear_bytes_after_tls_began_are_counted),
+		cmocka_unit_test(test_mysql_inside_goes_on_where_the_greeting_ends),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

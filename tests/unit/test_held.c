@@ -35,13 +35,26 @@ static void on_each(void *ctx, const struct sslc_ev_data *ev)
 			 (unsigned long long)ev->pos, (int)ev->len, (const char *)ev->data);
 }
 
+static struct {
+	uint64_t bytes, calls;
+	struct sslc_conn_id last;
+} told;
+
+static void on_lost(void *ctx, const struct sslc_conn_id *conn, uint64_t bytes)
+{
+	assert_ptr_equal(ctx, &told);
+	told.bytes += bytes;
+	told.calls++;
+	told.last = *conn;
+}
+
 static struct held *make(size_t per_object, size_t total, uint64_t wait_ns)
 {
 	const struct held_limits limits = {
 		.per_object = per_object, .total = total, .wait_ns = wait_ns};
 	struct held *h = NULL;
 
-	assert_int_equal(held_new(&h, &limits), 0);
+	assert_int_equal(held_new(&h, &limits, on_lost, &told), 0);
 	return h;
 }
 
@@ -156,6 +169,21 @@ static void test_bytes_over_the_total_limit_are_counted(void **state)
 	held_free(h);
 }
 
+/* One program whose objects never find a connection must not use up what others wait in. */
+static void test_what_waited_longest_makes_room(void **state)
+{
+	struct held *h = make(1000, 1500, 10);
+	struct sslc_conn_id id = conn_a;
+
+	(void)state;
+	for (int i = 0; i < 20; i++, id.ssl++)
+		put(h, &id, 0, 100, 1);
+	id.ssl--;
+	assert_int_equal(take(h, &id).bytes, 100); /* the last one is there */
+	assert_int_equal(take(h, &conn_a).bytes, 0);
+	held_free(h);
+}
+
 /* Many tiny calls fill the object's memory before its limit of plaintext: what is lost then is
  * counted. */
 static void test_no_byte_is_lost_silently_when_memory_fills(void **state)
@@ -254,14 +282,39 @@ static void test_free_accepts_null_and_forgets_what_waits(void **state)
 	held_free(NULL);
 }
 
+static void test_owner_of_what_is_lost_is_named(void **state)
+{
+	const struct sslc_conn_id a = {.tgid = 1, .ssl = 5}, b = {.tgid = 2, .ssl = 5};
+	struct held *h = make(100, 100000, 10);
+	uint64_t before = counter_named(LOST);
+
+	(void)state;
+	memset(&told, 0, sizeof(told));
+	put(h, &a, 0, 60, 0);
+	put(h, &b, 0, 70, 1);
+	put(h, &b, 70, 31, 1); /* one byte more than one object may hold */
+	assert_int_equal(told.bytes, 31);
+	assert_memory_equal(&told.last, &b, sizeof(b));
+	held_expire(h, 10);
+	assert_int_equal(told.bytes, 31 + 60);
+	assert_memory_equal(&told.last, &a, sizeof(a));
+	held_expire(h, 11);
+	assert_int_equal(told.bytes, 31 + 60 + 70);
+	assert_int_equal(told.calls, 3);
+	assert_int_equal(counter_named(LOST) - before, told.bytes);
+	held_free(h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_owner_of_what_is_lost_is_named),
 		cmocka_unit_test(test_take_hands_out_in_order_and_only_once),
 		cmocka_unit_test(test_same_pointer_in_two_processes_is_two_objects),
 		cmocka_unit_test(test_every_length_survives_padding),
 		cmocka_unit_test(test_bytes_over_the_object_limit_are_counted),
 		cmocka_unit_test(test_bytes_over_the_total_limit_are_counted),
+		cmocka_unit_test(test_what_waited_longest_makes_room),
 		cmocka_unit_test(test_no_byte_is_lost_silently_when_memory_fills),
 		cmocka_unit_test(test_no_tiny_byte_is_lost_silently_when_memory_fills),
 		cmocka_unit_test(test_total_limit_covers_headers),

@@ -78,8 +78,8 @@ static void assert_refused(const char *line, const char *yaml, const char *reaso
 
 static void describe(const struct options *o, char *out, size_t size)
 {
-	static const char *const modes[] = {"agent", "alone", "collector", "enroll",
-					    "token", "help",  "version"};
+	static const char *const modes[] = {"agent", "alone",    "collector", "enroll",
+					    "token", "coverage", "help",      "version"};
 	size_t n = (size_t)snprintf(out, size, "%s", modes[o->mode]);
 
 #define SHOW(fmt, member, deflt)                                                                   \
@@ -93,6 +93,9 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%s", listen_addr, NULL);
 	if (o->state_dir && strcmp(o->state_dir, "/var/lib/sslcollector") != 0)
 		n += (size_t)snprintf(out + n, size - n, " state_dir=%s", o->state_dir);
+	if (o->run_dir && strcmp(o->run_dir, "/run/sslcollector") != 0)
+		n += (size_t)snprintf(out + n, size - n, " run_dir=%s", o->run_dir);
+	SHOW("%d", json, false);
 	SHOW("%s", ca, NULL);
 	SHOW("%s", cert, NULL);
 	SHOW("%s", key, NULL);
@@ -101,6 +104,8 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%zu", queue_bytes, 67108864);
 	SHOW("%zu", ring_bytes, 67108864);
 	SHOW("%d", flow_hook, FLOW_HOOK_AUTO);
+	SHOW("%d", starttls, PRELUDE_STITCH);
+	SHOW("%d", outer_tls, false);
 	SHOW("%u", token_ttl_s, 3600);
 	SHOW("%d", verbose, false);
 #undef SHOW
@@ -182,6 +187,26 @@ static void test_the_flow_hook_has_four_names(void **state)
 	assert_refused("token|--flow-hook|auto", NULL, "--flow-hook: has no meaning with token");
 }
 
+static void test_what_stands_around_tls_has_its_words(void **state)
+{
+	_Static_assert(PRELUDE_INNER == 1 && PRELUDE_KEEP == 2, "the numbers below");
+
+	(void)state;
+	assert_taken("-I|e|--starttls|stitch|--tls-in-tls|peel", NULL, "alone iface=e text:-");
+	assert_taken("-I|e|--starttls=inner", "tls-in-tls: outer\n",
+		     "alone iface=e starttls=1 outer_tls=1 text:-");
+	assert_taken("-I|e|-t|h|--tls-in-tls|outer", "starttls: keep\n",
+		     "agent iface=e host=h starttls=2 outer_tls=1");
+	assert_taken("-I|e|--starttls|stitch", "starttls: keep\n", "alone iface=e text:-");
+	assert_refused("-I|e|--starttls|join", NULL,
+		       "--starttls: join: must be one of stitch, inner, keep (");
+	assert_refused("-I|e", "tls-in-tls: inner\n",
+		       "test.yaml: tls-in-tls: inner: must be one of peel, outer");
+	assert_refused("-C|--print|--starttls|keep", NULL, "--starttls: has no meaning with -C");
+	assert_refused("-C|--print|--tls-in-tls|peel", NULL,
+		       "--tls-in-tls: has no meaning with -C");
+}
+
 /* Captures what the help says; it begins a line of its own for each option that has one. */
 static void test_the_help_lists_the_options(void **state)
 {
@@ -229,6 +254,14 @@ static void test_subcommands_are_for_people(void **state)
 	assert_refused("token|--expires|31d", NULL, "--expires: 31d: must be 1s to 30d");
 	assert_refused("token|--expires|1w", NULL, "--expires: 1w: a duration");
 	assert_refused("token|--expires|0", NULL, "must be 1s");
+	assert_taken("coverage", NULL, "coverage");
+	assert_taken("coverage|--json|--run-dir|/r", NULL, "coverage run_dir=/r json=1");
+	assert_taken("coverage", "run-dir: /r\ninterface: any\nto: h\n", "coverage run_dir=/r");
+	assert_taken("-I|e|--run-dir|/r", NULL, "alone iface=e run_dir=/r text:-");
+	assert_refused("coverage|x", NULL, "coverage: takes no further word, but got x");
+	assert_refused("coverage|-I|e", NULL, "-I: has no meaning with coverage");
+	assert_refused("-I|e|--json", NULL, "--json: has no meaning with -I without -t");
+	assert_refused("-C|--print|--run-dir|/r", NULL, "--run-dir: has no meaning with -C");
 }
 
 static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
@@ -429,7 +462,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 20); /* as many keys as the parser knows */
+	assert_int_equal(n, 22); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)
@@ -456,6 +489,7 @@ int main(void)
 		cmocka_unit_test(test_the_spellings_choose_the_mode),
 		cmocka_unit_test(test_values_are_read),
 		cmocka_unit_test(test_the_flow_hook_has_four_names),
+		cmocka_unit_test(test_what_stands_around_tls_has_its_words),
 		cmocka_unit_test(test_the_help_lists_the_options),
 		cmocka_unit_test(test_subcommands_are_for_people),
 		cmocka_unit_test(test_wrong_usage_is_one_line_that_says_what_to_do),

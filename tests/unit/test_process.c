@@ -12,11 +12,14 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -212,6 +215,123 @@ static void test_ipv6_listener_takes_clients_of_both_families(void **state)
 	close(fd);
 }
 
+static void test_stat_tells_name_and_start(void **state)
+{
+	struct process_stat st, parent;
+
+	(void)state;
+	assert_true(process_stat((unsigned)getpid(), &st));
+	assert_string_equal(st.comm, "test_process");
+	assert_false(st.is_kernel);
+	assert_true(process_stat(1, &parent));
+	assert_true(parent.start_ticks <= st.start_ticks);
+	assert_false(process_stat(gone_pid(), &st));
+	assert_false(process_stat(0, &st));
+}
+
+/* A child with that name, waiting; the caller kills it. */
+static pid_t child_named(const char *name)
+{
+	int ready[2];
+	char c;
+	pid_t pid;
+
+	assert_int_equal(pipe(ready), 0);
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_NAME, name);
+		(void)!write(ready[1], "", 1);
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(read(ready[0], &c, 1), 1);
+	close(ready[0]);
+	close(ready[1]);
+	return pid;
+}
+
+static void test_stat_is_not_led_astray_by_a_name(void **state)
+{
+	static const char *const names[] = {") R 1 2 3 4", "(((", ") Z (", "a b\nc", ""};
+	struct process_stat own, st;
+
+	(void)state;
+	assert_true(process_stat((unsigned)getpid(), &own));
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		pid_t pid = child_named(names[i]);
+		bool ok = process_stat((unsigned)pid, &st);
+
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		assert_true(ok);
+		assert_string_equal(st.comm, names[i]);
+		assert_true(st.start_ticks >= own.start_ticks &&
+			    st.start_ticks < own.start_ticks + 6000);
+	}
+}
+
+static void test_stat_of_a_zombie_is_none(void **state)
+{
+	siginfo_t info;
+	struct process_stat st;
+	pid_t pid = fork();
+
+	(void)state;
+	if (!pid)
+		_exit(0);
+	assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+	assert_false(process_stat((unsigned)pid, &st));
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+static void test_ticks_are_what_proc_says(void **state)
+{
+	(void)state;
+	assert_int_equal(process_ticks(0), 0);
+	assert_int_equal(process_ticks(1999999999), 199); /* USER_HZ is 100 everywhere */
+	assert_int_equal(process_ticks(12345678901234), 1234567);
+}
+
+struct sought {
+	struct stat st;
+	unsigned n_found, n_named;
+};
+
+static void on_mapped(void *ctx, const struct process_file *f)
+{
+	struct sought *s = ctx;
+
+	s->n_found += f->dev == s->st.st_dev && f->ino == s->st.st_ino;
+	s->n_named += strstr(f->path, "/test_process") != NULL;
+}
+
+static void test_files_are_those_that_are_executed(void **state)
+{
+	struct sought s = {.n_found = 0};
+
+	(void)state;
+	assert_int_equal(stat("/proc/self/exe", &s.st), 0);
+	assert_true(process_files((unsigned)getpid(), on_mapped, &s));
+	assert_true(s.n_found >= 1);
+	assert_int_equal(s.n_named, s.n_found);
+	assert_false(process_files(gone_pid(), on_mapped, &s));
+}
+
+static void on_pid(void *ctx, unsigned pid)
+{
+	if (pid == (unsigned)getpid())
+		++*(unsigned *)ctx;
+}
+
+static void test_each_process_is_named_once(void **state)
+{
+	unsigned n = 0;
+
+	(void)state;
+	assert_int_equal(process_each(on_pid, &n), 0);
+	assert_int_equal(n, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -222,6 +342,12 @@ int main(void)
 		cmocka_unit_test(test_listener_is_seen_only_while_it_listens),
 		cmocka_unit_test(test_established_socket_is_no_listener),
 		cmocka_unit_test(test_ipv6_listener_takes_clients_of_both_families),
+		cmocka_unit_test(test_stat_tells_name_and_start),
+		cmocka_unit_test(test_stat_is_not_led_astray_by_a_name),
+		cmocka_unit_test(test_stat_of_a_zombie_is_none),
+		cmocka_unit_test(test_ticks_are_what_proc_says),
+		cmocka_unit_test(test_files_are_those_that_are_executed),
+		cmocka_unit_test(test_each_process_is_named_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

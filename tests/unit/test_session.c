@@ -525,6 +525,7 @@ static void test_stale_tuple_is_reset_before_the_new_syn(void **state)
 	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(2, 2, 5000);
 
 	(void)state;
+	n.captured_end = FLOW_C2S; /* the client's host: the same network as the server's */
 	put_open(r, r->a, &m);
 	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0 + 50);
 	put_open(r, r->b, &n);
@@ -1016,6 +1017,38 @@ static void storm_frame(struct rig *r, struct session_origin *o, uint64_t *pos, 
 	}
 }
 
+static void test_one_tuple_in_several_networks_is_told_apart_by_vlan(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(2, 2, 5000),
+			       o = a_flow(3, 3, 5000), late = a_flow(4, 4, 5000);
+
+	(void)state;
+	m.netns = 7;
+	n.netns = 8; /* another namespace of the same host */
+	put_open(r, r->a, &m);
+	put_open(r, r->a, &n);
+	put_open(r, r->b, &o); /* another host with the same end */
+	put_data(r, r->a, 1, FLOW_C2S, 0, 100, T0);
+	assert_int_equal(r->capture.check.last->vlan, 0);
+	put_data(r, r->a, 2, FLOW_C2S, 0, 100, T0);
+	assert_int_equal(r->capture.check.last->vlan, 1);
+	put_data(r, r->b, 3, FLOW_C2S, 0, 100, T0);
+	assert_int_equal(r->capture.check.last->vlan, 2);
+	put_data(r, r->a, 1, FLOW_C2S, 100, 100, T0);
+	assert_int_equal(r->capture.check.last->vlan, 0);
+	assert_int_equal(check_open_flows(&r->capture.check), 3);
+	assert_int_equal(grown(r, "session_tuple_lanes"), 2);
+	assert_int_equal(grown(r, "session_tuple_conflicts"), 0);
+	late.netns = 7; /* the first one's end was lost: same place, same tuple */
+	put_open(r, r->a, &late);
+	put_data(r, r->a, 4, FLOW_C2S, 0, 100, T0);
+	assert_int_equal(r->capture.check.last->vlan, 0);
+	assert_int_equal(grown(r, "session_tuple_conflicts"), 1);
+	assert_int_equal(check_open_flows(&r->capture.check), 3);
+	rig_free(r);
+}
+
 static void test_storms_of_frames_always_give_valid_packets(void **state)
 {
 	(void)state;
@@ -1067,6 +1100,7 @@ int main(void)
 		cmocka_unit_test(test_unknown_and_closed_flows_are_counted),
 		cmocka_unit_test(test_bytes_after_the_fin_are_counted),
 		cmocka_unit_test(test_stale_tuple_is_reset_before_the_new_syn),
+		cmocka_unit_test(test_one_tuple_in_several_networks_is_told_apart_by_vlan),
 		cmocka_unit_test(test_swapped_roles_collide),
 		cmocka_unit_test(test_tuple_is_free_after_the_close),
 		cmocka_unit_test(test_other_end_is_on_standby),

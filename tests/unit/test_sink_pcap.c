@@ -34,6 +34,7 @@ static struct frame_flow_open an_open(void)
 {
 	return (struct frame_flow_open){
 		.flow = 77,
+		.confidence = CONF_MATCHED,
 		.family = 4,
 		.pid = 1234,
 		.comm = span_str("ng inx\\"),
@@ -206,8 +207,10 @@ static void test_pcapng_names_process_and_writer(void **state)
 	sink_pcap_ops.packet(s, frame(2, 63), TS, NULL, true); /* nothing known about it */
 	sink_pcap_ops.close(s);
 	option_of(path, 6, 0, 1, text, sizeof(text));
-	assert_string_equal(text, "pid=1234 comm=ng\\x20inx\\x5c "
-				  "exe=/usr/sbin/\\x1b[2Jnginx\\x0a\\xff host=web\\x201 flow=77");
+	assert_string_equal(
+		text,
+		"pid=1234 comm=ng\\x20inx\\x5c "
+		"exe=/usr/sbin/\\x1b[2Jnginx\\x0a\\xff host=web\\x201 flow=77 confidence=matched");
 	option_of(path, 6, 1, 1, text, sizeof(text));
 	assert_string_equal(text, "");
 	option_of(path, 6, 2, 1, text, sizeof(text));

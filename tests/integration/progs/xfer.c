@@ -2,6 +2,7 @@
 /*
  * xfer: one TLS connection, both directions at once, with the difficult ways to call the library.
  * xfer server|client ADDR PORT CERT KEY SENDSPEC RECVTOTAL [nonblock] [partial] [ex] [tiny] [tls12]
+ * [pauseMS: wait before the connection is used first]
  * SENDSPEC: SIZE[xCOUNT],…  one SSL_write for each. Prints "sent N SHA256", "got N SHA256", "port
  * P" and how often a call had to be repeated. Counts only what the library says it took.
  */
@@ -28,6 +29,7 @@ struct job {
 static bool opt_nonblock, opt_partial, opt_ex, opt_tiny, opt_tls12, is_server;
 static struct job jobs[64];
 static size_t n_jobs, n_retries, n_partial;
+static unsigned opt_pause_ms;
 static uint64_t prng = 88172645463325252ull;
 
 static void die(const char *what)
@@ -292,6 +294,8 @@ static void options(int argc, char **argv)
 		opt_ex |= !strcmp(argv[i], "ex");
 		opt_tiny |= !strcmp(argv[i], "tiny");
 		opt_tls12 |= !strcmp(argv[i], "tls12");
+		if (!strncmp(argv[i], "pause", 5))
+			opt_pause_ms = (unsigned)atoi(argv[i] + 5);
 	}
 }
 
@@ -324,6 +328,7 @@ int main(int argc, char **argv)
 		prng ^= 0x9e3779b97f4a7c15ull;
 	EVP_DigestInit_ex(sent.md, EVP_sha256(), NULL);
 	EVP_DigestInit_ex(got.md, EVP_sha256(), NULL);
+	usleep(opt_pause_ms * 1000);
 	fd = tcp_open(argv[2], atoi(argv[3]));
 	ssl = tls_open(fd, argv[4], argv[5]);
 	if (opt_nonblock) {

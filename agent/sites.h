@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sites: where to probe a file, and what a hit there means. One finder for each family of TLS
+ * libraries; input is foreign: any file, possibly broken.
+ */
+#ifndef SSLC_AGENT_SITES_H
+#define SSLC_AGENT_SITES_H
+
+#include <linux/types.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "event.h"
+
+/* site.at, or'ed */
+#define SITE_ENTRY  1u /* here the call's arguments are where the calling convention puts them */
+#define SITE_RETURN 2u /* a return probe on the function that begins here */
+#define SITE_EXIT   4u /* an instruction that each way out passes, with the result in its place */
+
+struct site {
+	uint64_t offset; /* in the file */
+	enum sslc_call call;
+	unsigned at;
+};
+
+/* sites.families, or'ed: whose functions were found */
+#define SITES_OPENSSL 1u /* or its kin: BoringSSL, LibreSSL */
+#define SITES_GNUTLS  2u
+#define SITES_GO      4u
+#define SITES_NSS     8u
+
+struct sites {          /* grows; start from {0} */
+	struct site *v; /* owned */
+	size_t n;
+	size_t movers;       /* functions among them that move plaintext */
+	unsigned families;   /* of those */
+	const char *why_not; /* static text: TLS code that will not be mirrored; NULL: none seen */
+};
+
+/* A function by its name, as a finder's table lists it. */
+struct site_symbol {
+	const char *name;
+	enum sslc_call call;
+};
+
+/**
+ * All finders on one file. Returns the number of functions found that move plaintext (0: none of
+ * ours), -ENOEXEC for a broken file, -ENOMEM. What was found is in *out even then: sites_fini() it.
+ */
+int sites_find(int fd, struct sites *out) __attribute__((warn_unused_result));
+void sites_fini(struct sites *s);
+
+/* For finders. */
+
+/** Add one place. Entry sites of calls that move plaintext count as movers. 0 or -ENOMEM. */
+int sites_add(struct sites *s, uint64_t offset, enum sslc_call call, unsigned at)
+	__attribute__((warn_unused_result));
+#define SITES_SYMBOLS 64 /* names in one finder's table */
+/**
+ * Where the file defines n <= SITES_SYMBOLS symbols: file offsets, 0 for those it does not. Their
+ * number, or -errno.
+ */
+int sites_lookup(int fd, const struct site_symbol table[], size_t n, uint64_t offsets[])
+	__attribute__((warn_unused_result));
+/**
+ * Add, with entry and return, each of n symbols whose offset is not 0; SSLC_CALL_FORGET with its
+ * entry only. 0 or -ENOMEM.
+ */
+int sites_add_found(struct sites *s, const struct site_symbol table[], size_t n,
+		    const uint64_t offsets[]) __attribute__((warn_unused_result));
+/** Both in one: look them up and add what is found. 0 or -errno. */
+int sites_add_symbols(struct sites *s, int fd, const struct site_symbol table[], size_t n)
+	__attribute__((warn_unused_result));
+
+int sites_openssl(int fd, struct sites *out) __attribute__((warn_unused_result));
+int sites_gnutls(int fd, struct sites *out) __attribute__((warn_unused_result));
+int sites_nss(int fd, struct sites *out) __attribute__((warn_unused_result));
+int sites_go(int fd, struct sites *out) __attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * hooks: where the kernel shows what happens to sockets. Operations go to the TLS objects whose
+ * calls they are in, or to wire.bpf.h; changes of state become events.
+ */
+#ifndef SSLC_BPF_HOOKS_H
+#define SSLC_BPF_HOOKS_H
+
+/* The call's own plaintext is another connection's TLS record: TLS inside TLS. */
+static __always_inline bool writes_record(const struct call *call)
+{
+	__u8 h[8] = {};
+
+	return direction(call->kind) == SSLC_DIR_OUT &&
+	       !bpf_probe_read_user(h, TLS_HEADER, (void *)call->buf) && is_record(h);
+}
+
+/*
+ * The objects whose calls the thread is in use this socket: the innermost one, and one around it
+ * when its records are what goes in. 0: none does. Global, for a stack frame of its own.
+ */
+__noinline int bind_calls(__u64 key, __u32 dir, __u32 moved)
+{
+	struct sock *sk = (struct sock *)key;
+	struct calls *cs = calls_here();
+	__u32 top, at = 0, above;
+	bool is_datagram;
+	__u64 ssl;
+
+	if (!cs || !cs->depth || cs->depth > CALL_DEPTH)
+		return 0;
+	is_datagram = is_inet(sk, IPPROTO_UDP);
+	if (!is_datagram && !is_tcp(sk))
+		return 1;
+	top = cs->depth - 1;
+	ssl = cs->v[top & CALL_MASK].ssl;
+#pragma clang loop unroll(disable) /* each round would get stack of its own */
+	for (__u32 i = 0; i < CALL_DEPTH && i <= top; i++) {
+		above = at;
+		at = (top - i) & CALL_MASK;
+		if (i && cs->v[at].ssl != ssl && !writes_record(&cs->v[above]))
+			break;
+		if (is_datagram)
+			bind_datagrams(cs->v[at].ssl);
+		else if (!bind_call(sk, &cs->v[at], dir, moved) && !i)
+			return 0;
+	}
+	return 1;
+}
+
+/* Inside a TLS call the operation names the object's connection; outside, see wire.bpf.h. */
+static __always_inline void on_socket_op(struct sock *sk, enum sslc_dir dir, int ret)
+{
+	struct calls *cs = calls_here();
+	__u64 key;
+
+	/* Global functions take numbers, and the verifier does not let pointers pass for such. */
+	if (bpf_probe_read_kernel(&key, sizeof(key), &sk))
+		return;
+	if (!(cs && cs->depth && bind_calls(key, dir, ret)) && ret > 0)
+		wire_op(key, dir, ret, cs && bpf_ktime_get_ns() - cs->loose_ns < LOOSE_NS);
+}
+
+/* The end of the peer's stream as the process sees it: only then is everything before it read. */
+static __always_inline void on_receive_end(struct sock *sk, int ret, int flags)
+{
+	__u64 key = (__u64)sk;
+	struct sock_info *info;
+
+	if (ret > 0 || flags & MSG_PEEK || ret == -EAGAIN || ret == -EINTR || ret <= -ERESTARTSYS)
+		return;
+	if (!ret && !(BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN))
+		return; /* asked for no bytes */
+	info = bpf_map_lookup_elem(&socks, &key);
+	if (!info || info->eof)
+		return;
+	info->eof = 1;
+	tell_sock(info->flow, ret ? SSLC_SOCK_ERROR : SSLC_SOCK_EOF);
+}
+
+static __always_inline bool in_call(void)
+{
+	struct calls *cs = calls_here();
+
+	return cs && cs->depth;
+}
+
+static __always_inline int on_receive(struct sock *sk, int ret, int flags)
+{
+	if (ret == -EAGAIN && in_call())
+		on_socket_op(sk, SSLC_DIR_IN, 0); /* nothing there, but the object has a socket */
+	else if (ret <= 0)
+		on_receive_end(sk, ret, flags);
+	else if (!(flags & (MSG_PEEK | MSG_ERRQUEUE)) || in_call())
+		on_socket_op(sk, SSLC_DIR_IN, ret);
+	return 0;
+}
+
+static __always_inline int on_send(struct sock *sk, int ret)
+{
+	if (ret > 0)
+		on_socket_op(sk, SSLC_DIR_OUT, ret);
+	return 0;
+}
+
+/*
+ * Three ways to see a socket operation; the agent loads the first that the kernel offers.
+ * 1. Tracepoints of include/trace/events/sock.h, since 6.3.
+ */
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(tp_send, struct sock *sk, int ret, int flags)
+{
+	return on_send(sk, ret);
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(tp_recv, struct sock *sk, int ret, int flags)
+{
+	return on_receive(sk, ret, flags);
+}
+
+/*
+ * 2. Function exits, since 5.5 on x86-64, 6.4 on arm64. tcp_recvmsg() has six parameters
+ * before 5.19, which took `nonblock` away, five after it, and four (no `addr_len`) in 7.x; `flags`
+ * stays before addr_len.
+ */
+SEC("fexit/tcp_sendmsg")
+int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, unsigned long size, int ret)
+{
+	return on_send(sk, ret);
+}
+
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(fexit_recv4, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
+	     int ret)
+{
+	return on_receive(sk, ret, flags);
+}
+
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(fexit_recv5, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
+	     int *addr_len, int ret)
+{
+	return on_receive(sk, ret, flags);
+}
+
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(fexit_recv6, struct sock *sk, struct msghdr *msg, unsigned long len, int nonblock,
+	     int flags, int *addr_len, int ret)
+{
+	return on_receive(sk, ret, flags);
+}
+
+/* 3. Kprobes: the return knows no arguments, so the entry leaves them for it. */
+static __always_inline int remember_op(struct sock *sk, int flags)
+{
+	__u64 tid = bpf_get_current_pid_tgid();
+	struct entered_op op = {.sk = (__u64)sk, .flags = flags};
+
+	bpf_map_update_elem(&entered, &tid, &op, BPF_ANY);
+	return 0;
+}
+
+static __always_inline struct sock *recall_op(int *flags)
+{
+	__u64 tid = bpf_get_current_pid_tgid();
+	struct entered_op *op = bpf_map_lookup_elem(&entered, &tid);
+	struct sock *sk;
+
+	if (!op)
+		return NULL;
+	sk = (struct sock *)op->sk;
+	*flags = op->flags;
+	bpf_map_delete_elem(&entered, &tid);
+	return sk;
+}
+
+SEC("kprobe/tcp_sendmsg")
+int BPF_KPROBE(kprobe_send, struct sock *sk)
+{
+	return remember_op(sk, 0);
+}
+
+SEC("kretprobe/tcp_sendmsg")
+int BPF_KRETPROBE(kretprobe_send, int ret)
+{
+	int flags;
+	struct sock *sk = recall_op(&flags);
+
+	return sk ? on_send(sk, ret) : 0;
+}
+
+SEC("kprobe/tcp_recvmsg")
+int BPF_KPROBE(kprobe_recv, struct sock *sk, void *msg, unsigned long len, int flags)
+{
+	return remember_op(sk, flags);
+}
+
+SEC("kprobe/tcp_recvmsg")
+int BPF_KPROBE(kprobe_recv6, struct sock *sk, void *msg, unsigned long len, int nonblock, int flags)
+{
+	return remember_op(sk, flags);
+}
+
+SEC("kretprobe/tcp_recvmsg")
+int BPF_KRETPROBE(kretprobe_recv, int ret)
+{
+	int flags;
+	struct sock *sk = recall_op(&flags);
+
+	return sk ? on_receive(sk, ret, flags) : 0;
+}
+
+static __always_inline enum sslc_sock_what closed_how(struct sock *sk, int old)
+{
+	int err = BPF_CORE_READ(sk, sk_err);
+
+	/* tcp_reset(): EPIPE when in CLOSE_WAIT, else ECONNRESET */
+	if (err == ECONNRESET || err == EPIPE)
+		return SSLC_SOCK_RST_IN;
+	if (err == ETIMEDOUT)
+		return SSLC_SOCK_TIMEOUT;
+	if (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT)
+		return SSLC_SOCK_RST_OUT; /* tcp_close() with unread data, SO_LINGER 0, abort */
+	return SSLC_SOCK_CLOSED;
+}
+
+static __always_inline void set_state(struct sock *sk, int old, int new)
+{
+	__u64 key = (__u64)sk;
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+
+	if (new == TCP_ESTABLISHED)
+		wire_end(key);
+	if (!info)
+		return;
+	if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
+		tell_sock(info->flow, SSLC_SOCK_LOCAL_FIN);
+	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
+		tell_sock(info->flow, SSLC_SOCK_REMOTE_FIN);
+	else if (new == TCP_CLOSE)
+		tell_sock(info->flow, closed_how(sk, old));
+	else if (new == TCP_ESTABLISHED) /* a new connection: the end of the last one was missed */
+		sock_info_end(key, info);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_set_state, struct sock *sk, int old, int new)
+{
+	set_first_running(FIRST_SET_STATE, 1);
+	set_state(sk, old, new);
+	set_first_running(FIRST_SET_STATE, 0);
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_set_state_nested, struct sock *sk, int old, int new)
+{
+	if (is_first_running(FIRST_SET_STATE))
+		set_state(sk, old, new);
+	return 0;
+}
+
+static __always_inline void destroy(struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+
+	if (info)
+		sock_info_end(key, info);
+	wire_end(key);
+}
+
+/* Fires for every socket once no process can read it any more; since 4.16. */
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(on_destroy_sock, struct sock *sk)
+{
+	set_first_running(FIRST_DESTROY, 1);
+	destroy(sk);
+	set_first_running(FIRST_DESTROY, 0);
+	return 0;
+}
+
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(on_destroy_sock_nested, struct sock *sk)
+{
+	if (is_first_running(FIRST_DESTROY))
+		destroy(sk);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,89 @@
+#!/usr/bin/env -S python3 -B
+# SPDX-License-Identifier: Apache-2.0
+"""OpenSSL as other Debian releases build it, by all ways to call it, byte-exact at both ends. The agent
+finds the functions that all calls go through in each of them."""
+import platform
+import time
+
+from lib_conversations import WAYS, converse, judge
+from lib import PROGS, Skip, check, equal, fact, flows, run, run_cmd, sh
+
+LIB = "usr/lib/x86_64-linux-gnu"
+LOADER = "ld-linux-x86-64.so.2"
+# suite, packages, whether programs need its own C library, ways that it has beside the common ones
+RELEASES = (("bullseye", ("libssl1.1", "libssl-dev"), False, ()),
+            ("trixie", ("libssl3t64", "libc6", "zlib1g", "libzstd1"), True, ("ex2",)),
+            ("forky", ("libssl3t64", "libc6", "zlib1g", "libzstd1"), True, ("ex2",)))
+
+
+def fetch(t, suite, packages):
+    """Unpacked, not installed; apt-get works on lists of its own."""
+    top = t.dir / suite
+    for d in ("state/lists/partial", "cache/archives/partial"):
+        (top / d).mkdir(parents=True)
+    (top / "sources.list").write_text(f"deb [trusted=yes] http://deb.debian.org/debian {suite} main\n")
+    (top / "status").touch()
+    options = [f"-oDir::Etc::sourcelist={top}/sources.list", "-oDir::Etc::sourceparts=-",
+               f"-oDir::State={top}/state", f"-oDir::State::status={top}/status",
+               f"-oDir::Cache={top}/cache", "-oAPT::Sandbox::User=root"]
+    for cmd in (("update",), ("download", *packages)):
+        p = run_cmd("apt-get", "-q", *options, *cmd, timeout=180, cwd=top)
+        if p.returncode:
+            raise Skip(f"no packages of {suite}: {p.stderr.strip()[-200:]}")
+    for deb in top.glob("*.deb"):
+        sh("dpkg-deb", "-x", deb, top / "x", timeout=60)
+    return top / "x"
+
+
+def program(t, suite, top, own_libc):
+    """(command that runs calls.c with this release's library, that library)"""
+    libs = top / LIB
+    ssl = next(libs.glob("libssl.so.?*"))
+    if own_libc:
+        exe = t.compile("calls.c", ("-lssl", "-lcrypto", "-lpthread"))
+        return [libs / LOADER, "--library-path", libs, exe], ssl
+    exe = t.dir / f"calls-{suite}"
+    sh("gcc", "-std=c17", "-D_GNU_SOURCE", "-O2", "-isystem", top / "usr/include", "-isystem",
+       top / "usr/include/x86_64-linux-gnu", "-o", exe, PROGS / "calls.c", f"-L{libs}", "-lssl", "-lcrypto",
+       "-lpthread", timeout=60)
+    return ["env", f"LD_LIBRARY_PATH={libs}", exe], ssl
+
+
+def known(agents, cmd, ssl, t, port):
+    """A library outside of the system's directories gets its probes when somebody has mapped it."""
+    crt, key = t.cert()
+    holder = t.spawn("holder", *cmd, "server", "10.71.1.1", port, crt, key, "plain", ns=t.srv)
+    holder.wait_line("listening", where="out")
+    for a in agents:
+        a.wait_line(rf"probes on .*{ssl.parent.relative_to(t.dir)}/{ssl.name}")
+    return holder
+
+
+def main(t):
+    if platform.machine() != "x86_64":
+        raise Skip("knows the libraries of x86-64 only")
+    libs = [(suite, *program(t, suite, fetch(t, suite, packages), own), more) for suite, packages, own, more in RELEASES]
+    t.lab(sensor=False)
+    agents = [t.alone("-v", "-w", t.dir / "server.pcapng", name="server"),
+              t.alone("-v", "-w", t.dir / "client.pcapng", ns=t.cli, iface="cli0", name="client")]
+    talks = {}
+    for k, (suite, cmd, ssl, more) in enumerate(libs):
+        holder = known(agents, cmd, ssl, t, 7599 + 100 * k)
+        talks[suite] = [c for i, way in enumerate(WAYS + more) for c in converse(t, cmd, 7600 + 100 * k + i, way)]
+        holder.kill()
+    time.sleep(1)
+    for a in agents:
+        internal = a.err().count("OpenSSL: probes on the internal")
+        check(internal >= len(libs), f"{a.name}: only {internal} libraries are probed at their internal functions")
+        t.drain(a)
+    wrong = []
+    for end in ("server", "client"):
+        seen = flows(t.dir / f"{end}.pcapng", sound=False)
+        for suite in talks:
+            wrong += [f"{suite}: {w}" for w in judge(seen, talks[suite], f"{suite}, {end}")]
+    check(not wrong, "\n".join(wrong))
+    equal(len(talks), len(RELEASES), "releases")
+    fact("all exact:", ", ".join(talks))
+
+
+run(main, needs=["gcc", "apt-get", "dpkg-deb"])
