@@ -46,6 +46,7 @@ struct sums {
 	uint64_t flows[FLOW_FATES];
 	uint64_t mirrored[CONFIDENCES], bytes[CONFIDENCES]; /* of FLOW_MIRRORED */
 	uint64_t late;                                      /* of FLOW_UNMATCHED */
+	uint64_t unexplained;                               /* of FLOW_MIRRORED */
 };
 
 struct process {
@@ -416,6 +417,7 @@ static void add(struct sums *s, const struct flow_account *a)
 	if (a->fate == FLOW_MIRRORED) {
 		s->mirrored[conf]++;
 		s->bytes[conf] += a->bytes;
+		s->unexplained += a->is_unexplained;
 	} else if (a->fate == FLOW_UNMATCHED && a->is_late) {
 		s->late++;
 	}
@@ -511,6 +513,7 @@ static struct sums all_of(const struct process *p)
 		s.bytes[i] += p->live.bytes[i];
 	}
 	s.late += p->live.late;
+	s.unexplained += p->live.unexplained;
 	return s;
 }
 
@@ -528,6 +531,7 @@ static enum reason why(const struct coverage *c, const struct process *p, const 
 		.standby = s->flows[FLOW_STANDBY],
 		.unmatched = s->flows[FLOW_UNMATCHED],
 		.unmatched_late = s->late,
+		.unexplained = s->unexplained,
 		.unbound_bytes = p->unbound_bytes,
 	};
 
@@ -593,12 +597,14 @@ static json_t *files_json(const struct process *p)
 
 static json_t *flows_json(const struct sums *s)
 {
-	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "exact", (json_int_t)s->mirrored[CONF_EXACT],
-		"matched", (json_int_t)s->mirrored[CONF_MATCHED], "inferred",
-		(json_int_t)(s->mirrored[CONF_INFERRED] + s->mirrored[CONF_UNKNOWN]), "filtered",
-		(json_int_t)s->flows[FLOW_FILTERED], "standby", (json_int_t)s->flows[FLOW_STANDBY],
-		"missed", (json_int_t)s->flows[FLOW_UNMATCHED], "late", (json_int_t)s->late);
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "exact",
+			 (json_int_t)s->mirrored[CONF_EXACT], "matched",
+			 (json_int_t)s->mirrored[CONF_MATCHED], "inferred",
+			 (json_int_t)(s->mirrored[CONF_INFERRED] + s->mirrored[CONF_UNKNOWN]),
+			 "filtered", (json_int_t)s->flows[FLOW_FILTERED], "standby",
+			 (json_int_t)s->flows[FLOW_STANDBY], "missed",
+			 (json_int_t)s->flows[FLOW_UNMATCHED], "late", (json_int_t)s->late,
+			 "unexplained", (json_int_t)s->unexplained);
 }
 
 static json_t *bytes_json(const struct process *p, const struct sums *s)

@@ -8,8 +8,10 @@
 #include "flow.h"
 
 #include "adjacent.h"
+#include "audit.h"
 #include "base/clock.h"
 #include "base/hmap.h"
+#include "base/log.h"
 #include "base/metrics.h"
 #include "base/queue.h"
 #include "early.h"
@@ -18,6 +20,7 @@
 #include "stitch.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,9 +44,10 @@ static COUNTER_DEFINE(bytes_prelude, "flow_bytes_prelude",
 static COUNTER_DEFINE(
 	bytes_gap, "flow_bytes_gap",
 	"plaintext bytes told as a gap: lost in the kernel, or 0-RTT beyond what is held");
-static COUNTER_DEFINE(bytes_sendfile, "flow_bytes_gap_sendfile",
-		      "plaintext bytes told as a gap: sent by SSL_sendfile() and the like, never in the "
-		      "program's memory");
+static COUNTER_DEFINE(
+	bytes_sendfile, "flow_bytes_gap_sendfile",
+	"plaintext bytes told as a gap: sent by SSL_sendfile() and the like, never in the "
+	"program's memory");
 static COUNTER_DEFINE(bytes_assumed, "flow_bytes_early_assumed",
 		      "0-RTT plaintext bytes passed on without knowing that the server took them");
 static COUNTER_DEFINE(bytes_filtered, "flow_bytes_filtered",
@@ -56,6 +60,14 @@ static COUNTER_DEFINE(bytes_after_end, "flow_bytes_lost_after_end",
 		      "plaintext bytes after the told end");
 static COUNTER_DEFINE(bytes_late, "flow_bytes_lost_late",
 		      "plaintext bytes at a position told already, or impossible");
+static COUNTER_DEFINE(flows_audited, "flow_connections_audited",
+		      "connections whose socket's own byte counts were held against what was "
+		      "captured");
+static COUNTER_DEFINE(flows_missed, "flow_connections_unexplained",
+		      "those whose socket carried more than their TLS calls explain: part of their "
+		      "plaintext was not captured");
+static COUNTER_DEFINE(flows_double, "flow_connections_double",
+		      "those whose TLS calls said more than their socket carried");
 static COUNTER_DEFINE(events_bad, "flow_events_malformed", "malformed events, ignored");
 
 /* A source that jumps further is broken; offsets on the wire never wrap. */
@@ -110,6 +122,8 @@ struct flow {
 	uint32_t tgid;
 	uint8_t confidence; /* enum flow_confidence */
 	bool is_late;
+	struct audit audit[2]; /* by enum sslc_dir */
+	bool is_unexplained;
 	bool is_unwanted; /* CANDIDATE, and the filter would leave it out */
 };
 
@@ -223,6 +237,7 @@ static struct flow_account account_of(const struct flow *f, const char *comm)
 		.fate = f->is_unwanted ? FLOW_FILTERED : fates[f->verdict],
 		.confidence = f->confidence,
 		.is_late = f->is_late,
+		.is_unexplained = f->is_unexplained,
 		.bytes = f->bytes,
 		.comm = comm,
 	};
@@ -498,6 +513,8 @@ static void tell_gap(struct flows *t, struct flow *f, unsigned dir, uint64_t len
 	drop_seam(f);
 	counter_add(why, len);
 	f->off[dir] += len;
+	f->audit[dir].plain += len;
+	f->audit[dir].calls++;
 	ship_gap(t->conf.ship, &m);
 }
 
@@ -535,6 +552,8 @@ static void tell_data(struct flows *t, struct flow *f, const struct sslc_ev_data
 	counter_add(&bytes_out, ev->len);
 	f->off[ev->dir] += ev->len;
 	f->bytes += ev->len;
+	f->audit[ev->dir].plain += ev->len;
+	f->audit[ev->dir].calls += (ev->flags & SSLC_DATA_END) != 0;
 	if (f->seam)
 		tell_seam(t, f, &m);
 	else
@@ -910,6 +929,30 @@ static void on_destroyed(struct flows *t, struct flow *f, uint64_t ts_ns)
 	forget(t, f);
 }
 
+/* Before the end is settled. A connection's second layer is not known here: allowed for. */
+static void audit(struct flow *f, const struct sslc_ev_sock *ev)
+{
+	if (!ev->is_counted || f->verdict != WANTED || f->candidate)
+		return;
+	counter_inc(&flows_audited);
+	for (unsigned dir = 0; dir < 2; dir++) {
+		enum audit_verdict v;
+
+		f->audit[dir].wire = ev->moved[dir];
+		v = audit_judge(&f->audit[dir], 2);
+		f->is_unexplained |= v == AUDIT_MISSED;
+		if (v != AUDIT_FITS)
+			log_debug("flow: process %" PRIu32 ", %s: %" PRIu64 " bytes in %" PRIu64
+				  " calls, the socket carried %" PRIu64,
+				  f->tgid, dir == SSLC_DIR_IN ? "in" : "out", f->audit[dir].plain,
+				  f->audit[dir].calls, f->audit[dir].wire);
+		if (v == AUDIT_DOUBLE)
+			counter_inc(&flows_double);
+	}
+	if (f->is_unexplained)
+		counter_inc(&flows_missed);
+}
+
 static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 {
 	struct flow *f = find(t, ev->ev.flow);
@@ -943,6 +986,7 @@ static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 		hold_end(t, f, ENDING_FIN, ts_ns);
 		break;
 	case SSLC_SOCK_DESTROYED:
+		audit(f, ev);
 		on_destroyed(t, f, ts_ns);
 		break;
 	default:

@@ -32,10 +32,11 @@ enum flow_fate {
 struct flow_account {
 	uint64_t start_ns; /* of the process, as in struct sslc_conn_id */
 	uint32_t tgid;
-	uint8_t fate;       /* enum flow_fate */
-	uint8_t confidence; /* enum flow_confidence */
-	bool is_late;       /* TLS had begun before it was watched */
-	uint64_t bytes;     /* plaintext told so far */
+	uint8_t fate;        /* enum flow_fate */
+	uint8_t confidence;  /* enum flow_confidence */
+	bool is_late;        /* TLS had begun before it was watched */
+	bool is_unexplained; /* its socket carried more than its TLS calls explain: audit.h */
+	uint64_t bytes;      /* plaintext told so far */
 	/* Of the thread that opened it, 16 bytes as the kernel keeps it; only in `opened`, else
 	 * NULL; borrowed. */
 	const char *comm;

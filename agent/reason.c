@@ -45,6 +45,11 @@ static struct row {
 		 "",
 		 {.name = "coverage_processes_unseen_calls",
 		  .help = "processes whose TLS goes past the probed calls of their library"}},
+	[REASON_UNEXPLAINED] = {"unexplained",
+				"its sockets carried more than its TLS calls explain",
+				"",
+				{.name = "coverage_processes_unexplained",
+				 .help = "processes of whose TLS part goes past the probed calls"}},
 	[REASON_JAVA] = {"java",
 			 "Java does TLS in Java, where no probe reaches",
 			 "end TLS in a proxy before it, or use a native TLS provider",
@@ -162,7 +167,7 @@ enum reason reason_of(const struct reason_facts *f)
 	if (f->standby && !f->mirrored)
 		return REASON_STANDBY;
 	if (f->mirrored)
-		return REASON_NONE;
+		return f->unexplained ? REASON_UNEXPLAINED : REASON_NONE;
 	r = reason_of_files(f);
 	return r == REASON_NONE ? REASON_IDLE : r;
 }

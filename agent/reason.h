@@ -19,6 +19,7 @@ enum reason {
 	REASON_ATTACHED_LATE,
 	REASON_HELD_UNBOUND,
 	REASON_UNSEEN_CALLS,
+	REASON_UNEXPLAINED,
 	REASON_JAVA,
 	REASON_GO_UNSUPPORTED,
 	REASON_STATIC_STRIPPED,
@@ -43,6 +44,7 @@ struct reason_facts {
 	/* Connections; each is in one of them. */
 	uint64_t mirrored, filtered, standby, unmatched;
 	uint64_t unmatched_late; /* part of unmatched: TLS had begun before it was watched */
+	uint64_t unexplained;    /* part of mirrored: sockets that carried more than was captured */
 	uint64_t unbound_bytes;  /* plaintext seen whose connection was not found */
 };
 

@@ -225,6 +225,12 @@ static __always_inline enum sslc_sock_what closed_how(struct sock *sk, int old)
 	return SSLC_SOCK_CLOSED;
 }
 
+static __always_inline void tell_closed(struct sock *sk, struct sock_info *info, int old)
+{
+	count_closed(info, sk);
+	tell_sock(info->flow, closed_how(sk, old));
+}
+
 static __always_inline void set_state(struct sock *sk, int old, int new)
 {
 	__u64 key = (__u64)sk;
@@ -239,9 +245,9 @@ static __always_inline void set_state(struct sock *sk, int old, int new)
 	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
 		tell_sock(info->flow, SSLC_SOCK_REMOTE_FIN);
 	else if (new == TCP_CLOSE)
-		tell_sock(info->flow, closed_how(sk, old));
+		tell_closed(sk, info, old);
 	else if (new == TCP_ESTABLISHED) /* a new connection: the end of the last one was missed */
-		sock_info_end(key, info);
+		sock_info_end(key, info, NULL);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -267,7 +273,7 @@ static __always_inline void destroy(struct sock *sk)
 	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
 
 	if (info)
-		sock_info_end(key, info);
+		sock_info_end(key, info, sk);
 	wire_end(key);
 }
 

@@ -74,8 +74,12 @@ struct sock_info {
 	__u64 flow;
 	__u64 pos[2];   /* bytes seen, by enum sslc_dir */
 	__u64 ident[2]; /* of its connection: see sock_ident() */
+	__u64 began[2]; /* sock_moved() before its first TLS record, by enum sslc_dir */
+	__u64 ended[2]; /* and when it was closed: disconnecting sets the counters back */
+	__u32 counted;  /* those are known */
 	__u32 eof;      /* end of stream told already */
 	__u32 announced;
+	__u32 pad;
 };
 
 struct {

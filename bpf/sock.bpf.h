@@ -199,27 +199,104 @@ static __always_inline void sock_ident(struct sock *sk, __u64 ident[2])
 	}
 }
 
-static __always_inline void tell_sock(__u64 flow, enum sslc_sock_what what)
+/*
+ * How many bytes the process has given to the socket, and taken from it, so far. Read again when an
+ * acknowledgement arrived meanwhile. False: cannot be told.
+ */
+static __always_inline bool sock_moved(struct sock *sk, __u64 moved[2])
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+
+	for (int i = 0; i < 4; i++) {
+		__u32 una = BPF_CORE_READ(tp, snd_una), rcv = BPF_CORE_READ(tp, rcv_nxt);
+
+		moved[SSLC_DIR_OUT] = BPF_CORE_READ(tp, bytes_acked) +
+				      (__u32)(BPF_CORE_READ(tp, write_seq) - una);
+		moved[SSLC_DIR_IN] = BPF_CORE_READ(tp, bytes_received) -
+				     (__u32)(rcv - BPF_CORE_READ(tp, copied_seq));
+		if (una == BPF_CORE_READ(tp, snd_una) && rcv == BPF_CORE_READ(tp, rcv_nxt))
+			return true;
+	}
+	return false;
+}
+
+/* From now on what the socket moves is to be explained by TLS calls: from before the operation that
+ * has just moved so many bytes. */
+static __always_inline void count_from(struct sock_info *info, struct sock *sk, enum sslc_dir dir,
+				       __u32 moved)
+{
+	if (info->counted || !sock_moved(sk, info->began))
+		return;
+	info->began[dir & 1] -= moved;
+	info->counted = 1;
+}
+
+/* Closed: it will send no more, but may still be read. */
+static __always_inline void count_closed(struct sock_info *info, struct sock *sk)
+{
+	if (info->counted && !sock_moved(sk, info->ended))
+		info->counted = 0;
+}
+
+/* What was taken after it was closed counts, what was given cannot be. */
+static __always_inline __u64 span(const struct sock_info *info, const __u64 now[2],
+				  enum sslc_dir dir)
+{
+	__u64 end = info->ended[dir];
+
+	if (!end || (dir == SSLC_DIR_IN && now[dir] > end))
+		end = now[dir];
+	return end > info->began[dir] ? end - info->began[dir] : 0;
+}
+
+/* ended: the socket as it is at its end, or NULL when that was missed. */
+static __always_inline void count_up_to(struct sslc_ev_sock *ev, const struct sock_info *info,
+					struct sock *ended)
+{
+	__u64 now[2];
+
+	if (!ended || !info->counted || !sock_moved(ended, now))
+		return;
+	ev->moved[SSLC_DIR_IN] = span(info, now, SSLC_DIR_IN);
+	ev->moved[SSLC_DIR_OUT] = span(info, now, SSLC_DIR_OUT);
+	ev->is_counted = 1;
+}
+
+static __always_inline struct sslc_ev_sock *begin_sock(__u64 flow, enum sslc_sock_what what)
 {
 	struct sslc_ev_sock *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
 
 	if (!ev) {
 		count(LOSS_RING_FULL_EVENT, 1);
-		return;
+		return NULL;
 	}
+	__builtin_memset(ev, 0, sizeof(*ev));
 	ev->ev.type = SSLC_EV_SOCK;
 	ev->ev.size = sizeof(*ev);
 	ev->ev.ts_ns = bpf_ktime_get_ns();
 	ev->ev.flow = flow;
 	ev->what = what;
-	ev->pad = 0;
-	bpf_ringbuf_submit(ev, 0);
+	return ev;
 }
 
-/* The flow is over: nothing of it may meet the next socket at this address. */
-static __always_inline void sock_info_end(__u64 key, struct sock_info *info)
+static __always_inline void tell_sock(__u64 flow, enum sslc_sock_what what)
 {
-	tell_sock(info->flow, SSLC_SOCK_DESTROYED);
+	struct sslc_ev_sock *ev = begin_sock(flow, what);
+
+	if (ev)
+		bpf_ringbuf_submit(ev, 0);
+}
+
+/* The flow is over: nothing of it may meet the next socket at this address. ended: see
+ * count_up_to(). */
+static __always_inline void sock_info_end(__u64 key, struct sock_info *info, struct sock *ended)
+{
+	struct sslc_ev_sock *ev = begin_sock(info->flow, SSLC_SOCK_DESTROYED);
+
+	if (ev) {
+		count_up_to(ev, info, ended);
+		bpf_ringbuf_submit(ev, 0);
+	}
 	bpf_map_delete_elem(&skipped, &info->flow);
 	bpf_map_delete_elem(&socks, &key);
 }
@@ -246,7 +323,7 @@ static __always_inline struct sock_info *sock_info_get(struct sock *sk,
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (info && (info->ident[0] != fresh.ident[0] || info->ident[1] != fresh.ident[1])) {
 		count(LOSS_STALE_SOCK, 1);
-		sock_info_end(key, info);
+		sock_info_end(key, info, NULL);
 		info = NULL;
 	}
 	if (!info) {
@@ -375,6 +452,8 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 	c->has_socket = 1;
 	c->datagrams = 0; /* those before were a look-up of the name */
 	info = sock_info_get(sk, &id);
+	if (info)
+		count_from(info, sk, dir, moved);
 	if (!info || (is_bound && c->flow == info->flow))
 		return true;
 	c->sk = key;

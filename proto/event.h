@@ -47,7 +47,7 @@ enum sslc_call {
 	SSLC_CALL_SESSION_FLAGS = 14, /* unsigned returned: whether 0-RTT data were taken */
 	SSLC_CALL_UNCORK = 15,        /* what is sent inside was told when it was given */
 	SSLC_CALL_SEND_FILE = 16,     /* ssize_t returned: sends inside it, or past the process */
-	SSLC_CALL_RECV_PACKET = 17,   /* ssize_t returned; *arg2 is a structure that has the bytes */
+	SSLC_CALL_RECV_PACKET = 17, /* ssize_t returned; *arg2 is a structure that has the bytes */
 	/* crypto/tls of Go, with arguments and results in registers (since 1.17; arm64: 1.18) */
 	SSLC_CALL_GO_READ = 18,  /* (*Conn).Read(p): count returned */
 	SSLC_CALL_GO_WRITE = 19, /* (*Conn).writeRecordLocked(type, data), by each Write */
@@ -164,8 +164,11 @@ struct sslc_ev_bind {
 
 struct sslc_ev_sock {
 	struct sslc_event ev;
-	__u32 what; /* enum sslc_sock_what */
-	__u32 pad;
+	__u32 what;       /* enum sslc_sock_what */
+	__u32 is_counted; /* moved[] is known; only with SSLC_SOCK_DESTROYED */
+	/* Bytes that the process took from the socket and gave to it since the first TLS record
+	 * that was seen, by enum sslc_dir. */
+	__u64 moved[2];
 };
 
 /* SSL_sendfile() and the like: len bytes at pos that were never in the process's memory. */

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
 """sslcollector coverage: captured programs with exact byte counts and their confidence, and for each kind
-of program that is not captured its reason; two agents; no agent; the control socket's modes, leftovers and
+of program that is not captured its reason; bytes that go past the library; two agents; no agent; the control socket's modes, leftovers and
 garbage on it."""
 import json
 import pathlib
@@ -23,6 +23,34 @@ for i in range(20):
     s.sendall(b"\\x17\\x03\\x03\\x00\\x40" + b"x" * 64)
     time.sleep(0.01)
 print("sent", flush=True)
+sys.stdin.readline()
+"""
+# TLS first, then bytes past the library on the same socket. Waits: its process stays listed as living.
+PAST = """
+import os, socket, ssl, sys
+mode, addr, port, crt, key = sys.argv[1:]
+ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if mode == "server" else ssl.PROTOCOL_TLS_CLIENT)
+if mode == "server":
+    ctx.load_cert_chain(crt, key)
+    lst = socket.create_server((addr, int(port)))
+    print("listening", flush=True)
+    s = ctx.wrap_socket(lst.accept()[0], server_side=True)
+    s.recv(100)
+    s.sendall(b"go on")
+    n = 0
+    while got := os.read(s.fileno(), 65536):
+        n += len(got)
+    print("got", n, flush=True)
+    s.close()
+else:
+    ctx.check_hostname, ctx.verify_mode = False, ssl.CERT_NONE
+    s = ctx.wrap_socket(socket.create_connection((addr, int(port))))
+    s.sendall(b"hello")
+    s.recv(100)
+    left = 300000
+    while left:
+        left -= os.write(s.fileno(), bytes(left))
+    s.close()
 sys.stdin.readline()
 """
 SINK = """
@@ -110,6 +138,12 @@ def start_programs(t):
     p["loose"] = t.spawn("loose", PY, "-c", LOOSE, "10.71.1.1", 4445, *t.cert(), ns=t.srv)
     p["loose"].wait_line("listening", where="out")
     t.curl("--http1.0", "https://10.71.1.1:4445/")
+    for end, ns in (("server", t.srv), ("client", t.cli)):
+        p[f"past-{end}"] = t.spawn(f"past-{end}", PY, "-c", PAST, end, "10.71.1.1", 4446, *t.cert(), ns=ns,
+                                   stdin=True)
+        if end == "server":
+            p["past-server"].wait_line("listening", where="out")
+    p["past-server"].wait_line("got 300000", where="out")
     p["sink"] = t.spawn("sink", PY, "-c", SINK, "10.71.1.1", 4444, ns=t.srv)
     p["sink"].wait_line("listening", where="out")
     p["unknown"] = t.spawn("unknown", PY, "-c", UNKNOWN, "10.71.1.1", 4444, ns=t.cli, stdin=True)
@@ -150,7 +184,11 @@ def check_programs(t, all_rows, p, pids, agents, log):
     row = assert_row(all_rows, p["loose"].pid, "TLS in memory, apart from its socket", reason="captured",
                      flows_exact=0, flows_matched=1, flows_missed=0, bytes_unbound=0, agent=srv.pid)
     check(row["bytes"]["matched"] > 60, "TLS in memory: bytes:", row)
+    for end in ("server", "client"):
+        assert_row(all_rows, p[f"past-{end}"].pid, f"{end} that goes past its library", reason="unexplained",
+                   flows_exact=1, flows_unexplained=1)
     for a in agents:
+        equal(a.counters()["flow_connections_unexplained"], 1, "connections unexplained")
         assert_row(all_rows, a.pid, "the agent", reason="excluded")
     fact("reasons:", sorted({r["reason"] for r in all_rows if r["kind"] == "process"}))
 
@@ -285,7 +323,7 @@ def main(t):
     assert_row(json.loads(p.stdout), nginx.pid, "nginx, without an agent", reason="no-agent",
                tls=["OpenSSL"], agent=None)
 
-    words = ("--run-dir", run_dir, "port 443 or port 4443 or port 4444 or port 4445")
+    words = ("--run-dir", run_dir, "port 443 or port 4443 or portrange 4444-4446")
     cli = t.alone("-w", t.dir / "cli.pcapng", *words, name="cli", ns=t.cli, iface="cli0")
     srv = t.alone("-w", t.dir / "srv.pcapng", *words, name="srv")
     url = "https://10.71.1.1/blob"
@@ -310,7 +348,7 @@ def main(t):
     check_ends(t, run_dir, (cli, srv))
     for name in ("cli", "srv"):
         ports = sorted({f.server[1] for f in flows(t.dir / f"{name}.pcapng", sound=name == "cli")})
-        equal(ports, [443, 4445], f"{name}: ports of what was mirrored")
+        equal(ports, [443, 4445, 4446], f"{name}: ports of what was mirrored")
     check_unusable_directory(t)
 
 

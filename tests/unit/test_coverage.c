@@ -85,6 +85,7 @@ static void test_a_process_that_is_gone_keeps_its_numbers(void **state)
 	json_t *all;
 
 	(void)state;
+	live.is_unexplained = true;
 	open_and_end(c, an_account(NOBODY, FLOW_MIRRORED, CONF_EXACT, 1000), comm);
 	open_and_end(c, an_account(NOBODY, FLOW_MIRRORED, CONF_EXACT, 1), comm);
 	open_and_end(c, an_account(NOBODY, FLOW_MIRRORED, CONF_INFERRED, 5), comm);
@@ -100,9 +101,10 @@ static void test_a_process_that_is_gone_keeps_its_numbers(void **state)
 			"\"alive\":false,\"bytes\":{\"exact\":1001,\"inferred\":5,\"matched\":30,"
 			"\"unbound\":0},\"captured_by\":\"bpf\",\"command\":\"sixteen-letters\","
 			"\"container\":\"\",\"exe\":\"\",\"flows\":{\"exact\":2,\"filtered\":1,"
-			"\"inferred\":1,\"late\":0,\"matched\":1,\"missed\":0,\"standby\":1},"
-			"\"libraries\":[],\"pid\":5000000,\"reason\":\"captured\",\"start\":77,"
-			"\"tls\":[],\"words\":\"mirrored\"}]}");
+			"\"inferred\":1,\"late\":0,\"matched\":1,\"missed\":0,\"standby\":1,"
+			"\"unexplained\":1},"
+			"\"libraries\":[],\"pid\":5000000,\"reason\":\"unexplained\",\"start\":77,"
+			"\"tls\":[],\"words\":\"its sockets carried more than its TLS calls explain\"}]}");
 		json_decref(all);
 	}
 	coverage_free(c);

@@ -265,6 +265,17 @@ static void feed_sock(struct rig *r, uint64_t flow, unsigned what)
 	feed(r, &ev, sizeof(ev));
 }
 
+/* Its end, with what the kernel says that its socket moved. */
+static void feed_counted_end(struct rig *r, uint64_t flow, uint64_t in, uint64_t out)
+{
+	struct sslc_ev_sock ev = {.ev = {SSLC_EV_SOCK, sizeof(ev), r->ts_ns++, flow},
+				  .what = SSLC_SOCK_DESTROYED,
+				  .is_counted = 1,
+				  .moved = {in, out}};
+
+	feed(r, &ev, sizeof(ev));
+}
+
 /* 0-RTT data of a client. */
 static void feed_early(struct rig *r, uint64_t flow, uint64_t pos, const char *text)
 {
@@ -573,6 +584,53 @@ static void test_unknown_role_follows_the_listener_then_the_lower_port(void **st
 	assert_int_equal(inferred_end(0, SSLC_ROLE_UNKNOWN, 443, 40000), FLOW_S2C);
 	assert_int_equal(inferred_end(0, CLIENT, 443, 40000),
 			 FLOW_C2S); /* a bound port says more */
+}
+
+static void test_a_socket_that_carried_more_than_was_captured(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	uint64_t audited = counter_named("flow_connections_audited"),
+		 missed = counter_named("flow_connections_unexplained"),
+		 twice = counter_named("flow_connections_double");
+
+	(void)state;
+	for (uint64_t id = 1; id <= 4; id++) {
+		struct sslc_ev_open ev = an_open(r, id, CLIENT, EXACT_ISN);
+
+		ev.local_port = (uint16_t)(5000 + id);
+		ev.iss = (uint32_t)id;
+		feed(r, &ev, sizeof(ev));
+		feed_data(r, id, SSLC_DIR_OUT, 0, "question");
+		feed_data(r, id, SSLC_DIR_IN, 0, "answer");
+	}
+	feed_counted_end(r, 1, 5000, 5000);
+	assert_int_equal(counter_named("flow_connections_unexplained"), missed);
+	feed_counted_end(r, 2, 200000, 5000);
+	assert_int_equal(counter_named("flow_connections_unexplained"), missed + 1);
+	feed_counted_end(r, 3, 200000, 200000); /* once a connection */
+	assert_int_equal(counter_named("flow_connections_unexplained"), missed + 2);
+	feed_sock(r, 4, SSLC_SOCK_DESTROYED); /* not counted: nothing to say */
+	assert_int_equal(counter_named("flow_connections_audited"), audited + 3);
+	assert_int_equal(counter_named("flow_connections_double"), twice);
+	rig_free(r);
+}
+
+static void test_a_gap_explains_what_the_socket_carried(void **state)
+{
+	struct rig *r = rig_with(NULL);
+	uint64_t missed = counter_named("flow_connections_unexplained"),
+		 twice = counter_named("flow_connections_double");
+
+	(void)state;
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	feed_data(r, 1, SSLC_DIR_IN, 1000000, "after a loss");
+	feed_counted_end(r, 1, 1030000, 100);
+	assert_int_equal(counter_named("flow_connections_unexplained"), missed);
+	feed_open(r, 2, CLIENT, EXACT_ISN);
+	feed_data(r, 2, SSLC_DIR_IN, 1000000, "more than there was");
+	feed_counted_end(r, 2, 500000, 100);
+	assert_int_equal(counter_named("flow_connections_double"), twice + 1);
+	rig_free(r);
 }
 
 static void test_filtered_flow_is_skipped_and_its_bytes_are_counted(void **state)
@@ -1929,6 +1987,8 @@ int main(void)
 		cmocka_unit_test(test_session_id_of_ipv6_covers_all_of_the_address),
 		cmocka_unit_test(test_session_id_without_isn_is_the_agents_own),
 		cmocka_unit_test(test_unknown_role_follows_the_listener_then_the_lower_port),
+		cmocka_unit_test(test_a_socket_that_carried_more_than_was_captured),
+		cmocka_unit_test(test_a_gap_explains_what_the_socket_carried),
 		cmocka_unit_test(test_filtered_flow_is_skipped_and_its_bytes_are_counted),
 		cmocka_unit_test(test_second_end_stands_by_when_the_client_came_first),
 		cmocka_unit_test(test_second_end_stands_by_when_the_server_came_first),

@@ -106,6 +106,10 @@ static void test_choices_of_the_user_and_of_the_host(void **state)
 	assert_string_equal(why(F(.standby = 1)), "standby");
 	assert_string_equal(why(F(.standby = 1, .filtered = 1)), "filtered");
 	assert_string_equal(why(F(.standby = 1, .mirrored = 1)), "captured");
+	assert_string_equal(why(F(.mirrored = 2, .unexplained = 1)), "unexplained");
+	assert_string_equal(
+		why(F(.mirrored = 2, .unexplained = 1, .unbound_bytes = 1, .is_probed = true)),
+		"held-unbound");
 	assert_string_equal(why(F(.is_self = true, .mirrored = 1, .unmatched = 1)), "excluded");
 	assert_string_equal(why(none), "no-agent");
 }

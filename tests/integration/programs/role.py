@@ -271,11 +271,22 @@ class Roles:
                 row.wrong.append(f"{row.role}: {row.conns} connections, want {row.at_least} or more")
             fact(row.line())
             wrong += row.wrong
+        wrong += self.audits()
         fact(f"{len(conns)} TLS connections on the wire; losses of the whole host:",
              losses(*self.agents.values()) or "none")
         if self.untrue:
             raise lib.Untrue(f"{len(self.untrue)} things that nobody said:\n" + "\n".join(self.untrue[:60]))
         check(not wrong, f"{len(wrong)} things wrong:\n" + "\n".join(wrong[:60]))
+
+    def audits(self):
+        """What the kernel's own byte counts of the sockets say against what was captured."""
+        out = []
+        for end, p in self.agents.items():
+            c = p.counters()
+            fact(f"{end}'s end: {c.get('flow_connections_audited', 0)} connections held against their sockets")
+            out += [f"{end}'s end: {n} = {c[n]}" for n in
+                    ("flow_connections_unexplained", "flow_connections_double") if c.get(n)]
+        return out
 
     def wire_is_whole(self):
         """A running tcpdump tells; when it is told to stop, the last packets may still be in its ring."""
