@@ -57,7 +57,9 @@ static __always_inline void on_socket_op(struct sock *sk, enum sslc_dir dir, int
 	/* Global functions take numbers, and the verifier does not let pointers pass for such. */
 	if (bpf_probe_read_kernel(&key, sizeof(key), &sk))
 		return;
-	if (!(cs && cs->depth && bind_calls(key, dir, ret)) && ret > 0)
+	if (cs && cs->depth && bind_calls(key, dir, ret))
+		count_from(key, dir, ret);
+	else if (ret > 0)
 		wire_op(key, dir, ret, cs && bpf_ktime_get_ns() - cs->loose_ns < LOOSE_NS);
 }
 

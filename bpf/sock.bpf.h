@@ -220,15 +220,19 @@ static __always_inline bool sock_moved(struct sock *sk, __u64 moved[2])
 	return false;
 }
 
-/* From now on what the socket moves is to be explained by TLS calls: from before the operation that
- * has just moved so many bytes. */
-static __always_inline void count_from(struct sock_info *info, struct sock *sk, enum sslc_dir dir,
-				       __u32 moved)
+/*
+ * From now on what the socket moves is to be explained by TLS calls: from before the operation that
+ * has just moved so many bytes. Global, for a stack frame of its own.
+ */
+__noinline int count_from(__u64 key, __u32 dir, __u32 moved)
 {
-	if (info->counted || !sock_moved(sk, info->began))
-		return;
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+
+	if (!info || info->counted || !sock_moved((struct sock *)key, info->began))
+		return 0;
 	info->began[dir & 1] -= moved;
 	info->counted = 1;
+	return 0;
 }
 
 /* Closed: it will send no more, but may still be read. */
@@ -452,8 +456,6 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 	c->has_socket = 1;
 	c->datagrams = 0; /* those before were a look-up of the name */
 	info = sock_info_get(sk, &id);
-	if (info)
-		count_from(info, sk, dir, moved);
 	if (!info || (is_bound && c->flow == info->flow))
 		return true;
 	c->sk = key;
