@@ -27,11 +27,15 @@
 
 #define SEARCH_MAX   (64ull << 20)  /* bytes of one unknown program: tens of milliseconds, once */
 #define SEARCH_TOTAL (512ull << 20) /* of all of them; what is beyond has no known TLS code */
+/* Between two blocks of a busy host: each costs both ends a system call, a wake-up and an answer,
+ * however little is in it. What comes after a silence goes at once. */
+#define FLUSH_GAP_NS 500000ull
 
 struct agent {
 	const struct agent_conf *conf; /* borrowed */
 	struct event_base *base;
-	struct event *input, *more, *tick, *sig[3];
+	struct event *input, *more, *tick, *flush, *sig[3];
+	uint64_t flushed_ns; /* CLOCK_MONOTONIC of the last flush */
 	struct capture *capture;
 	struct filter *filter;
 	struct flows *flows;
@@ -118,6 +122,29 @@ static void open_control(struct agent *a)
 			 err == -EPERM ? "others may write to that directory" : strerror(-err));
 }
 
+static void flush(struct agent *a)
+{
+	a->flushed_ns = clock_mono_ns();
+	ship_flush(a->ship);
+}
+
+static void on_flush(evutil_socket_t fd, short what, void *ctx)
+{
+	(void)fd;
+	(void)what;
+	flush(ctx);
+}
+
+static void flush_soon(struct agent *a)
+{
+	const struct timeval gap = {.tv_usec = FLUSH_GAP_NS / 1000};
+
+	if (event_pending(a->flush, EV_TIMEOUT, NULL))
+		return;
+	if (clock_mono_ns() - a->flushed_ns >= FLUSH_GAP_NS || event_add(a->flush, &gap))
+		flush(a);
+}
+
 /* Take a batch. What it leaves in the ring comes next, after signals and the clock had their turn.
  */
 static void on_input(evutil_socket_t fd, short what, void *ctx)
@@ -133,9 +160,10 @@ static void on_input(evutil_socket_t fd, short what, void *ctx)
 		event_base_loopbreak(a->base);
 		return;
 	}
-	ship_flush(a->ship);
-	if (n > 0)
+	if (n > 0) {
+		flush_soon(a);
 		event_active(a->more, EV_TIMEOUT, 0);
+	}
 }
 
 static void on_tick(evutil_socket_t fd, short what, void *ctx)
@@ -222,7 +250,8 @@ static int open_loop(struct agent *a)
 			     on_input, a);
 	a->more = event_new(a->base, -1, 0, on_input, a);
 	a->tick = event_new(a->base, -1, EV_PERSIST, on_tick, a);
-	if (!a->input || !a->more || !a->tick || event_add(a->input, NULL) ||
+	a->flush = event_new(a->base, -1, 0, on_flush, a);
+	if (!a->input || !a->more || !a->tick || !a->flush || event_add(a->input, NULL) ||
 	    event_add(a->tick, &second))
 		return -ENOMEM;
 	for (int i = 0; i < 3; i++) {
@@ -255,6 +284,8 @@ static void close_all(struct agent *a)
 		event_free(a->more);
 	if (a->tick)
 		event_free(a->tick);
+	if (a->flush)
+		event_free(a->flush);
 	control_close(a->control);
 	if (a->base)
 		event_base_free(a->base);
