@@ -15,6 +15,7 @@
 #include "base/pki.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -54,6 +55,8 @@ static const struct uplink_ops remote_ops = {.start = remote_start, .stop = remo
 /* --- uplink 2: the collector's half in this process ---------------------------------------------
  */
 
+#define PUMP_BLOCKS 8 /* at most 2 MiB: so much of the queue is sent and not acknowledged */
+
 struct local {
 	const struct sink_conf *sinks; /* borrowed */
 	unsigned n_sinks;
@@ -64,15 +67,18 @@ struct local {
 	atomic_bool stop;
 };
 
-/* Everything that is queued now goes through the sinks, and is acknowledged once they are flushed.
+/*
+ * What is queued goes through the sinks, and is acknowledged once they are flushed. Not all of it at
+ * once: while more comes in as fast as it goes out, nothing would ever be acknowledged, and the
+ * queue would fill with what has long been sent.
  */
-static int pump(struct local *l)
+static int pump(struct local *l, unsigned most)
 {
 	struct ship_block b;
 	uint64_t last = 0;
 	int wait_ms;
 
-	while (ship_take(l->ship, &b)) {
+	for (unsigned i = 0; i < most && ship_take(l->ship, &b); i++) {
 		if (collector_local_frames(l->collector, b.frames))
 			log_error("agent: a block of our own was refused seq=%llu",
 				  (unsigned long long)b.seq);
@@ -91,11 +97,11 @@ static void *local_thread(void *ctx)
 	struct pollfd p = {.fd = ship_wake_fd(l->ship), .events = POLLIN};
 
 	while (!atomic_load(&l->stop)) {
-		int wait_ms = pump(l);
+		int wait_ms = pump(l, PUMP_BLOCKS);
 
 		(void)poll(&p, 1, wait_ms);
 	}
-	pump(l);
+	pump(l, UINT_MAX);
 	return NULL;
 }
 
