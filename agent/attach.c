@@ -143,6 +143,11 @@ static void choose_pairs(const struct attach *a)
 	}
 }
 
+bool attach_takes_pairs(const struct btf *kernel)
+{
+	return btf__find_by_name_kind(kernel, "bpf_uprobe_multi_link", BTF_KIND_STRUCT) > 0;
+}
+
 int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *kernel)
 {
 	struct attach *a = calloc(1, sizeof(*a));
@@ -150,7 +155,7 @@ int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *
 	if (!a)
 		return -ENOMEM;
 	a->skel = skel;
-	a->multi = btf__find_by_name_kind(kernel, "bpf_uprobe_multi_link", BTF_KIND_STRUCT) > 0;
+	a->multi = attach_takes_pairs(kernel);
 	a->has_loop = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_loop, NULL) == 1;
 	fill_pairs(a);
 	fill_multi(a);
@@ -246,6 +251,20 @@ struct batch {
 	uint32_t n;
 };
 
+#if defined(__x86_64__)
+#define RETURN_POPS 8 /* ret takes the return address off the stack */
+#else
+#define RETURN_POPS 0
+#endif
+
+/* See bpf/calls.bpf.h. */
+static uint64_t cookie_of(const struct site *s, unsigned way)
+{
+	int64_t sp = way == SITE_RETURN ? -RETURN_POPS : (int64_t)s->sp;
+
+	return (uint64_t)sp << 8 | (uint64_t)s->call;
+}
+
 static void collect(struct batch *b, const struct attach *a, const struct sites *s,
 		    const struct bpf_program *prog, unsigned at)
 {
@@ -256,7 +275,7 @@ static void collect(struct batch *b, const struct attach *a, const struct sites 
 		if (!(s->v[i].at & at) || (at & SITE_ENTRY ? p->enter : p->leave) != prog)
 			continue;
 		b->offsets[b->n] = s->v[i].offset;
-		b->cookies[b->n++] = s->v[i].call;
+		b->cookies[b->n++] = cookie_of(&s->v[i], at);
 	}
 }
 
@@ -335,7 +354,8 @@ int attach_check_harm(struct attach *a)
 
 int attach_file(struct attach *a, int fd, struct attach_found *found)
 {
-	struct sites s = {0};
+	/* Perf events tell no cookie before 5.15, and inside a function one is needed. */
+	struct sites s = {.pairs = a->multi};
 	size_t before = a->n_links;
 	char path[64];
 	int n = sites_find(fd, &s), err = 0;

@@ -4,6 +4,8 @@
 #ifndef SSLC_AGENT_ATTACH_H
 #define SSLC_AGENT_ATTACH_H
 
+#include <stdbool.h>
+
 struct attach;
 struct btf;
 
@@ -14,6 +16,8 @@ struct attach_found {
 };
 struct capture_bpf; /* the skeleton */
 
+/** Whether this kernel's probes can be placed inside functions: see sites.h, pairs. */
+bool attach_takes_pairs(const struct btf *kernel);
 /**
  * Before the skeleton is loaded: choose, by what the kernel can do, how probes will be attached,
  * and leave the other programs out. skel is borrowed and must outlive the result. 0 or -ENOMEM.

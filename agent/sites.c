@@ -27,7 +27,7 @@ int sites_add(struct sites *s, uint64_t offset, enum sslc_call call, unsigned at
 	if (!v)
 		return -ENOMEM;
 	s->v = v;
-	s->v[s->n++] = (struct site){.offset = offset, .call = call, .at = at};
+	s->v[s->n++] = (struct site){.offset = offset, .function = offset, .call = call, .at = at};
 	if (at & SITE_ENTRY && sslc_call_moves(call))
 		s->movers++;
 	return 0;
@@ -49,12 +49,15 @@ int sites_add_found(struct sites *s, const struct site_symbol table[], size_t n,
 {
 	int err = 0;
 
-	for (size_t i = 0; i < n && !err; i++)
-		if (offsets[i])
-			err = sites_add(s, offsets[i], table[i].call,
-					table[i].call == SSLC_CALL_FORGET
-						? SITE_ENTRY
-						: SITE_ENTRY | SITE_RETURN);
+	for (size_t i = 0; i < n && !err; i++) {
+		if (!offsets[i])
+			continue;
+		err = sites_add(s, offsets[i], table[i].call,
+				table[i].call == SSLC_CALL_FORGET ? SITE_ENTRY
+								  : SITE_ENTRY | SITE_RETURN);
+		if (!err)
+			s->v[s->n - 1].name = table[i].name;
+	}
 	return err;
 }
 
@@ -77,6 +80,8 @@ int sites_find(int fd, struct sites *out)
 		if (out->movers > before)
 			out->families |= finders[i].family;
 	}
+	if (!err)
+		err = sites_cheapen(out, fd);
 	return err ? err : (int)out->movers;
 }
 

@@ -7,6 +7,7 @@
 #define SSLC_AGENT_SITES_H
 
 #include <linux/types.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,10 +18,22 @@
 #define SITE_RETURN 2u /* a return probe on the function that begins here */
 #define SITE_EXIT   4u /* an instruction that each way out passes, with the result in its place */
 
+/* What a site costs: see cheap.h. */
+enum site_price {
+	SITE_PLAIN, /* a function's first instruction; the kernel has to single-step it */
+	SITE_FIRST, /* one that the kernel emulates, before the stack pointer has moved */
+	SITE_PAIR,  /* an entry and exits inside the function, all of them emulated */
+};
+
 struct site {
 	uint64_t offset; /* in the file */
 	enum sslc_call call;
 	unsigned at;
+	uint32_t sp;       /* bytes that the stack pointer is below where it was on entry */
+	const char *name;  /* static: the function's symbol; NULL: it has none */
+	uint64_t function; /* where it begins */
+	enum site_price price;
+	const char *why; /* static: why not better; NULL: it is the best */
 };
 
 /* sites.families, or'ed: whose functions were found */
@@ -30,6 +43,7 @@ struct site {
 #define SITES_NSS     8u
 
 struct sites {          /* grows; start from {0} */
+	bool pairs;     /* set before finding: sites inside functions are wanted */
 	struct site *v; /* owned */
 	size_t n;
 	size_t movers;       /* functions among them that move plaintext */
@@ -71,6 +85,12 @@ int sites_add_found(struct sites *s, const struct site_symbol table[], size_t n,
 /** Both in one: look them up and add what is found. 0 or -errno. */
 int sites_add_symbols(struct sites *s, int fd, const struct site_symbol table[], size_t n)
 	__attribute__((warn_unused_result));
+
+/**
+ * After the finders: put the probes of each function where they cost least. What cannot be improved
+ * stays. 0 or -ENOMEM.
+ */
+int sites_cheapen(struct sites *s, int fd) __attribute__((warn_unused_result));
 
 int sites_openssl(int fd, struct sites *out) __attribute__((warn_unused_result));
 int sites_gnutls(int fd, struct sites *out) __attribute__((warn_unused_result));

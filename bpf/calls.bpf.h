@@ -52,9 +52,10 @@ static __always_inline __u64 out_argument(struct pt_regs *ctx, enum sslc_call ki
 	return kind == SSLC_CALL_WRITE_EX2 ? fifth : fourth;
 }
 
-static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind)
+/* sp: at the call's first instruction. */
+static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64 sp)
 {
-	__u64 tid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx);
+	__u64 tid = bpf_get_current_pid_tgid();
 	struct calls *cs;
 	struct call *c;
 	__u32 d;
@@ -86,10 +87,10 @@ static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind)
 }
 
 /* Take the call that returns now off the stack. False when its entry was not seen. */
-static __always_inline bool leave(struct pt_regs *ctx, enum sslc_call kind, struct call *out,
+static __always_inline bool leave(enum sslc_call kind, __u64 sp, struct call *out,
 				  struct call *outer)
 {
-	__u64 tid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx) - RETURN_POPS;
+	__u64 tid = bpf_get_current_pid_tgid();
 	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
 
 	outer->ssl = 0;
@@ -344,7 +345,8 @@ static __always_inline __u32 pending(int ret, const struct sslc_conn_id *id, str
 }
 
 /* What a returning call moved, ready to be emitted. False: nothing, or nothing wanted. */
-static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, struct emit *e)
+static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, __u64 sp,
+				   struct emit *e)
 {
 	__s64 ret = PT_REGS_RC(ctx);
 	struct call call, outer;
@@ -352,7 +354,7 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, str
 	__u64 n;
 
 	barrier_var(ret); /* read once: not every verifier likes how a second time is compiled */
-	if (!leave(ctx, kind, &call, &outer))
+	if (!leave(kind, sp, &call, &outer))
 		return false;
 	n = moved(ret, &call);
 	e->conn = conn_id_of(call.ssl);
@@ -391,21 +393,35 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, str
 
 /*
  * 1. Since 6.6 one link carries all probes of a file (uprobe_multi), and a cookie says which
- * function was called.
+ * function was called (the lower 8 bits), and how far below the stack pointer of its first
+ * instruction the present one is: probes lie inside functions too, wherever they cost least.
  */
+static __always_inline enum sslc_call cookie_kind(__u64 cookie)
+{
+	return cookie & 0xff;
+}
+
+static __always_inline __u64 cookie_sp(struct pt_regs *ctx, __u64 cookie)
+{
+	return PT_REGS_SP(ctx) + ((__s64)cookie >> 8);
+}
+
 SEC("uprobe") int multi_enter(struct pt_regs *ctx)
 {
+	__u64 cookie = bpf_get_attach_cookie(ctx);
+
 	keep_thread_stack(ctx);
-	return enter(ctx, bpf_get_attach_cookie(ctx));
+	return enter(ctx, cookie_kind(cookie), cookie_sp(ctx, cookie));
 }
 
 SEC("uprobe") int multi_leave(struct pt_regs *ctx)
 {
-	enum sslc_call kind = bpf_get_attach_cookie(ctx);
+	__u64 cookie = bpf_get_attach_cookie(ctx);
+	enum sslc_call kind = cookie_kind(cookie);
 	struct emit e = {};
 
 	keep_thread_stack(ctx);
-	if (!finish(ctx, kind, &e))
+	if (!finish(ctx, kind, cookie_sp(ctx, cookie), &e))
 		return 0;
 	if (kind == SSLC_CALL_SENDFILE || kind == SSLC_CALL_SEND_FILE)
 		emit_gap(&e);
@@ -440,14 +456,14 @@ SEC("uprobe") int multi_forget(struct pt_regs *ctx)
 	{                                                                                          \
 		struct emit e = {};                                                                \
                                                                                                    \
-		if (finish(ctx, kind, &e))                                                         \
+		if (finish(ctx, kind, PT_REGS_SP(ctx) - RETURN_POPS, &e))                          \
 			how(&e);                                                                   \
 		return 0;                                                                          \
 	}
 #define TLS_CALL_EMITS(name, kind, how, how_old)                                                   \
 	SEC("uprobe") int enter_##name(struct pt_regs *ctx)                                        \
 	{                                                                                          \
-		return enter(ctx, kind);                                                           \
+		return enter(ctx, kind, PT_REGS_SP(ctx));                                          \
 	}                                                                                          \
 	TLS_LEAVE(leave_##name, kind, how)                                                         \
 	TLS_LEAVE(leave_old_##name, kind, how_old)

@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	int fd = memfd_create("fuzz_sites", MFD_CLOEXEC), n;
-	struct sites s = {0};
+	struct sites s = {.pairs = true};
 
 	if (fd < 0 || write(fd, data, size) != (ssize_t)size)
 		abort();

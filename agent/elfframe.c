@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * elfframe: an ELF file in, the extent of one function out. Reads the sorted table of
+ * .eh_frame_hdr by a few small reads; nothing is believed that the entry found does not repeat.
+ */
+#include "elfframe.h"
+
+#include "elfview.h"
+
+#include <stdbool.h>
+
+/* .eh_frame_hdr as linkers write it: other encodings are refused. */
+#define HDR_VERSION       1
+#define PCREL_SDATA4      0x1b
+#define UDATA4            0x03
+#define DATAREL_SDATA4    0x3b
+#define FUNCTION_SIZE_MAX (1u << 20)
+
+struct header {
+	uint8_t version, frame_enc, count_enc, table_enc;
+	int32_t frame;
+	uint32_t count;
+};
+_Static_assert(sizeof(struct header) == 12, "as it is in the file");
+
+/* One line of the table: both relative to the header's address. */
+struct line {
+	int32_t function, entry;
+};
+
+/* The beginning of a frame description entry. */
+struct entry {
+	uint32_t len, cie;
+	int32_t function; /* relative to this field's address */
+	uint32_t size;
+};
+_Static_assert(sizeof(struct entry) == 16, "as it is in the file");
+
+static const Elf64_Phdr *table_segment(const struct elfview *e)
+{
+	for (size_t i = 0; i < e->n_ph; i++)
+		if (e->ph[i].p_type == PT_GNU_EH_FRAME)
+			return &e->ph[i];
+	return NULL;
+}
+
+static bool read_header(const struct elfview *e, const Elf64_Phdr *ph, struct header *h)
+{
+	return ph->p_filesz >= sizeof(*h) && elfview_read(e, ph->p_offset, h, sizeof(*h)) &&
+	       h->version == HDR_VERSION && h->frame_enc == PCREL_SDATA4 &&
+	       h->count_enc == UDATA4 && h->table_enc == DATAREL_SDATA4 &&
+	       h->count <= (ph->p_filesz - sizeof(*h)) / sizeof(struct line);
+}
+
+/* The table is sorted by function. */
+static bool find_line(const struct elfview *e, const Elf64_Phdr *ph, uint32_t count, int64_t want,
+		      struct line *out)
+{
+	uint32_t from = 0, to = count;
+
+	while (from < to) {
+		uint32_t mid = from + (to - from) / 2;
+		uint64_t at = ph->p_offset + sizeof(struct header) + mid * sizeof(*out);
+
+		if (!elfview_read(e, at, out, sizeof(*out)))
+			return false;
+		if (out->function == want)
+			return true;
+		if (out->function < want)
+			from = mid + 1;
+		else
+			to = mid;
+	}
+	return false;
+}
+
+uint64_t elfframe_size(const struct elfview *e, uint64_t offset)
+{
+	const Elf64_Phdr *ph = table_segment(e);
+	uint64_t addr, at, where;
+	struct entry entry;
+	struct header h;
+	struct line l;
+
+	if (!ph || !elfview_addr(e, offset, &addr) || !read_header(e, ph, &h) ||
+	    !find_line(e, ph, h.count, (int64_t)(addr - ph->p_vaddr), &l))
+		return 0;
+	at = ph->p_vaddr + (uint64_t)(int64_t)l.entry;
+	where = elfview_offset(e, at, PF_R, NULL);
+	if (!where || !elfview_read(e, where, &entry, sizeof(entry)))
+		return 0;
+	at += offsetof(struct entry, function);
+	if (!entry.cie || at + (uint64_t)(int64_t)entry.function != addr)
+		return 0;
+	return entry.size <= FUNCTION_SIZE_MAX ? entry.size : 0;
+}
