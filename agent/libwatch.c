@@ -278,7 +278,7 @@ static void scan_processes(struct libwatch *w)
 	closedir(d);
 }
 
-static void scan_directories(struct libwatch *w)
+void libwatch_installed(libwatch_fn found, void *ctx)
 {
 	char pattern[128];
 	glob_t g = {0};
@@ -293,15 +293,20 @@ static void scan_directories(struct libwatch *w)
 
 		if (fd < 0)
 			continue;
-		report(w, fd, g.gl_pathv[i]);
+		(void)found(ctx, fd, g.gl_pathv[i]);
 		close(fd);
 	}
 	globfree(&g);
 }
 
+static bool report_installed(void *ctx, int fd, const char *path)
+{
+	return report(ctx, fd, path);
+}
+
 void libwatch_scan(struct libwatch *w)
 {
-	scan_directories(w);
+	libwatch_installed(report_installed, w);
 	scan_processes(w);
 }
 

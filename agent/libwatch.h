@@ -19,6 +19,9 @@ typedef bool (*libwatch_fn)(void *ctx, int fd, const char *path);
 /** Whether the file's name is that of a TLS library. */
 bool libwatch_is_library(const char *path);
 
+/** Each TLS library in the standard directories; one with several names several times. */
+void libwatch_installed(libwatch_fn found, void *ctx);
+
 /**
  * epoll_fd: the descriptors to wait on are added to it; on any of them call libwatch_poll().
  * 0 or -errno: -EPERM, -EACCES without CAP_PERFMON (logged).

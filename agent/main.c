@@ -5,6 +5,7 @@
  * both.
  */
 #include "agent.h"
+#include "doctor.h"
 #include "enroll.h"
 #include "options.h"
 #include "report.h"
@@ -229,6 +230,8 @@ static int run(const struct options *o)
 		return print_token(o);
 	case MODE_COVERAGE:
 		return report_run(o->run_dir, o->json);
+	case MODE_DOCTOR:
+		return doctor_run(o->files, o->n_files);
 	case MODE_HELP:
 		options_print_help();
 		return 0;

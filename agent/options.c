@@ -62,7 +62,9 @@ void options_print_help(void)
 	      "\n"
 	      "Questions\n"
 	      "  sslcollector coverage [--json]             which programs are mirrored, and why "
-	      "others are not\n",
+	      "others are not\n"
+	      "  sslcollector doctor [FILE...]              where TLS libraries are probed, and "
+	      "at what price\n",
 	      stdout);
 }
 
@@ -224,9 +226,10 @@ static int check_file(struct settings *file, const char *name)
 static int check_fits(enum options_mode mode, struct settings *cli)
 {
 	static const char *const names[] = {
-		[MODE_AGENT] = "-t",     [MODE_ALONE] = "-I without -t",
-		[MODE_COLLECTOR] = "-C", [MODE_ENROLL] = "enroll",
-		[MODE_TOKEN] = "token",  [MODE_COVERAGE] = "coverage",
+		[MODE_AGENT] = "-t",      [MODE_ALONE] = "-I without -t",
+		[MODE_COLLECTOR] = "-C",  [MODE_ENROLL] = "enroll",
+		[MODE_TOKEN] = "token",   [MODE_COVERAGE] = "coverage",
+		[MODE_DOCTOR] = "doctor",
 	};
 
 	for (const struct setting *d = settings_table; d->name; d++)
@@ -420,6 +423,17 @@ static int take_coverage(struct options *o, struct settings *s, struct cli *cli)
 	return err ? err : settings_take(s, IN(o->mode), NULL, o);
 }
 
+static int take_doctor(struct options *o, struct settings *s, struct cli *cli)
+{
+	int err;
+
+	o->mode = MODE_DOCTOR;
+	o->files = cli->words + 1;
+	o->n_files = (unsigned)cli->n_words - 1;
+	err = check_fits(o->mode, &cli->set);
+	return err ? err : settings_take(s, IN(o->mode), NULL, o);
+}
+
 static int take_words(struct options *o, struct settings *s, struct cli *cli)
 {
 	if (!cli->n_words)
@@ -430,6 +444,8 @@ static int take_words(struct options *o, struct settings *s, struct cli *cli)
 		return take_token(o, s, cli);
 	if (!strcmp(cli->words[0], "coverage"))
 		return take_coverage(o, s, cli);
+	if (!strcmp(cli->words[0], "doctor"))
+		return take_doctor(o, s, cli);
 	return take_filtered_run(o, s, cli);
 }
 

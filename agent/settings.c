@@ -216,7 +216,7 @@ static int take_verbose(struct options *o, const char *name, const char *word)
 #define MIRROR (IN(MODE_AGENT) | IN(MODE_ALONE))
 #define TUNNEL (IN(MODE_AGENT) | IN(MODE_COLLECTOR))
 #define RUN    (MIRROR | TUNNEL)
-#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | IN(MODE_COVERAGE))
+#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | IN(MODE_COVERAGE) | IN(MODE_DOCTOR))
 #define EVERY  (RUN | PEOPLE)
 
 #define AT(member) offsetof(struct settings, member)

@@ -78,8 +78,8 @@ static void assert_refused(const char *line, const char *yaml, const char *reaso
 
 static void describe(const struct options *o, char *out, size_t size)
 {
-	static const char *const modes[] = {"agent", "alone",    "collector", "enroll",
-					    "token", "coverage", "help",      "version"};
+	static const char *const modes[] = {"agent",    "alone",  "collector", "enroll", "token",
+					    "coverage", "doctor", "help",      "version"};
 	size_t n = (size_t)snprintf(out, size, "%s", modes[o->mode]);
 
 #define SHOW(fmt, member, deflt)                                                                   \
@@ -96,6 +96,7 @@ static void describe(const struct options *o, char *out, size_t size)
 	if (o->run_dir && strcmp(o->run_dir, "/run/sslcollector") != 0)
 		n += (size_t)snprintf(out + n, size - n, " run_dir=%s", o->run_dir);
 	SHOW("%d", json, false);
+	SHOW("%u", n_files, 0);
 	SHOW("%s", ca, NULL);
 	SHOW("%s", cert, NULL);
 	SHOW("%s", key, NULL);
@@ -257,6 +258,9 @@ static void test_subcommands_are_for_people(void **state)
 	assert_taken("coverage", NULL, "coverage");
 	assert_taken("coverage|--json|--run-dir|/r", NULL, "coverage run_dir=/r json=1");
 	assert_taken("coverage", "run-dir: /r\ninterface: any\nto: h\n", "coverage run_dir=/r");
+	assert_taken("doctor", NULL, "doctor");
+	assert_taken("doctor|a|b", "interface: any\nto: h\n", "doctor n_files=2");
+	assert_refused("doctor|--json", NULL, "--json: has no meaning with doctor");
 	assert_taken("-I|e|--run-dir|/r", NULL, "alone iface=e run_dir=/r text:-");
 	assert_refused("coverage|x", NULL, "coverage: takes no further word, but got x");
 	assert_refused("coverage|-I|e", NULL, "-I: has no meaning with coverage");
