@@ -2,7 +2,7 @@
 /*
  * agent: the event loop of the host side. The capture source's descriptor, the signals and a clock
  * come in; events go to flow, blocks to the uplink's thread. Never waits for the network or the
- * disk here: the kernel's ring buffer must not fill while somebody else is slow.
+ * disk here: the queue behind the kernel's ring buffer must not fill while somebody else is slow.
  */
 #include "agent.h"
 
@@ -231,6 +231,7 @@ static int open_capture(struct agent *a)
 					.inner_only = conf->starttls == PRELUDE_INNER,
 					.outer_tls = conf->outer_tls,
 					.ring_bytes = conf->ring_bytes,
+					.queue_bytes = conf->backlog_bytes,
 					.on_event = on_event,
 					.on_file = on_file,
 					.ctx = a};
@@ -265,8 +266,7 @@ static int open_loop(struct agent *a)
 /* What is in the ring now is still told; then every flow ends. */
 static void drain(struct agent *a)
 {
-	for (int i = 0; i < 64 && a->capture->ops->poll(a->capture) > 0; i++)
-		;
+	a->capture->ops->finish(a->capture);
 	a->capture->ops->tick(a->capture);
 	flows_close_all(a->flows, clock_mono_ns());
 	add_up_coverage(a);

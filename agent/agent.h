@@ -17,7 +17,7 @@ struct uplink_ops {
 struct agent_conf {
 	const char *iface;  /* or "any" */
 	const char *filter; /* pcap filter, or NULL */
-	size_t ring_bytes, queue_bytes;
+	size_t ring_bytes, backlog_bytes, queue_bytes;
 	enum flow_hook flow_hook;
 	enum prelude_mode starttls;
 	bool outer_tls;      /* see struct capture_conf */

@@ -24,6 +24,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "ring.h" /* types inside the next one */
 #include "capture.skel.h"
 
 #define TRACE_UPROBE_MULTI  48 /* enum bpf_attach_type, 6.6 */

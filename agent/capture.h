@@ -30,7 +30,8 @@ struct capture_conf {
 	enum flow_hook flow_hook;
 	bool inner_only;   /* what stands before TLS on a connection is not wanted */
 	bool outer_tls;    /* of TLS inside TLS the outer one is wanted, not the inner one */
-	size_t ring_bytes; /* of the kernel ring buffer; a power of two */
+	size_t ring_bytes;  /* of the kernel ring buffer; a power of two */
+	size_t queue_bytes; /* of the queue behind it; a power of two of at least EVQUEUE_MIN */
 	/* One event; ev->size bytes, borrowed during the call. */
 	void (*on_event)(void *ctx, const struct sslc_event *ev);
 	/* A file was looked at; all borrowed. */
@@ -43,6 +44,7 @@ struct capture_ops {
 	int (*open)(struct capture **out, const struct capture_conf *conf); /* logs its own error */
 	int (*fd)(const struct capture *c); /* readable when poll() has work */
 	int (*poll)(struct capture *c);     /* deliver what is there; events delivered, or -errno */
+	void (*finish)(struct capture *c);  /* deliver all that has happened so far, and no more */
 	void (*skip_flow)(struct capture *c,
 			  uint64_t flow); /* its bytes are not wanted: stop copying them */
 	void (*tick)(struct capture *c);  /* about once a second: rescan, read loss counters */

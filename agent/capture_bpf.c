@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * capture_bpf: source 1. Loads the kernel half, attaches it to every TLS library file that libwatch
- * reports, and hands on the events of the ring buffer. Never looks into an event.
+ * reports, and hands on the events that its reader thread takes from the ring buffer. Never looks into
+ * an event.
  */
 #include "attach.h"
 #include "capture.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "libwatch.h"
+#include "reader.h"
 
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
@@ -20,16 +23,21 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "ring.h" /* types inside the next one */
 #include "capture.skel.h"
 
 #define POLL_BATCH 8192 /* events between two looks at the rest of the program */
+#define FINISH_MS  5000 /* for what is in the ring at the end */
 
 static COUNTER_DEFINE(libs_attached, "capture_libs_attached",
 		      "files with probes: TLS libraries, and programs with TLS inside");
 static COUNTER_DEFINE(libs_failed, "capture_libs_failed",
 		      "files with TLS that could not be probed");
 static COUNTER_DEFINE(events_seen, "capture_events", "events read from the kernel");
-static COUNTER_DEFINE(events_broken, "capture_events_broken", "events of impossible size, ignored");
+static COUNTER_DEFINE(ring_high, "capture_ring_high",
+		      "most bytes that were in the kernel ring buffer at once (gauge)");
+static COUNTER_DEFINE(queue_high, "capture_queue_high",
+		      "most bytes that were in the queue behind it (gauge)");
 
 /* In the order of enum loss in bpf/maps.bpf.h. */
 static struct counter losses[] = {
@@ -68,11 +76,10 @@ struct source {
 	struct capture base;
 	struct capture_conf conf;
 	struct capture_bpf *skel;
-	struct ring_buffer *ring;
+	struct reader *reader;
 	struct libwatch *watch;
 	int epoll_fd;
 	struct attach *attach;
-	int batch; /* events left to deliver in this poll() */
 };
 
 /* Any file with code: a program, a library. True when it holds TLS code. */
@@ -101,16 +108,11 @@ static bool on_library(void *ctx, int fd, const char *path)
 	return n > 0;
 }
 
-static int on_record(void *ctx, void *data, size_t size)
+static void on_event(void *ctx, const struct sslc_event *ev)
 {
 	struct source *s = ctx;
-	const struct sslc_event *ev = data;
 
-	if (size < sizeof(*ev) || ev->size > size)
-		counter_inc(&events_broken);
-	else
-		s->conf.on_event(s->conf.ctx, ev);
-	return --s->batch > 0 ? 0 : -EAGAIN;
+	s->conf.on_event(s->conf.ctx, ev);
 }
 
 static int libbpf_log(enum libbpf_print_level level, const char *fmt, va_list ap)
@@ -186,6 +188,7 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	err = attach_new(&s->attach, s->skel, btf);
 	if (!err)
 		err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);
+	s->skel->rodata->ring_bytes = s->conf.ring_bytes;
 	if (!err)
 		err = capture_bpf__load(s->skel);
 	if (!err)
@@ -225,15 +228,17 @@ static int load(struct source *s)
 	return err;
 }
 
-static int open_ring(struct source *s)
+static int open_reader(struct source *s)
 {
+	struct reader_conf conf = {.ring_fd = bpf_map__fd(s->skel->maps.events),
+				   .queue_bytes = s->conf.queue_bytes,
+				   .ring = &s->skel->bss->ring};
 	struct epoll_event ev = {.events = EPOLLIN};
+	int err = reader_start(&s->reader, &conf);
 
-	s->ring = ring_buffer__new(bpf_map__fd(s->skel->maps.events), on_record, s, NULL);
-	if (!s->ring)
-		return -errno;
-	return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, ring_buffer__epoll_fd(s->ring), &ev) ? -errno
-											  : 0;
+	if (err)
+		return err;
+	return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, reader_fd(s->reader), &ev) ? -errno : 0;
 }
 
 static void say_load_error(int err)
@@ -262,7 +267,7 @@ static void source_close(struct capture *c)
 		return;
 	libwatch_close(s->watch);
 	attach_free(s->attach);
-	ring_buffer__free(s->ring);
+	reader_free(s->reader);
 	capture_bpf__destroy(s->skel);
 	if (s->epoll_fd >= 0)
 		close(s->epoll_fd);
@@ -286,7 +291,7 @@ static int source_open(struct capture **out, const struct capture_conf *conf)
 	}
 	err = load(s);
 	if (!err)
-		err = open_ring(s);
+		err = open_reader(s);
 	if (err) {
 		say_load_error(err);
 		goto fail;
@@ -312,16 +317,29 @@ static int source_poll(struct capture *c)
 {
 	struct source *s = (struct source *)c;
 	struct epoll_event ev[8];
-	int err, n = epoll_wait(s->epoll_fd, ev, 8, 0); /* clears the edge of whatever woke us */
+	unsigned n;
 
-	(void)n;
+	(void)epoll_wait(s->epoll_fd, ev, 8, 0); /* clears the edge of whatever woke us */
 	libwatch_poll(s->watch);
-	s->batch = POLL_BATCH;
-	err = ring_buffer__consume(s->ring);
-	if (err < 0 && err != -EAGAIN)
-		return err;
-	counter_add(&events_seen, (uint64_t)(POLL_BATCH - s->batch));
-	return POLL_BATCH - s->batch;
+	n = reader_take(s->reader, POLL_BATCH, on_event, s);
+	counter_add(&events_seen, n);
+	return (int)n;
+}
+
+static void source_finish(struct capture *c)
+{
+	uint64_t end_ns = clock_mono_ns() + FINISH_MS * NS_PER_MS;
+	struct source *s = (struct source *)c;
+	bool is_over;
+	unsigned n;
+
+	do {
+		is_over = reader_finish(s->reader);
+		n = reader_take(s->reader, POLL_BATCH, on_event, s);
+		counter_add(&events_seen, n);
+		if (!n && !is_over)
+			usleep(1000);
+	} while ((n || !is_over) && clock_mono_ns() < end_ns);
 }
 
 static void source_skip_flow(struct capture *c, uint64_t flow)
@@ -337,6 +355,7 @@ static void source_tick(struct capture *c)
 	struct source *s = (struct source *)c;
 	int n_cpus = libbpf_num_possible_cpus(), fd = bpf_map__fd(s->skel->maps.losses);
 	uint64_t *v = calloc(n_cpus > 0 ? (size_t)n_cpus : 1, sizeof(*v));
+	struct reader_stats stats;
 
 	for (uint32_t key = 0; v && n_cpus > 0 && key < N_LOSSES; key++) {
 		uint64_t sum = 0;
@@ -348,6 +367,9 @@ static void source_tick(struct capture *c)
 		counter_set(&losses[key], sum);
 	}
 	free(v);
+	reader_stats(s->reader, &stats);
+	counter_set(&ring_high, stats.ring_high);
+	counter_set(&queue_high, stats.queue_high);
 }
 
 const struct capture_ops capture_bpf_ops = {
@@ -355,6 +377,7 @@ const struct capture_ops capture_bpf_ops = {
 	.open = source_open,
 	.fd = source_fd,
 	.poll = source_poll,
+	.finish = source_finish,
 	.skip_flow = source_skip_flow,
 	.tick = source_tick,
 	.close = source_close,

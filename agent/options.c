@@ -25,6 +25,7 @@
 #define COMPRESS_DEFAULT  1
 #define QUEUE_DEFAULT     (64ull << 20)
 #define RING_DEFAULT      (64ull << 20)
+#define BACKLOG_DEFAULT   (16ull << 20)
 #define EXPIRES_DEFAULT_S 3600
 
 #define LONG_OPTION 256 /* getopt's answer for row 0 of the table; letters are below */
@@ -495,6 +496,7 @@ int options_parse(struct options *o, int argc, char **argv)
 		.zstd_level = COMPRESS_DEFAULT,
 		.queue_bytes = QUEUE_DEFAULT,
 		.ring_bytes = RING_DEFAULT,
+		.backlog_bytes = BACKLOG_DEFAULT,
 		.token_ttl_s = EXPIRES_DEFAULT_S,
 	};
 	err = parse_argv(&cli, argc, argv);

@@ -44,6 +44,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	int zstd_level;             /* --compress N, 0 to 19; default 1 */
 	size_t queue_bytes;         /* --queue SIZE (K, M, G suffix); default 64M */
 	size_t ring_bytes;          /* --ring SIZE; rounded up to a power of two; default 64M */
+	size_t backlog_bytes;       /* --backlog SIZE; the same; default 16M */
 	enum flow_hook flow_hook;   /* --flow-hook; default auto */
 	enum prelude_mode starttls; /* --starttls; default stitch */
 	bool outer_tls;             /* --tls-in-tls outer; default peel */

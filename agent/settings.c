@@ -133,8 +133,8 @@ static int take_queue(struct options *o, const char *name, const char *word)
 	return value_size(name, word, QUEUE_MIN, QUEUE_MAX, &o->queue_bytes);
 }
 
-/* The kernel takes powers of two only. */
-static int take_ring(struct options *o, const char *name, const char *word)
+/* Rounded up to a power of two. */
+static int take_rounded(const char *name, const char *word, size_t *out)
 {
 	size_t wanted, bytes = RING_MIN;
 	int err = value_size(name, word, RING_MIN, RING_MAX, &wanted);
@@ -143,8 +143,19 @@ static int take_ring(struct options *o, const char *name, const char *word)
 		return err;
 	while (bytes < wanted)
 		bytes <<= 1;
-	o->ring_bytes = bytes;
+	*out = bytes;
 	return 0;
+}
+
+/* The kernel takes powers of two only. */
+static int take_ring(struct options *o, const char *name, const char *word)
+{
+	return take_rounded(name, word, &o->ring_bytes);
+}
+
+static int take_backlog(struct options *o, const char *name, const char *word)
+{
+	return take_rounded(name, word, &o->backlog_bytes);
 }
 
 static int take_flow_hook(struct options *o, const char *name, const char *word)
@@ -277,6 +288,8 @@ const struct setting settings_table[] = {
 		much, "SIZE", "memory for what is not acknowledged yet (default 64M)"},
 	{"ring", "--ring", KIND_WORD, PLACE_BOTH, MIRROR, AT(ring), take_ring,
 		much, "SIZE", "memory between kernel and agent (default 64M)"},
+	{"backlog", "--backlog", KIND_WORD, PLACE_BOTH, MIRROR, AT(backlog), take_backlog,
+		much, "SIZE", "memory for events read and not looked at yet (default 16M)"},
 
 	{"flow-hook", "--flow-hook", KIND_WORD, PLACE_BOTH, MIRROR, AT(flow_hook), take_flow_hook,
 		odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},

@@ -283,7 +283,7 @@ static __always_inline __u32 is_loose(const struct sslc_conn_id *id, const struc
 	ev->call = kind;
 	ev->seq = seq;
 	ev->pad = 0;
-	bpf_ringbuf_submit(ev, 0);
+	ring_submit(ev);
 	return seq;
 }
 
@@ -317,7 +317,7 @@ static __always_inline void tell_early(const struct sslc_conn_id *id, struct con
 	ev->conn.life = c->life;
 	ev->accepted = status == EARLY_ACCEPTED;
 	ev->pad = 0;
-	bpf_ringbuf_submit(ev, 0);
+	ring_submit(ev);
 }
 
 /* 0-RTT: flags for what a call has written inside `outer`. */

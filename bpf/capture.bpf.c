@@ -9,7 +9,9 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
 #include "event.h"
+#include "ring.h"
 #include "maps.bpf.h"
+#include "ring.bpf.h"
 #include "emit.bpf.h"
 #include "pending.bpf.h"
 #include "record.bpf.h"

@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * emit: bytes of a returned TLS call → data events of a few sizes. Never waits; what does not fit
- * is counted, and its position is skipped so that the agent sees a hole of exact size.
+ * emit: bytes of a returned TLS call → data events of a few sizes, the smallest that fits. Never
+ * waits; what does not fit is counted, and its position is skipped so that the agent sees a hole of
+ * exact size.
  */
 #ifndef SSLC_BPF_EMIT_H
 #define SSLC_BPF_EMIT_H
 
 #define CHUNK_MAX      16384u /* one TLS record's plaintext (RFC 8446, 5.1) */
-#define CHUNK_SMALL    448u
-#define CHUNK_MID      4096u
-#define CHUNKS_MAX     8192u /* 128 MiB in one call, with bpf_loop() */
-#define CHUNKS_MAX_OLD 2048u /* 32 MiB before 5.17 */
+#define CHUNKS_MAX     8192u  /* 128 MiB in one call, with bpf_loop() */
+#define CHUNKS_MAX_OLD 2048u  /* 32 MiB before 5.17 */
 
 struct emit {
 	struct sslc_conn_id conn;
@@ -62,14 +61,65 @@ static __always_inline void fill_header(struct sslc_ev_data *ev, const struct em
 		fill_header(ev, e, n, sizeof(*ev) + (ROOM));                                       \
 		if (bpf_probe_read_user(ev->data, n <= (ROOM) ? n : (ROOM), (void *)e->buf)) {     \
 			count(LOSS_FAULT, n);                                                      \
-			bpf_ringbuf_discard(ev, 0);                                                \
+			bpf_ringbuf_discard(ev, BPF_RB_NO_WAKEUP);                                 \
 			return;                                                                    \
 		}                                                                                  \
-		bpf_ringbuf_submit(ev, 0);                                                         \
+		ring_submit(ev);                                                                   \
 	}
-EMIT_ROOM(CHUNK_SMALL)
-EMIT_ROOM(CHUNK_MID)
-EMIT_ROOM(CHUNK_MAX)
+/* At most a third of an event's room is left unused, but for the shortest. */
+EMIT_ROOM(64)
+EMIT_ROOM(128)
+EMIT_ROOM(256)
+EMIT_ROOM(384)
+EMIT_ROOM(512)
+EMIT_ROOM(768)
+EMIT_ROOM(1024)
+EMIT_ROOM(1536)
+EMIT_ROOM(2048)
+EMIT_ROOM(3072)
+EMIT_ROOM(4096)
+EMIT_ROOM(6144)
+EMIT_ROOM(8192)
+EMIT_ROOM(12288)
+EMIT_ROOM(16384)
+
+static __always_inline void emit_short(const struct emit *e, __u32 n)
+{
+	if (n <= 64)
+		emit_64(e, n);
+	else if (n <= 128)
+		emit_128(e, n);
+	else if (n <= 256)
+		emit_256(e, n);
+	else if (n <= 384)
+		emit_384(e, n);
+	else if (n <= 512)
+		emit_512(e, n);
+	else if (n <= 768)
+		emit_768(e, n);
+	else
+		emit_1024(e, n);
+}
+
+static __always_inline void emit_long(const struct emit *e, __u32 n)
+{
+	if (n <= 1536)
+		emit_1536(e, n);
+	else if (n <= 2048)
+		emit_2048(e, n);
+	else if (n <= 3072)
+		emit_3072(e, n);
+	else if (n <= 4096)
+		emit_4096(e, n);
+	else if (n <= 6144)
+		emit_6144(e, n);
+	else if (n <= 8192)
+		emit_8192(e, n);
+	else if (n <= 12288)
+		emit_12288(e, n);
+	else
+		emit_16384(e, n);
+}
 
 static long emit_chunk(__u32 i, struct emit *e)
 {
@@ -78,12 +128,10 @@ static long emit_chunk(__u32 i, struct emit *e)
 	(void)i;
 	if (!n)
 		return 1; /* stop */
-	if (n <= CHUNK_SMALL)
-		emit_CHUNK_SMALL(e, n);
-	else if (n <= CHUNK_MID)
-		emit_CHUNK_MID(e, n);
+	if (n <= 1024)
+		emit_short(e, n);
 	else
-		emit_CHUNK_MAX(e, n);
+		emit_long(e, n);
 	e->buf += n;
 	e->pos += n;
 	e->left -= n;
@@ -144,7 +192,7 @@ static __always_inline void emit_gap(const struct emit *e)
 	ev->len = e->left;
 	ev->tid = e->tid;
 	ev->dir = e->dir;
-	bpf_ringbuf_submit(ev, 0);
+	ring_submit(ev);
 }
 
 static __always_inline void emit_nothing(const struct emit *e)

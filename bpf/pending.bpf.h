@@ -67,10 +67,10 @@ static __always_inline bool pending_emit_kept(const struct emit *e, const struct
 	fill_header(ev, e, n, sizeof(*ev) + CHUNK_MAX);
 	barrier_var(n);
 	if (n > CHUNK_MAX || bpf_probe_read_kernel(ev->data, n, p->data)) {
-		bpf_ringbuf_discard(ev, 0);
+		bpf_ringbuf_discard(ev, BPF_RB_NO_WAKEUP);
 		return false;
 	}
-	bpf_ringbuf_submit(ev, 0);
+	ring_submit(ev);
 	return true;
 }
 

@@ -173,7 +173,7 @@ static __always_inline void announce(struct sock *sk, struct sock_info *info,
 	ev->uid = (__u32)bpf_get_current_uid_gid();
 	bpf_get_current_comm(ev->comm, sizeof(ev->comm));
 	info->announced = 1;
-	bpf_ringbuf_submit(ev, 0);
+	ring_submit(ev);
 }
 
 /*
@@ -288,7 +288,7 @@ static __always_inline void tell_sock(__u64 flow, enum sslc_sock_what what)
 	struct sslc_ev_sock *ev = begin_sock(flow, what);
 
 	if (ev)
-		bpf_ringbuf_submit(ev, 0);
+		ring_submit(ev);
 }
 
 /* The flow is over: nothing of it may meet the next socket at this address. ended: see
@@ -299,7 +299,7 @@ static __always_inline void sock_info_end(__u64 key, struct sock_info *info, str
 
 	if (ev) {
 		count_up_to(ev, info, ended);
-		bpf_ringbuf_submit(ev, 0);
+		ring_submit(ev);
 	}
 	bpf_map_delete_elem(&skipped, &info->flow);
 	bpf_map_delete_elem(&socks, &key);
@@ -382,7 +382,7 @@ static __always_inline void tell_bind(const struct sslc_conn_id *id, const struc
 	ev->conn.life = c->life;
 	ev->pos[0] = c->pos[0];
 	ev->pos[1] = c->pos[1];
-	bpf_ringbuf_submit(ev, 0);
+	ring_submit(ev);
 }
 
 /*

@@ -36,6 +36,9 @@ enum bpf_map_type_used { /* include/uapi/linux/bpf.h */
 			 BPF_MAP_TYPE_LRU_HASH = 9,
 			 BPF_MAP_TYPE_RINGBUF = 27,
 };
+/* include/uapi/linux/bpf.h; flags of the ring buffer's helpers, all since 5.8 */
+enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
+enum { BPF_RB_AVAIL_DATA = 0 };
 /* include/uapi/linux/bpf.h; whether the running kernel has it is looked up at load. */
 enum bpf_func_id {
 	BPF_FUNC_task_pt_regs = 175, /* 5.15 */

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * ring: the one way out. Whoever has filled an event hands it over here, and the reader is woken
+ * when it is worth it: see proto/ring.h. What does not fit is counted by the caller.
+ */
+#ifndef SSLC_BPF_RING_H
+#define SSLC_BPF_RING_H
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 << 20); /* set again at load */
+} events SEC(".maps");
+
+/* Set by the agent before load: the ring's size. */
+const volatile __u64 ring_bytes = 64 << 20;
+
+/* Shared with the agent's reader. */
+struct sslc_ring ring = {};
+
+/* The flags with which an event is submitted. */
+static __always_inline __u64 ring_wake(void)
+{
+	__u64 fill = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+	if (fill > ring.high)
+		ring.high = fill;
+	if (!sslc_ring_wakes(*(volatile __u32 *)&ring.reader, fill, ring_bytes))
+		return BPF_RB_NO_WAKEUP;
+	*(volatile __u32 *)&ring.reader = SSLC_READER_AWAKE;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
+static __always_inline void ring_submit(void *ev)
+{
+	bpf_ringbuf_submit(ev, ring_wake());
+}
+
+#endif
