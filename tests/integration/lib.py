@@ -36,6 +36,11 @@ def binary():
     return os.environ.get("SSLCOLLECTOR", str(ROOT / "build" / "sslcollector"))
 
 
+def is_sanitized():
+    """Several times slower than what people run: tests of its soundness give it less to do."""
+    return b"__asan_init" in pathlib.Path(binary()).read_bytes()
+
+
 class Failed(Exception):
     """A check did not hold."""
 
@@ -215,6 +220,10 @@ def losses(*procs):
     return out
 
 
+# What AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer say in a build that has them.
+SANITIZER = re.compile(r"^.*(?:ERROR: \w+Sanitizer|: runtime error: |\w+Sanitizer:DEADLYSIGNAL).*$", re.M)
+
+
 class Test:
     def __init__(self, name):
         self.name = name
@@ -226,6 +235,11 @@ class Test:
 
     def cleanup(self, fn, *args):
         self.undo.append((fn, args))
+
+    def sanitizer_reports(self):
+        """First report of each process that made one, whatever became of the process."""
+        found = ((f.name, SANITIZER.search(read(f))) for f in sorted(self.dir.glob("*.err")))
+        return [f"{name}: {m.group(0).strip()}" for name, m in found if m]
 
     def serial(self, name):
         self.serials[name] = self.serials.get(name, 0) + 1
@@ -741,6 +755,8 @@ def run(main, needs=()):
         if not os.access(binary(), os.X_OK):
             raise Skip(f"{binary()} is not built")
         main(t)
+        reports = t.sanitizer_reports()
+        check(not reports, "sanitizer:", *reports)
         status = 0
         fact(f"PASS {name} in {time.monotonic() - began:.1f} s")
     except Skip as e:

@@ -21,7 +21,9 @@ def play(r):
     location /up/ {{ proxy_pass https://{CLI}:9443/; proxy_http_version 1.1; }}
   }}
   server {{
-    listen 446 ssl; ssl_protocols TLSv1.3; ssl_early_data on; root {r.dir}/www;""")
+    listen 446 ssl; ssl_protocols TLSv1.3; ssl_early_data on; root {r.dir}/www;
+    lingering_close always; # else it resets the connection when it answers before the client's handshake is read
+""")
     r.attach()
     big = r.t.www("big", 3_000_000)
     r.t.www("small", 10)
