@@ -253,7 +253,7 @@ static __always_inline bool is_told_elsewhere(struct conn *c, __u64 ssl, enum ss
  * told what goes through sockets on this thread, and of this call. Returns the call's number.
  */
 static __always_inline __u32 is_loose(const struct sslc_conn_id *id, const struct conn *c,
-				      enum sslc_call kind, __u64 moved)
+				      enum sslc_call kind, __u64 moved, __u64 now)
 {
 	__u64 tid = bpf_get_current_pid_tgid();
 	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
@@ -265,7 +265,7 @@ static __always_inline __u32 is_loose(const struct sslc_conn_id *id, const struc
 	if (cs)
 		seq = next_seq(cs);
 	if (cs && !c->has_socket)
-		cs->loose_ns = bpf_ktime_get_ns();
+		cs->loose_ns = now;
 	if (moved)
 		return seq; /* the data says so */
 	ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
@@ -275,7 +275,7 @@ static __always_inline __u32 is_loose(const struct sslc_conn_id *id, const struc
 	}
 	ev->ev.type = SSLC_EV_CALL;
 	ev->ev.size = sizeof(*ev);
-	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.ts_ns = now;
 	ev->ev.flow = 0;
 	ev->conn = *id;
 	ev->conn.life = c->life;
@@ -373,10 +373,11 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, __u
 		c->early |= EARLY_SERVER;
 	if (kind == SSLC_CALL_SEND)
 		e->pending = pending((int)ret, &e->conn, c, &call, n);
+	e->ts_ns = bpf_ktime_get_ns();
 	if (!c->flow && !c->has_socket && !outer.ssl)
 		c->loose = 1; /* the outermost call has ended: no socket was used in it */
 	if (!c->flow && (n || !c->has_socket))
-		e->seq = is_loose(&e->conn, c, kind, n);
+		e->seq = is_loose(&e->conn, c, kind, n, e->ts_ns);
 	e->dir = direction(kind);
 	e->type = SSLC_EV_DATA;
 	if (!n || !place(c, e, n))
@@ -384,7 +385,6 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, __u
 	tell_outer(&outer, call.ssl, n);
 	e->conn.life = c->life;
 	e->flags = early_flags(c, kind, call.ssl, &outer);
-	e->ts_ns = bpf_ktime_get_ns();
 	e->buf = kind == SSLC_CALL_RECV_PACKET ? packet_bytes(call.buf, n) : call.buf;
 	e->left = n;
 	e->tid = (__u32)bpf_get_current_pid_tgid();

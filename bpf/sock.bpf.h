@@ -137,11 +137,24 @@ static __always_inline void read_role(struct sslc_ev_open *ev, struct sock *sk)
 	ev->role = reuse < 0 ? SSLC_ROLE_CLIENT : SSLC_ROLE_UNKNOWN;
 }
 
+/* When the process began. Where the verifier knows the task's type, two loads instead of two calls.
+ */
+static __always_inline __u64 process_start_ns(void)
+{
+	struct task_struct *task;
+
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		task = (struct task_struct *)bpf_get_current_task_btf();
+		return task->group_leader->start_boottime;
+	}
+	task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, group_leader, start_boottime);
+}
+
 static __always_inline struct sslc_conn_id conn_id_of(__u64 ssl)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct sslc_conn_id id = {
-		.start_ns = BPF_CORE_READ(task, group_leader, start_boottime),
+		.start_ns = process_start_ns(),
 		.ssl = ssl,
 		.tgid = bpf_get_current_pid_tgid() >> 32,
 	};

@@ -41,7 +41,8 @@ enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
 enum { BPF_RB_AVAIL_DATA = 0 };
 /* include/uapi/linux/bpf.h; whether the running kernel has it is looked up at load. */
 enum bpf_func_id {
-	BPF_FUNC_task_pt_regs = 175, /* 5.15 */
+	BPF_FUNC_get_current_task_btf = 158, /* 5.11 */
+	BPF_FUNC_task_pt_regs = 175,         /* 5.15 */
 };
 #define BPF_ANY     0
 #define BPF_NOEXIST 1
