@@ -87,6 +87,7 @@ static void fill_pairs(struct attach *a)
 		[SSLC_CALL_UNCORK] = PAIR(uncork),
 		[SSLC_CALL_SEND_FILE] = PAIR(send_file),
 		[SSLC_CALL_RECV_PACKET] = PAIR(recv_packet),
+		[SSLC_CALL_RECV_TYPED] = PAIR(recv_typed),
 		[SSLC_CALL_FORGET] = {a->skel->progs.enter_forget, NULL, NULL, NULL},
 		[SSLC_CALL_GO_READ] = GO_PAIR(go_read),
 		[SSLC_CALL_GO_WRITE] = GO_PAIR(go_write),

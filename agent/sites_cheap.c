@@ -17,7 +17,8 @@ static unsigned arguments(enum sslc_call call)
 {
 	if (call == SSLC_CALL_WRITE_EX2)
 		return 5;
-	if (call == SSLC_CALL_READ_EX || call == SSLC_CALL_WRITE_EX || call == SSLC_CALL_READ_FLAGS)
+	if (call == SSLC_CALL_READ_EX || call == SSLC_CALL_WRITE_EX ||
+	    call == SSLC_CALL_READ_FLAGS || call == SSLC_CALL_RECV_TYPED)
 		return 4;
 	return sslc_call_moves(call) ? 3 : 1;
 }

@@ -260,6 +260,52 @@ int x86code_exits(const uint8_t *code, size_t len, uint64_t at, struct x86code_e
 	return err ? err : w.n_out;
 }
 
+/* 0: it stays in the function, or its place is known; else one more, or -E2BIG. */
+static int add_target(uint64_t to, uint64_t out[], size_t n, size_t max)
+{
+	for (size_t k = 0; k < n; k++)
+		if (out[k] == to)
+			return 0;
+	if (n == max)
+		return -E2BIG;
+	out[n] = to;
+	return 1;
+}
+
+static bool is_transfer(const struct ins *i)
+{
+	return i->is.meta.category == ZYDIS_CATEGORY_CALL ||
+	       i->is.meta.category == ZYDIS_CATEGORY_UNCOND_BR ||
+	       i->is.meta.category == ZYDIS_CATEGORY_COND_BR;
+}
+
+int x86code_targets(const uint8_t *code, size_t len, uint64_t at, uint64_t out[], size_t max)
+{
+	struct walk w = {.code = code, .len = len, .at = at};
+	struct path p = {.pos = 0};
+	size_t n = 0;
+	uint64_t to;
+	struct ins i;
+	int more;
+
+	decoder_init(&w.decoder);
+	for (; p.pos < len; p.pos += i.is.length) {
+		if (!decode(&w.decoder, code + p.pos, len - p.pos, &i))
+			return -EILSEQ;
+		if (!is_transfer(&i))
+			continue;
+		if (!target_of(&w, &p, &i, &to))
+			return -EILSEQ;
+		if (to >= at && to - at < len)
+			continue;
+		more = add_target(to, out, n, max);
+		if (more < 0)
+			return more;
+		n += (size_t)more;
+	}
+	return (int)n;
+}
+
 int x86code_mark(const uint8_t *code, size_t len)
 {
 	ZydisDecoder d;
@@ -276,6 +322,12 @@ int x86code_mark(const uint8_t *code, size_t len)
 int x86code_exits(const uint8_t *code, size_t len, uint64_t at, struct x86code_exit out[])
 {
 	(void)code, (void)len, (void)at, (void)out;
+	return -ENOTSUP;
+}
+
+int x86code_targets(const uint8_t *code, size_t len, uint64_t at, uint64_t out[], size_t max)
+{
+	(void)code, (void)len, (void)at, (void)out, (void)max;
 	return -ENOTSUP;
 }
 

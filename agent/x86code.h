@@ -49,6 +49,15 @@ struct x86code_exit {
 int x86code_exits(const uint8_t *code, size_t len, uint64_t at, struct x86code_exit out[])
 	__attribute__((warn_unused_result));
 /**
+ * Where the instructions of a whole function of `len` bytes call or jump to outside of it, each
+ * place once. at: as above.
+ *
+ * Returns how many; -E2BIG when there are more than `max`; -EILSEQ when a byte is no instruction or
+ * one goes to a computed place; -ENOTSUP.
+ */
+int x86code_targets(const uint8_t *code, size_t len, uint64_t at, uint64_t out[], size_t max)
+	__attribute__((warn_unused_result));
+/**
  * Length of the mark for indirect jumps (endbr64) that the code begins with, 0 when there is none
  * but a valid instruction; -EILSEQ when there is neither; -ENOTSUP.
  */

@@ -40,6 +40,19 @@ static __always_inline struct calls *calls_get(__u64 tid)
 	return bpf_map_lookup_elem(&calls, &tid);
 }
 
+static __always_inline void buffer_argument(struct pt_regs *ctx, enum sslc_call kind,
+					    struct call *c)
+{
+	__u64 second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx), fourth = PT_REGS_PARM4(ctx);
+	bool typed = kind == SSLC_CALL_RECV_TYPED;
+
+	barrier_var(second);
+	barrier_var(third);
+	barrier_var(fourth);
+	c->buf = typed ? third : second;
+	c->len = typed ? fourth : third;
+}
+
 /* Both are read, each at its own fixed offset: one load at a chosen offset is refused. */
 static __always_inline __u64 out_argument(struct pt_regs *ctx, enum sslc_call kind)
 {
@@ -52,6 +65,12 @@ static __always_inline __u64 out_argument(struct pt_regs *ctx, enum sslc_call ki
 	return kind == SSLC_CALL_WRITE_EX2 ? fifth : fourth;
 }
 
+/* The library itself receives through this call, too: handshakes and alerts. */
+static __always_inline bool is_other_type(struct pt_regs *ctx, enum sslc_call kind)
+{
+	return kind == SSLC_CALL_RECV_TYPED && (__u32)PT_REGS_PARM2(ctx) != TLS_APPLICATION;
+}
+
 /* sp: at the call's first instruction. */
 static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64 sp)
 {
@@ -60,7 +79,7 @@ static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64
 	struct call *c;
 	__u32 d;
 
-	if (tid >> 32 == self_tgid)
+	if (tid >> 32 == self_tgid || is_other_type(ctx, kind))
 		return 0;
 	cs = calls_get(tid);
 	if (!cs)
@@ -78,8 +97,7 @@ static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64
 	c = &cs->v[d];
 	c->sp = sp;
 	c->ssl = PT_REGS_PARM1(ctx);
-	c->buf = PT_REGS_PARM2(ctx);
-	c->len = PT_REGS_PARM3(ctx);
+	buffer_argument(ctx, kind, c);
 	c->outp = out_argument(ctx, kind);
 	c->kind = kind;
 	cs->depth = d + 1;
@@ -126,7 +144,8 @@ static __always_inline __u64 moved(__s64 wide, const struct call *c)
 		return 0;
 	if (c->kind == SSLC_CALL_READ_FLAGS)
 		return c->outp & PR_MSG_PEEK ? 0 : ret;
-	if (c->kind == SSLC_CALL_READ || c->kind == SSLC_CALL_WRITE)
+	if (c->kind == SSLC_CALL_READ || c->kind == SSLC_CALL_WRITE ||
+	    c->kind == SSLC_CALL_RECV_TYPED)
 		return ret;
 	if (bpf_probe_read_user(&n, sizeof(n), (void *)c->outp))
 		count(LOSS_FAULT, 1);
@@ -476,6 +495,7 @@ TLS_CALL(write_ex, SSLC_CALL_WRITE_EX)
 TLS_CALL(write_ex2, SSLC_CALL_WRITE_EX2)
 TLS_CALL(recv, SSLC_CALL_RECV)
 TLS_CALL_EMITS(send, SSLC_CALL_SEND, emit_sent, emit_sent_bounded)
+TLS_CALL(recv_typed, SSLC_CALL_RECV_TYPED)
 TLS_CALL(recv_packet, SSLC_CALL_RECV_PACKET)
 TLS_CALL_EMITS(send_file, SSLC_CALL_SEND_FILE, emit_gap, emit_gap)
 TLS_CALL_EMITS(uncork, SSLC_CALL_UNCORK, emit_nothing, emit_nothing)

@@ -48,15 +48,16 @@ enum sslc_call {
 	SSLC_CALL_UNCORK = 15,        /* what is sent inside was told when it was given */
 	SSLC_CALL_SEND_FILE = 16,     /* ssize_t returned: sends inside it, or past the process */
 	SSLC_CALL_RECV_PACKET = 17, /* ssize_t returned; *arg2 is a structure that has the bytes */
+	SSLC_CALL_RECV_TYPED = 18,  /* int returned: (session, record type, buffer, length) */
 	/* crypto/tls of Go, with arguments and results in registers (since 1.17; arm64: 1.18) */
-	SSLC_CALL_GO_READ = 18,  /* (*Conn).Read(p): count returned */
-	SSLC_CALL_GO_WRITE = 19, /* (*Conn).writeRecordLocked(type, data), by each Write */
-	SSLC_CALL_GO_BIND = 20,  /* the handshake, client's or server's: the object is new */
+	SSLC_CALL_GO_READ = 19,  /* (*Conn).Read(p): count returned */
+	SSLC_CALL_GO_WRITE = 20, /* (*Conn).writeRecordLocked(type, data), by each Write */
+	SSLC_CALL_GO_BIND = 21,  /* the handshake, client's or server's: the object is new */
 	/* the same on the stack */
-	SSLC_CALL_GO_OLD_READ = 21,
-	SSLC_CALL_GO_OLD_WRITE = 22,
-	SSLC_CALL_GO_OLD_BIND = 23,
-	SSLC_CALL_KINDS = 24,
+	SSLC_CALL_GO_OLD_READ = 22,
+	SSLC_CALL_GO_OLD_WRITE = 23,
+	SSLC_CALL_GO_OLD_BIND = 24,
+	SSLC_CALL_KINDS = 25,
 };
 
 /* Whether such a call moves plaintext. */
@@ -74,6 +75,7 @@ static inline int sslc_call_moves(enum sslc_call call)
 	case SSLC_CALL_SEND:
 	case SSLC_CALL_SEND_FILE:
 	case SSLC_CALL_RECV_PACKET:
+	case SSLC_CALL_RECV_TYPED:
 	case SSLC_CALL_GO_READ:
 	case SSLC_CALL_GO_WRITE:
 	case SSLC_CALL_GO_OLD_READ:

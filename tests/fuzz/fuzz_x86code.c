@@ -14,8 +14,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct x86code_exit out[X86CODE_EXITS];
 	int n = x86code_exits(data, size, 0x1000, out), mark = x86code_mark(data, size);
 
+	uint64_t to[4];
+	int targets = x86code_targets(data, size, 0x1000, to, 4);
+
 	if (n == -ENOTSUP)
 		return 0;
+	if (targets > 4 || (targets < 0 && targets != -E2BIG && targets != -EILSEQ))
+		abort();
+	for (int i = 0; i < targets; i++)
+		if (to[i] >= 0x1000 && to[i] - 0x1000 < size)
+			abort();
 	if (n != -E2BIG && (n < 1 || n > X86CODE_EXITS))
 		abort();
 	for (int i = 0; i < n; i++)

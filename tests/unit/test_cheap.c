@@ -336,6 +336,27 @@ static void check_sites(const char *lib, const char *symbol)
 	close(fd);
 }
 
+static void test_gnutls_receives_in_one_function_or_in_the_public_ones(void **state)
+{
+	struct sites s = {.pairs = true};
+	uint64_t offset;
+	size_t typed = 0, public = 0;
+	int fd = open_library_of("libgnutls.so.30", "gnutls_record_recv", &offset);
+
+	(void)state;
+	if (fd < 0)
+		skip();
+	assert_true(sites_find(fd, &s) > 0);
+	for (size_t i = 0; i < s.n; i++) {
+		typed += s.v[i].call == SSLC_CALL_RECV_TYPED;
+		public += s.v[i].function == offset;
+	}
+	print_message("%zu internal, %zu public\n", typed, public);
+	assert_true((typed > 0) != (public > 0));
+	sites_fini(&s);
+	close(fd);
+}
+
 static void test_libraries_keep_their_functions_whatever_the_price(void **state)
 {
 	(void)state;
@@ -375,6 +396,7 @@ int main(void)
 		cmocka_unit_test(test_too_much_code_is_refused),
 		cmocka_unit_test(test_instructions_are_told_with_their_place),
 		cmocka_unit_test(test_the_unwind_table_knows_functions_by_their_beginning),
+		cmocka_unit_test(test_gnutls_receives_in_one_function_or_in_the_public_ones),
 		cmocka_unit_test(test_libraries_keep_their_functions_whatever_the_price),
 #else
 		cmocka_unit_test(test_nothing_is_found_elsewhere),

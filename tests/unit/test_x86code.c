@@ -169,6 +169,25 @@ static void test_jump_to_before_the_function_is_a_jump_out(void **state)
 	assert_int_equal(out[0].target, AT + 2 - 16);
 }
 
+static void test_all_places_outside_are_listed_once(void **state)
+{
+	/* call A; jz over the next; call B; jmp A; jmp to the beginning */
+	static const uint8_t code[] = {CALL(0x100),     0x74, 5,   CALL(0x200),
+				       JMP(0x100 - 12), 0xeb, 0xed};
+	static const uint8_t indirect[] = {0xff, 0xd0}, bad[] = {0x06}, cut[] = {0xe8, 0, 0};
+	uint64_t to[2];
+
+	(void)state;
+	assert_int_equal(x86code_targets(code, sizeof(code), AT, to, 2), 2);
+	assert_int_equal(to[0], AT + 5 + 0x100);
+	assert_int_equal(to[1], AT + 12 + 0x200);
+	assert_int_equal(x86code_targets(code, sizeof(code), AT, to, 1), -E2BIG);
+	assert_int_equal(x86code_targets(code, 0, AT, to, 1), 0);
+	assert_int_equal(x86code_targets(indirect, sizeof(indirect), AT, to, 2), -EILSEQ);
+	assert_int_equal(x86code_targets(bad, sizeof(bad), AT, to, 2), -EILSEQ);
+	assert_int_equal(x86code_targets(cut, sizeof(cut), AT, to, 2), -EILSEQ);
+}
+
 static void test_what_cannot_be_followed_is_an_end(void **state)
 {
 	static const uint8_t ret[] = {RET}, indirect[] = {0xff, 0xe0}, pointer[] = {0xff, 0x50, 8},
@@ -283,6 +302,7 @@ int main(void)
 		cmocka_unit_test(test_instructions_that_write_a_register_without_naming_it_count),
 		cmocka_unit_test(test_tail_call_is_a_jump_out),
 		cmocka_unit_test(test_jump_to_before_the_function_is_a_jump_out),
+		cmocka_unit_test(test_all_places_outside_are_listed_once),
 		cmocka_unit_test(test_what_cannot_be_followed_is_an_end),
 		cmocka_unit_test(test_code_without_end_is_given_up),
 		cmocka_unit_test(test_many_ways_out_are_given_up),
