@@ -17,21 +17,18 @@ static __always_inline bool writes_record(const struct call *call)
 
 /*
  * The objects whose calls the thread is in use this socket: the innermost one, and one around it
- * when its records are what goes in. 0: none does. Global, for a stack frame of its own.
+ * when its records are what goes in. 0: none does. Arguments as those of wire_op(). Global, for a
+ * stack frame of its own.
  */
-__noinline int bind_calls(__u64 key, __u32 dir, __u32 moved)
+__noinline int bind_calls(__u64 key, __u32 how, __u32 moved, __u64 ident_0, __u64 ident_1)
 {
 	struct sock *sk = (struct sock *)key;
+	__u64 ident[2] = {ident_0, ident_1}, ssl;
 	struct calls *cs = calls_here();
 	__u32 top, at = 0, above;
-	bool is_datagram;
-	__u64 ssl;
 
 	if (!cs || !cs->depth || cs->depth > CALL_DEPTH)
 		return 0;
-	is_datagram = is_inet(sk, IPPROTO_UDP);
-	if (!is_datagram && !is_tcp(sk))
-		return 1;
 	top = cs->depth - 1;
 	ssl = cs->v[top & CALL_MASK].ssl;
 #pragma clang loop unroll(disable) /* each round would get stack of its own */
@@ -40,27 +37,35 @@ __noinline int bind_calls(__u64 key, __u32 dir, __u32 moved)
 		at = (top - i) & CALL_MASK;
 		if (i && cs->v[at].ssl != ssl && !writes_record(&cs->v[above]))
 			break;
-		if (is_datagram)
+		if (!(how & OP_TCP))
 			bind_datagrams(cs->v[at].ssl);
-		else if (!bind_call(sk, &cs->v[at], dir, moved) && !i)
+		else if (!bind_call(sk, ident, &cs->v[at], how & OP_DIR, moved) && !i)
 			return 0;
 	}
 	return 1;
 }
 
-/* Inside a TLS call the operation names the object's connection; outside, see wire.bpf.h. */
-static __always_inline void on_socket_op(struct sock *sk, enum sslc_dir dir, int ret)
+/*
+ * Inside a TLS call the operation names the object's connection; outside, see wire.bpf.h. Runs for
+ * every operation on every socket of the host: what nobody needs ends after a table lookup or two.
+ */
+static __always_inline void on_socket_op(struct sock *sk, bool typed, __u32 how, int ret)
 {
 	struct calls *cs = calls_here();
-	__u64 key;
+	bool inside = cs && cs->depth, loose;
+	__u64 key = (__u64)sk, ident[2];
 
+	loose = cs && bpf_ktime_get_ns() - cs->loose_ns < LOOSE_NS;
+	if (!inside && (ret <= 0 || !(how & OP_TCP) || is_settled(key, how, loose)))
+		return;
+	sock_ident(sk, typed, ident);
 	/* Global functions take numbers, and the verifier does not let pointers pass for such. */
 	if (bpf_probe_read_kernel(&key, sizeof(key), &sk))
 		return;
-	if (cs && cs->depth && bind_calls(key, dir, ret))
-		count_from(key, dir, ret);
-	else if (ret > 0)
-		wire_op(key, dir, ret, cs && bpf_ktime_get_ns() - cs->loose_ns < LOOSE_NS);
+	if (inside && bind_calls(key, how, ret, ident[0], ident[1]))
+		count_from(key, how & OP_DIR, ret);
+	else if (ret > 0 && how & OP_TCP && !(inside && is_settled(key, how, loose)))
+		wire_op(key, how | (loose ? OP_LOOSE : 0), ret, ident[0], ident[1]);
 }
 
 /* The end of the peer's stream as the process sees it: only then is everything before it read. */
@@ -87,21 +92,27 @@ static __always_inline bool in_call(void)
 	return cs && cs->depth;
 }
 
-static __always_inline int on_receive(struct sock *sk, int ret, int flags)
+static __always_inline int on_receive(struct sock *sk, bool typed, int ret, int flags)
 {
-	if (ret == -EAGAIN && in_call())
-		on_socket_op(sk, SSLC_DIR_IN, 0); /* nothing there, but the object has a socket */
+	__u32 how;
+
+	if (!sock_transport(sk, typed, &how))
+		return 0;
+	if (ret == -EAGAIN && in_call()) /* nothing there, but the object has a socket */
+		on_socket_op(sk, typed, how | SSLC_DIR_IN, 0);
 	else if (ret <= 0)
 		on_receive_end(sk, ret, flags);
 	else if (!(flags & (MSG_PEEK | MSG_ERRQUEUE)) || in_call())
-		on_socket_op(sk, SSLC_DIR_IN, ret);
+		on_socket_op(sk, typed, how | SSLC_DIR_IN, ret);
 	return 0;
 }
 
-static __always_inline int on_send(struct sock *sk, int ret)
+static __always_inline int on_send(struct sock *sk, bool typed, int ret)
 {
-	if (ret > 0)
-		on_socket_op(sk, SSLC_DIR_OUT, ret);
+	__u32 how;
+
+	if (ret > 0 && sock_transport(sk, typed, &how))
+		on_socket_op(sk, typed, how | SSLC_DIR_OUT, ret);
 	return 0;
 }
 
@@ -112,13 +123,13 @@ static __always_inline int on_send(struct sock *sk, int ret)
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(tp_send, struct sock *sk, int ret, int flags)
 {
-	return on_send(sk, ret);
+	return on_send(sk, true, ret);
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(tp_recv, struct sock *sk, int ret, int flags)
 {
-	return on_receive(sk, ret, flags);
+	return on_receive(sk, true, ret, flags);
 }
 
 /*
@@ -129,28 +140,28 @@ int BPF_PROG(tp_recv, struct sock *sk, int ret, int flags)
 SEC("fexit/tcp_sendmsg")
 int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, unsigned long size, int ret)
 {
-	return on_send(sk, ret);
+	return on_send(sk, true, ret);
 }
 
 SEC("fexit/tcp_recvmsg")
 int BPF_PROG(fexit_recv4, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
 	     int ret)
 {
-	return on_receive(sk, ret, flags);
+	return on_receive(sk, true, ret, flags);
 }
 
 SEC("fexit/tcp_recvmsg")
 int BPF_PROG(fexit_recv5, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
 	     int *addr_len, int ret)
 {
-	return on_receive(sk, ret, flags);
+	return on_receive(sk, true, ret, flags);
 }
 
 SEC("fexit/tcp_recvmsg")
 int BPF_PROG(fexit_recv6, struct sock *sk, struct msghdr *msg, unsigned long len, int nonblock,
 	     int flags, int *addr_len, int ret)
 {
-	return on_receive(sk, ret, flags);
+	return on_receive(sk, true, ret, flags);
 }
 
 /* 3. Kprobes: the return knows no arguments, so the entry leaves them for it. */
@@ -189,7 +200,7 @@ int BPF_KRETPROBE(kretprobe_send, int ret)
 	int flags;
 	struct sock *sk = recall_op(&flags);
 
-	return sk ? on_send(sk, ret) : 0;
+	return sk ? on_send(sk, false, ret) : 0;
 }
 
 SEC("kprobe/tcp_recvmsg")
@@ -210,7 +221,7 @@ int BPF_KRETPROBE(kretprobe_recv, int ret)
 	int flags;
 	struct sock *sk = recall_op(&flags);
 
-	return sk ? on_receive(sk, ret, flags) : 0;
+	return sk ? on_receive(sk, false, ret, flags) : 0;
 }
 
 static __always_inline enum sslc_sock_what closed_how(struct sock *sk, int old)

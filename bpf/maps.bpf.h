@@ -141,7 +141,7 @@ struct wire {
 	__u8 lost[2];   /* no record boundary is known */
 	__u8 missed[2]; /* an operation was not told */
 	__u8 header[2][8];
-	__u8 pad[4];
+	__u32 untold; /* operations in a row that were followed for nobody */
 };
 
 struct {

@@ -30,17 +30,29 @@ enum { /* include/net/tcp_states.h */
        TCP_CLOSING = 11,
 };
 
-static __always_inline bool is_inet(struct sock *sk, __u16 protocol)
-{
-	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+/*
+ * A member of a kernel structure. typed: the pointer is one whose type the verifier knows, as
+ * tracepoints and function exits are given; then this is one instruction and not a call.
+ */
+#define SOCK_READ(sk, typed, member) ((typed) ? (sk)->member : BPF_CORE_READ(sk, member))
 
-	return (family == AF_INET || family == AF_INET6) &&
-	       BPF_CORE_READ(sk, sk_protocol) == protocol;
-}
+/* How a socket operation is told to the functions that the verifier looks at on their own. */
+enum {
+	OP_DIR = 1,   /* enum sslc_dir */
+	OP_TCP = 2,   /* or another transport */
+	OP_LOOSE = 4, /* see struct calls */
+};
 
-static __always_inline bool is_tcp(struct sock *sk)
+/* TCP and UDP over IP; nothing else carries TLS or may be taken for it. */
+static __always_inline bool sock_transport(struct sock *sk, bool typed, __u32 *how)
 {
-	return is_inet(sk, IPPROTO_TCP);
+	__u16 family = SOCK_READ(sk, typed, __sk_common.skc_family), protocol;
+
+	if (family != AF_INET && family != AF_INET6)
+		return false;
+	protocol = SOCK_READ(sk, typed, sk_protocol);
+	*how = protocol == IPPROTO_TCP ? OP_TCP : 0;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
 }
 
 /* ::ffff:a.b.c.d (RFC 4291, 2.5.5.2) */
@@ -193,16 +205,17 @@ static __always_inline void announce(struct sock *sk, struct sock_info *info,
  * What tells connections apart that use one struct sock after the other, should the end of the
  * first have been missed: addresses (IPv6 ones folded) and ports.
  */
-static __always_inline void sock_ident(struct sock *sk, __u64 ident[2])
+static __always_inline void sock_ident(struct sock *sk, bool typed, __u64 ident[2])
 {
-	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	__u16 family = SOCK_READ(sk, typed, __sk_common.skc_family);
 
+	/* inet_sport lies beyond what the pointer's type covers */
 	ident[1] = (__u64)family << 32 |
 		   (__u32)BPF_CORE_READ((struct inet_sock *)sk, inet_sport) << 16 |
-		   BPF_CORE_READ(sk, __sk_common.skc_dport);
+		   SOCK_READ(sk, typed, __sk_common.skc_dport);
 	if (family == AF_INET) {
-		ident[0] = (__u64)BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr) << 32 |
-			   BPF_CORE_READ(sk, __sk_common.skc_daddr);
+		ident[0] = (__u64)SOCK_READ(sk, typed, __sk_common.skc_rcv_saddr) << 32 |
+			   SOCK_READ(sk, typed, __sk_common.skc_daddr);
 	} else {
 		struct in6_addr l = BPF_CORE_READ(sk, __sk_common.skc_v6_rcv_saddr);
 		struct in6_addr r = BPF_CORE_READ(sk, __sk_common.skc_v6_daddr);
@@ -330,13 +343,15 @@ static __always_inline __u64 take_wire(__u64 key, const __u64 ident[2])
 	return w->flow;
 }
 
-static __always_inline struct sock_info *sock_info_get(struct sock *sk,
-						       const struct sslc_conn_id *conn)
+/* ident: sock_ident() of the socket as it is now. */
+static __always_inline struct sock_info *
+sock_info_get(struct sock *sk, const __u64 ident[2], const struct sslc_conn_id *conn)
 {
 	struct sock_info fresh = {}, *info;
 	__u64 key = (__u64)sk;
 
-	sock_ident(sk, fresh.ident);
+	fresh.ident[0] = ident[0];
+	fresh.ident[1] = ident[1];
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (info && (info->ident[0] != fresh.ident[0] || info->ident[1] != fresh.ident[1])) {
 		count(LOSS_STALE_SOCK, 1);
@@ -446,8 +461,8 @@ static __always_inline bool is_stranger(const struct conn *c, enum sslc_call kin
  * nowhere is bound here when a record begins: every flight begins with one. False: it is not its
  * socket.
  */
-static __always_inline bool bind_call(struct sock *sk, const struct call *call, enum sslc_dir dir,
-				      __u32 moved)
+static __always_inline bool bind_call(struct sock *sk, const __u64 ident[2],
+				      const struct call *call, enum sslc_dir dir, __u32 moved)
 {
 	struct sslc_conn_id id = conn_id_of(call->ssl);
 	struct conn *c = conn_get(&id);
@@ -468,7 +483,7 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 		return true;
 	c->has_socket = 1;
 	c->datagrams = 0; /* those before were a look-up of the name */
-	info = sock_info_get(sk, &id);
+	info = sock_info_get(sk, ident, &id);
 	if (!info || (is_bound && c->flow == info->flow))
 		return true;
 	c->sk = key;

@@ -13,6 +13,7 @@
 #define CLEAR_MAX  16384u /* bytes before TLS that are kept, per direction */
 #define WIRE_STEPS 240    /* of op_track() in one operation: six a record */
 #define LOOSE_NS   2000000000ull
+#define UNTOLD_MAX 64 /* more than handshakes and what programs do before the first TLS call */
 
 /* One operation while it is looked at, by pid_tgid: too large for the stack. */
 struct op {
@@ -187,7 +188,7 @@ static __always_inline struct wire *wire_make(struct sock *sk, __u64 key, const 
 /* TLS begins here, as far as the wire shows. */
 static __always_inline void wire_is_tls(struct sock *sk, struct wire *w)
 {
-	if (!sock_info_get(sk, NULL))
+	if (!sock_info_get(sk, w->ident, NULL))
 		return;
 	w->state = WIRE_TLS;
 	w->left[0] = w->left[1] = 0;
@@ -283,6 +284,7 @@ static __always_inline void tls_op(struct wire *w, struct op *o, const __u8 *h, 
 	if (loose && w->missed[d])
 		o->ev.flags |= SSLC_WIRE_MISSED;
 	w->missed[d] = !loose;
+	w->untold = loose ? 0 : w->untold + 1;
 	if (loose)
 		tell_wire(w, o);
 }
@@ -329,20 +331,39 @@ static __always_inline bool is_same(const struct wire *w, const __u64 ident[2])
 }
 
 /*
- * A send or receive of n bytes outside of TLS calls, on struct sock * key. loose: see struct calls.
- * Global, and so of scalars, for a stack frame of its own.
+ * Whether this operation outside of TLS calls matters to nobody. So are those of TLS that is not
+ * captured, once enough have passed: following them would cost programs for nothing. Should a
+ * thread with memory BIOs take the connection up after all, it begins anew at a record.
  */
-__noinline int wire_op(__u64 key, __u32 dir, __u32 n, __u32 loose)
+static __always_inline bool is_settled(__u64 key, __u32 dir, bool loose)
+{
+	struct wire *w = bpf_map_lookup_elem(&wires, &key);
+
+	if (!w || w->state == WIRE_CLEAR)
+		return false;
+	if (w->state == WIRE_BOUND)
+		return true;
+	if (loose || (w->state == WIRE_TLS && w->untold < UNTOLD_MAX))
+		return false;
+	if (w->state == WIRE_TLS)
+		w->lost[dir & 1] = w->missed[dir & 1] = 1;
+	return true;
+}
+
+/*
+ * A send or receive of n bytes outside of TLS calls, on struct sock * key, which is TCP and not
+ * settled; how: OP_…; ident_0, ident_1: sock_ident(). Global, and so of scalars, for a stack frame
+ * of its own.
+ */
+__noinline int wire_op(__u64 key, __u32 how, __u32 n, __u64 ident_0, __u64 ident_1)
 {
 	struct sock *sk = (struct sock *)key;
-	__u64 tid = bpf_get_current_pid_tgid(), ident[2];
+	__u64 tid = bpf_get_current_pid_tgid(), ident[2] = {ident_0, ident_1};
 	struct wire *w = bpf_map_lookup_elem(&wires, &key);
-	bool is_new = false;
+	bool is_new = false, loose = how & OP_LOOSE;
+	__u32 dir = how & OP_DIR;
 	struct op *o;
 
-	if ((w && (w->state == WIRE_BOUND || (w->state == WIRE_OTHER && !loose))) || !is_tcp(sk))
-		return 0;
-	sock_ident(sk, ident);
 	if (w && !is_same(w, ident)) {
 		wire_end(key);
 		w = NULL;
