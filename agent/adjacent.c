@@ -10,6 +10,7 @@
 #include "base/metrics.h"
 #include "base/queue.h"
 #include "fit.h"
+#include "whole.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -17,6 +18,9 @@
 
 static COUNTER_DEFINE(n_matched, "flow_bindings_matched",
 		      "TLS objects without a socket that were bound to a connection");
+static COUNTER_DEFINE(
+	n_whole, "flow_bindings_whole",
+	"part of flow_bindings_matched: by all that object and connection did, at its end");
 static COUNTER_DEFINE(n_contradicted, "flow_bindings_contradicted",
 		      "such bindings that later calls spoke against, and that were given up");
 static COUNTER_DEFINE(n_evicted, "flow_bindings_evicted",
@@ -128,6 +132,7 @@ struct adjacent {
 	struct adjacent_conf conf;
 	struct hmap objects, threads, lines;
 	struct queue objects_by_age, threads_by_age, busy;
+	struct whole *whole;
 	uint64_t epoch; /* goes up when events were lost: what was followed until then is unsure */
 	uint64_t now_ns;
 };
@@ -138,6 +143,10 @@ int adjacent_new(struct adjacent **out, const struct adjacent_conf *conf)
 
 	if (!a)
 		return -ENOMEM;
+	if (whole_new(&a->whole)) {
+		free(a);
+		return -ENOMEM;
+	}
 	a->conf = *conf;
 	hmap_init(&a->objects);
 	hmap_init(&a->threads);
@@ -264,6 +273,7 @@ static void release(struct adjacent *a, struct object *o)
 static void contradict(struct adjacent *a, struct object *o)
 {
 	counter_inc(&n_contradicted);
+	whole_blind(a->whole, o->conn.tgid, a->now_ns); /* its journal ended when it was bound */
 	refute(o);
 	release(a, o);
 }
@@ -275,6 +285,7 @@ static void object_begin(struct adjacent *a, struct object *o, const struct sslc
 
 	*o = (struct object){.node = node, .age = age, .conn = *conn, .ciphers = FIT_ANY};
 	out_restart(a, o);
+	whole_begin(a->whole, conn, a->now_ns);
 }
 
 static void object_free(struct adjacent *a, struct object *o)
@@ -367,6 +378,8 @@ static void bind_object(struct adjacent *a, struct object *o, uint64_t flow)
 		return;
 	}
 	o->flow = flow;
+	whole_drop_object(a->whole, &o->conn);
+	whole_drop_flow(a->whole, flow);
 	counter_inc(&n_matched);
 }
 
@@ -853,6 +866,7 @@ static void thread_restart(struct adjacent *a, struct thread *t)
 	forget_writers(a, t);
 	t->unread = t->unsent = 0;
 	a->epoch++;
+	whole_blind(a->whole, t->tgid, a->now_ns);
 }
 
 static struct thread *thread_get(struct adjacent *a, uint32_t tgid, uint32_t tid, uint8_t seq,
@@ -862,12 +876,15 @@ static struct thread *thread_get(struct adjacent *a, uint32_t tgid, uint32_t tid
 	uint64_t hash = hmap_hash(key, sizeof(key));
 	struct thread *t = thread_find(a, key, hash);
 
-	if (!seq)
-		return NULL;
-	if (!t)
+	if (seq && !t) {
 		t = thread_new(a, key, hash, seq);
-	if (!t)
+		if (seq != 1) /* others before it were not seen */
+			whole_blind(a->whole, tgid, a->now_ns);
+	}
+	if (!seq || !t) {
+		whole_blind(a->whole, tgid, a->now_ns);
 		return NULL;
+	}
 	queue_push(&a->threads_by_age, &t->age);
 	if (seq != t->seq % 255 + 1 && !(may_repeat && seq == t->seq))
 		thread_restart(a, t);
@@ -1032,6 +1049,8 @@ static void on_wire(struct adjacent *a, const struct sslc_ev_wire *ev)
 
 	if (!t)
 		return;
+	if (!line_find(a, ev->ev.flow))
+		whole_wire(a->whole, ev);
 	if (ev->dir == SSLC_DIR_IN)
 		on_receive(a, t, ev);
 	else
@@ -1048,6 +1067,12 @@ static bool is_writing(uint32_t call)
 	       call == SSLC_CALL_WRITE_EX2 || call == SSLC_CALL_SEND;
 }
 
+static bool is_reading(uint32_t call)
+{
+	return call == SSLC_CALL_READ || call == SSLC_CALL_READ_EX ||
+	       call == SSLC_CALL_READ_FLAGS || call == SSLC_CALL_RECV;
+}
+
 /* The object has asked for data, and there is none left in it. */
 static void on_drained(struct thread *t, struct object *o)
 {
@@ -1059,6 +1084,14 @@ static void on_drained(struct thread *t, struct object *o)
 		settle_read(t, at);
 }
 
+/* Its journal goes on; len: 0 when the call moved nothing. */
+static void note_call(struct adjacent *a, const struct object *o, uint32_t tid, unsigned dir,
+		      uint32_t len)
+{
+	if (!o->flow && !o->over)
+		whole_call(a->whole, &o->conn, tid, a->now_ns, dir, len);
+}
+
 static void on_call(struct adjacent *a, const struct sslc_ev_call *ev)
 {
 	struct thread *t = thread_get(a, ev->conn.tgid, ev->tid, ev->seq, false);
@@ -1066,6 +1099,7 @@ static void on_call(struct adjacent *a, const struct sslc_ev_call *ev)
 
 	if (!o)
 		return;
+	note_call(a, o, ev->tid, is_reading(ev->call) ? SSLC_DIR_IN : SSLC_DIR_OUT, 0);
 	window_call(a, t, o, is_writing(ev->call));
 	window_done(a, t, o);
 	if (!is_writing(ev->call))
@@ -1073,6 +1107,7 @@ static void on_call(struct adjacent *a, const struct sslc_ev_call *ev)
 	if (is_writing(ev->call) && o->had_data) {
 		out_restart(a, o);
 		o->out_blocked = true;
+		whole_doubt(a->whole, &o->conn);
 		add_writer(a, t, o, true);
 	} else if (!o->had_data) {
 		add_writer(a, t, o, false);
@@ -1130,6 +1165,9 @@ static void on_data(struct adjacent *a, const struct sslc_ev_data *ev)
 	len = o->call_len[ev->dir];
 	o->call_len[ev->dir] = 0;
 	o->had_data = true;
+	note_call(a, o, ev->tid, ev->dir, len);
+	if (o->spoilt[ev->dir] || ev->flags & SSLC_DATA_EARLY)
+		whole_doubt(a->whole, &o->conn);
 	if (o->spoilt[ev->dir])
 		on_spoilt(a, t, o, ev->dir);
 	else if (ev->dir == SSLC_DIR_IN)
@@ -1149,6 +1187,8 @@ void adjacent_event(struct adjacent *a, const struct sslc_event *ev)
 		on_call(a, (const void *)ev);
 	else if (ev->type == SSLC_EV_DATA && !ev->flow)
 		on_data(a, (const void *)ev);
+	else if (ev->type == SSLC_EV_OPEN)
+		whole_open(a->whole, (const void *)ev);
 }
 
 /* --- the rest -----------------------------------------------------------------------------------
@@ -1160,6 +1200,8 @@ void adjacent_exact(struct adjacent *a, const struct sslc_conn_id *conn, uint64_
 	struct line *l = line_find(a, flow);
 	struct object *owner = l ? object_find(a, &l->owner) : NULL;
 
+	whole_drop_object(a->whole, conn);
+	whole_drop_flow(a->whole, flow);
 	if (owner && owner != o)
 		contradict(a, owner);
 	if (!o)
@@ -1168,6 +1210,22 @@ void adjacent_exact(struct adjacent *a, const struct sslc_conn_id *conn, uint64_
 		contradict(a, o);
 	release(a, o);
 	o->over = true;
+}
+
+/* Short exchanges leave little evidence while they last; at the end there is all of it. */
+static void match_whole(struct adjacent *a, uint64_t flow)
+{
+	struct sslc_conn_id conn;
+	struct object *o;
+
+	if (line_find(a, flow) || !whole_match(a->whole, flow, a->now_ns, &conn))
+		return;
+	o = object_find(a, &conn);
+	if (!o || o->flow || o->over)
+		return;
+	bind_object(a, o, flow);
+	if (o->flow)
+		counter_inc(&n_whole);
 }
 
 void adjacent_flow_ending(struct adjacent *a, uint64_t flow)
@@ -1179,6 +1237,7 @@ void adjacent_flow_ending(struct adjacent *a, uint64_t flow)
 		if (t->win.flow == flow)
 			close_window(a, t, true);
 	}
+	match_whole(a, flow);
 }
 
 void adjacent_flow_end(struct adjacent *a, uint64_t flow)
@@ -1220,5 +1279,6 @@ void adjacent_free(struct adjacent *a)
 	hmap_fini(&a->objects);
 	hmap_fini(&a->threads);
 	hmap_fini(&a->lines);
+	whole_free(a->whole);
 	free(a);
 }

@@ -12,7 +12,8 @@
  *            several objects before a send: nothing is concluded until they must be over.
  * X is bound to F when nothing has spoken against it, F has no other owner, and the evidence either
  * comes from both directions or from records of many different lengths. Later calls are checked
- * against F's records as long as the binding lives; one that does not fit ends it.
+ * against F's records as long as the binding lives; one that does not fit ends it. What is not
+ * bound when F ends is compared in whole: see whole.h.
  */
 #ifndef SSLC_AGENT_ADJACENT_H
 #define SSLC_AGENT_ADJACENT_H
@@ -39,8 +40,8 @@ int adjacent_new(struct adjacent **out, const struct adjacent_conf *conf)
 	__attribute__((warn_unused_result));
 void adjacent_free(struct adjacent *a);
 /**
- * One well-formed event: CALL, WIRE, or DATA without a flow; others are ignored. A binding that the
- * event refutes is gone when this returns, so DATA is to be delivered after it.
+ * One well-formed event: OPEN, CALL, WIRE, or DATA without a flow; others are ignored. A binding
+ * that the event refutes is gone when this returns, so DATA is to be delivered after it.
  */
 void adjacent_event(struct adjacent *a, const struct sslc_event *ev);
 /** The flow that the object is bound to, or 0. */

@@ -47,6 +47,33 @@ static uint32_t record_len(const struct cipher *c, uint32_t plain)
 	return c->block + in + (c->mac_last ? c->mac : 0);
 }
 
+_Static_assert(N_CIPHERS == FIT_CIPHERS, "told in fit.h");
+
+bool fit_hides(unsigned cipher)
+{
+	return TLS13 >> cipher & 1;
+}
+
+bool fit_plain(unsigned cipher, uint32_t len, uint32_t *lo, uint32_t *hi)
+{
+	const struct cipher *c = &ciphers[cipher];
+	uint32_t outside = c->block + (c->mac_last ? c->mac : 0), inside = c->mac_last ? 0 : c->mac;
+	uint32_t most; /* with one byte of padding, which counts the others */
+
+	if (c->fixed) {
+		if (len < c->fixed)
+			return false;
+		*lo = *hi = len - c->fixed;
+		return true;
+	}
+	if (len <= outside || (len - outside) % c->block || len - outside <= inside)
+		return false;
+	most = len - outside - inside - 1;
+	*lo = most < c->block - 1u ? 0 : most - (c->block - 1u);
+	*hi = most;
+	return true;
+}
+
 /* The ciphers of `set` under which `plain` bytes make a record of `len`. */
 static fit_ciphers exact(fit_ciphers set, uint32_t plain, uint32_t len)
 {

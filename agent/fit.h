@@ -13,6 +13,7 @@
 /* Ways in which ciphers make records longer: a set, one bit each (see the table in fit.c). */
 typedef uint16_t fit_ciphers;
 #define FIT_ANY ((fit_ciphers)0xffff)
+#define FIT_CIPHERS 12 /* such ways, numbered from 0 */
 
 #define FIT_ITEMS 64 /* lengths that wait for their other half; a power of two */
 #define FIT_SPOTS 8  /* readings of the same lengths that are kept apart */
@@ -38,6 +39,13 @@ struct fit {
 	uint8_t n_spots;
 };
 
+/**
+ * Bytes of plaintext, *lo to *hi, that a record of len bytes holds under one cipher; padding leaves
+ * a doubt. False: this cipher makes no such record, nothing was written.
+ */
+bool fit_plain(unsigned cipher, uint32_t len, uint32_t *lo, uint32_t *hi);
+/** Whether other messages look like data under this cipher (TLS 1.3). */
+bool fit_hides(unsigned cipher);
 /** Nothing kept; the next item is the first that counts. */
 void fit_reset(struct fit *f, fit_ciphers ciphers);
 /** A completed record waits for its readers. False: no room, nothing changed. */

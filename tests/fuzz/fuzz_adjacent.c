@@ -46,7 +46,8 @@ static bool on_bind(void *ctx, const struct sslc_conn_id *conn, uint64_t flow)
 {
 	struct run *r = ctx;
 
-	/* What an object wrote may be sent when it is gone, and another one lives at its address. */
+	/* What an object wrote may be sent when it is gone, and another one lives at its address.
+	 */
 	must(flow && flow <= IDS && conn->ssl < IDS && conn->life <= r->life[conn->ssl]);
 	must(conn->life < r->life[conn->ssl] || !flow_of(r, (unsigned)conn->ssl));
 	for (unsigned i = 0; i < IDS; i++)
@@ -144,6 +145,15 @@ static void put_data(struct run *r, unsigned tid)
 	feed(r, &ev, sizeof(ev)); /* the bytes themselves are not looked at */
 }
 
+static void put_open(struct run *r, unsigned flow)
+{
+	struct sslc_ev_open ev = {.ev = header(r, SSLC_EV_OPEN, sizeof(ev), flow)};
+
+	ev.conn.tgid = 1;
+	ev.flags = SSLC_OPEN_CANDIDATE;
+	feed(r, &ev, sizeof(ev));
+}
+
 static void put_end(struct run *r)
 {
 	uint8_t how = rd_u8(&r->in);
@@ -166,6 +176,7 @@ static void put_end(struct run *r)
 		r->over[flow] = true;
 		break;
 	default:
+		put_open(r, flow);
 		r->now_ns += how * (NS_PER_S / 8);
 		adjacent_tick(r->a, r->now_ns);
 	}

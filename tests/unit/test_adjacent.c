@@ -158,6 +158,7 @@ static unsigned number(const char **s)
  *   middle of a record. S3… the same, sent.
  *   r2=100     object 2 read 100 bytes, and then found no more; p2=100 did not ask for more; w2=100
  *   wrote; h2 shook hands; c2 read nothing; b2 could not write
+ *   O1 flow 1 opens; E1 ends
  *   t1         on thread 1 from here on; q silence; L an event is lost; l2 object 2 is a new one
  */
 static void feed_wire(struct rig *r, char what, unsigned flow, const char **s)
@@ -182,6 +183,15 @@ static void feed_wire(struct rig *r, char what, unsigned flow, const char **s)
 	feed(r, &ev, sizeof(ev));
 }
 
+static void open_flow(struct rig *r, unsigned n)
+{
+	struct sslc_ev_open ev = {.ev = header(r, SSLC_EV_OPEN, sizeof(ev), n),
+				  .conn = {.start_ns = 5, .tgid = r->tgid[r->tid]},
+				  .flags = SSLC_OPEN_CANDIDATE};
+
+	feed(r, &ev, sizeof(ev));
+}
+
 static void word(struct rig *r, const char **s)
 {
 	char what = *(*s)++;
@@ -203,6 +213,12 @@ static void word(struct rig *r, const char **s)
 		break;
 	case 'w':
 		feed_data(r, n, SSLC_DIR_OUT, number(s));
+		break;
+	case 'O':
+		open_flow(r, n);
+		break;
+	case 'E':
+		adjacent_flow_ending(r->a, n);
 		break;
 	case 'h':
 		feed_call(r, n, SSLC_CALL_BIND);
@@ -563,6 +579,27 @@ static void test_the_last_exchange_is_concluded_when_the_flow_ends(void **state)
 	rig_free(r);
 }
 
+/* What node says when it has two connections at once, the answer to the first request late. */
+#define TWO                                                                                        \
+	"c2 O2 S2:H b2 c1 O1 S1:H b1 b2 b1 R2:H6,400,79,52 w2=86 c2 S2:52,86 "                     \
+	"R1:H6,400,79,52 w1=81 c1 S1:52,81 R1:265 c1 R1:95,2 r1=95 S1:2 c1 "
+
+static void test_a_short_exchange_is_bound_at_its_end(void **state)
+{
+	uint64_t before = counter_named("flow_bindings_whole");
+
+	(void)state;
+	expect(TWO, 0);
+	expect(TWO "E1", 1);
+	assert_int_equal(counter_named("flow_bindings_whole"), before + 1);
+	expect(TWO "L c1 E1", 0);
+	expect(TWO "b1 E1", 0);               /* part of a write is held back */
+	expect(TWO "R3:5 E1", 0);             /* a flow that was not told to open */
+	expect(TWO "l1 c1 E1", 0);            /* the object is gone, another one lives there */
+	expect(TWO "t1 L L R2:5 r2=5 E1", 0); /* what this thread did before is not known */
+	assert_int_equal(counter_named("flow_bindings_whole"), before + 1);
+}
+
 static void test_what_the_kernel_saw_beats_every_guess(void **state)
 {
 	struct rig *r = rig_new();
@@ -750,6 +787,7 @@ int main(void)
 		cmocka_unit_test(test_a_new_object_at_the_address_starts_anew),
 		cmocka_unit_test(test_an_object_ends_with_its_flow),
 		cmocka_unit_test(test_the_last_exchange_is_concluded_when_the_flow_ends),
+		cmocka_unit_test(test_a_short_exchange_is_bound_at_its_end),
 		cmocka_unit_test(test_what_the_kernel_saw_beats_every_guess),
 		cmocka_unit_test(test_a_flow_that_is_refused_stays_free),
 		cmocka_unit_test(test_the_least_recently_called_object_goes),

@@ -218,9 +218,30 @@ static void test_it_goes_on_beyond_two_to_the_32(void **state)
 	}
 }
 
+static void test_a_record_holds_what_reads_of_it_can_use_up(void **state)
+{
+	(void)state;
+	for (unsigned c = 0; c < FIT_CIPHERS; c++)
+		for (uint32_t len = 1; len <= 200; len++) {
+			uint32_t lo = 1, hi = 0;
+			bool some = fit_plain(c, len, &lo, &hi);
+
+			assert_true(some ? lo <= hi && hi < len : lo == 1 && hi == 0);
+			for (uint32_t plain = 1; plain <= 200; plain++) {
+				struct fit f = {.next = 0};
+
+				fit_reset(&f, (fit_ciphers)(1u << c));
+				assert_true(fit_add_record(&f, 23, len));
+				assert_int_equal(fit_read(&f, plain) && fit_is_used_up(&f),
+						 some && lo <= plain && plain <= hi);
+			}
+		}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_record_holds_what_reads_of_it_can_use_up),
 		cmocka_unit_test(test_every_cipher_is_recognized_by_its_record_length),
 		cmocka_unit_test(test_a_length_that_no_cipher_makes_is_no_hit),
 		cmocka_unit_test(test_the_cipher_must_stay_the_same),
