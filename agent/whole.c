@@ -22,6 +22,7 @@
 /* What every socket takes at once: when something was sent, all that was written before it was, too
  */
 #define BACKLOG_MIN 4096
+#define CALLS_MAX   16   /* of an object, from its first one on, whose times are kept */
 #define BUCKETS     1024 /* of processes; a power of two */
 
 struct item {
@@ -49,6 +50,10 @@ struct journal {
 	uint64_t sent;       /* bytes */
 	struct side side[2]; /* by enum sslc_dir */
 	uint64_t drained;    /* bit c: after c reads of an object nothing was left to read */
+	uint64_t heard_ns;   /* when a flow first received; 0: not before it sent data */
+	uint64_t called_ns[CALLS_MAX]; /* when an object was called */
+	uint8_t n_called;
+	bool shook; /* the first call of an object moved nothing: its handshake's are seen */
 };
 
 struct bucket {
@@ -201,6 +206,8 @@ void whole_wire(struct whole *w, const struct sslc_ev_wire *ev)
 	if (!j)
 		return;
 	note_thread(w, j, ev->tid, ev->ev.ts_ns);
+	if (ev->dir == SSLC_DIR_IN && !j->heard_ns && !j->side[SSLC_DIR_OUT].n)
+		j->heard_ns = ev->ev.ts_ns;
 	j->opaque |= ev->flags || j->conn.tgid != ev->tgid;
 	if (ev->n_rec && !j->begun) { /* data come first where TLS had begun before */
 		j->begun = true;
@@ -222,6 +229,9 @@ void whole_call(struct whole *w, const struct sslc_conn_id *conn, uint32_t tid, 
 		return;
 	}
 	note_thread(w, j, tid, ts_ns);
+	j->shook |= !j->n_called && !len;
+	if (j->n_called < CALLS_MAX)
+		j->called_ns[j->n_called++] = ts_ns;
 	if (len)
 		note_item(&j->side[dir], ts_ns, len);
 	else if (dir == SSLC_DIR_IN && !j->side[dir].more)
@@ -417,12 +427,33 @@ static bool is_closed(const struct journal *j)
 	return !j->opaque && !j->side[0].more && !j->side[1].more;
 }
 
+static bool is_timed(const struct journal *o, const struct journal *f)
+{
+	return !o->mixed && !f->mixed && o->tid == f->tid;
+}
+
+/*
+ * The first record with data, or with a message hidden as such, needs the peer's part of the key:
+ * the object was called after that had come, and before the record went.
+ */
+static bool was_called_for(const struct journal *o, const struct journal *f)
+{
+	const struct side *sent = &f->side[SSLC_DIR_OUT];
+
+	if (!is_timed(o, f) || !o->shook || !f->heard_ns || !sent->n)
+		return true;
+	for (unsigned i = 0; i < o->n_called; i++)
+		if (o->called_ns[i] > f->heard_ns)
+			return o->called_ns[i] < sent->v[0].ts_ns;
+	return o->n_called == CALLS_MAX; /* perhaps later */
+}
+
 static enum match match_with(const struct journal *o, const struct journal *f, unsigned cipher)
 {
 	struct grid in = {.call = &o->side[SSLC_DIR_IN], .drained = o->drained};
 	struct grid out = {.call = &o->side[SSLC_DIR_OUT]};
 
-	out.timed = !o->mixed && !f->mixed && o->tid == f->tid;
+	out.timed = is_timed(o, f);
 	if (!fill(&in, &f->side[SSLC_DIR_IN], cipher) ||
 	    !fill(&out, &f->side[SSLC_DIR_OUT], cipher) ||
 	    !can_read(&in, f->side[SSLC_DIR_IN].more) || !can_send(&out, f))
@@ -439,6 +470,8 @@ static enum match match(const struct journal *o, const struct journal *f)
 
 	if (o->opaque || f->opaque)
 		return CAN;
+	if (!was_called_for(o, f))
+		return CANNOT;
 	for (unsigned c = 0; c < FIT_CIPHERS && best != EXACT; c++) {
 		enum match m = match_with(o, f, c);
 

@@ -26,7 +26,7 @@
 
 struct whole;
 
-#define WHOLE_JOURNALS 4096 /* the least recently active one goes beyond; about 1 KiB each */
+#define WHOLE_JOURNALS 4096 /* the least recently active one goes beyond; 1.3 KiB each */
 #define WHOLE_ITEMS    32   /* records or calls of one direction; longer ones are never exact */
 #define WHOLE_RIVALS   64   /* objects or flows compared for one answer; with more there is none */
 

@@ -206,9 +206,11 @@ static void expect(const char *script, unsigned found)
 /* --- scripts ------------------------------------------------------------------------------------
  */
 
-#define CLIENT1 "o1 O1 S1:H R1:H R1:6 R1:400 R1:79 R1:52 S1:52 "
-#define CLIENT2 "o2 O2 S2:H R2:H R2:6 R2:400 R2:79 R2:52 S2:52 "
-#define ALONE   CLIENT1 "w1=86 S1:86 R1:265 R1:95 r1=95 "
+#define CLIENT1 "o1 O1 d1 S1:H R1:H R1:6 R1:400 R1:79 R1:52 d1 S1:52 "
+#define CLIENT2 "o2 O2 d2 S2:H R2:H R2:6 R2:400 R2:79 R2:52 d2 S2:52 "
+/* both at once: each may be either's */
+#define BOTH  "o1 o2 O1 O2 d1 d2 S1:H S2:H R1:H R1:6 R1:400 R2:H R2:6 R2:400 d1 d2 S1:52 S2:52 "
+#define ALONE CLIENT1 "w1=86 S1:86 R1:265 R1:95 r1=95 "
 
 static void test_one_exchange_is_enough_when_all_of_it_was_seen(void **state)
 {
@@ -278,25 +280,30 @@ static void test_two_at_once_are_told_apart_by_any_length(void **state)
 static void test_two_that_look_the_same_are_not_told_apart(void **state)
 {
 	(void)state;
-	expect(CLIENT1 CLIENT2 "w1=80 w2=80 S2:80 S1:80 R1:9 R2:9 r2=9 r1=9 d1 d2 E1", 0);
-	expect(CLIENT1 CLIENT2 "w1=80 w2=80 S2:80 S1:80 R1:9 R2:9 r2=9 r1=9 d1 d2 E1 E2", 0);
+	expect(BOTH "w1=80 w2=80 S2:80 S1:80 R1:9 R2:9 r2=9 r1=9 d1 d2 E1", 0);
+	expect(BOTH "w1=80 w2=80 S2:80 S1:80 R1:9 R2:9 r2=9 r1=9 d1 d2 E1 E2", 0);
 	/* the first record of flow 1 may have been a hidden message of object 2 */
-	expect(CLIENT1 CLIENT2 "w1=80 S1:80 w2=80 S2:80 R1:9 r1=9 d1 R2:9 r2=9 d2 E1", 0);
+	expect(BOTH "w1=80 S1:80 w2=80 S2:80 R1:9 r1=9 d1 R2:9 r2=9 d2 E1", 0);
+	/* but not when object 2 was not called to make it: times tell */
+	expect(CLIENT1 CLIENT2 "w1=80 S1:80 w2=80 S2:80 R1:9 r1=9 d1 R2:9 r2=9 d2 E1", 1);
+	expect("o2 o1 O1 O2 d1 d2 S1:H R1:H d1 w1=80 S1:52 S1:80 S2:H R2:H w2=80 d2 S2:52 S2:80 "
+	       "R1:9 r1=9 d1 R2:9 r2=9 d2 E1",
+	       1);
 	/* nor on several threads, where a call may tell of itself after its record was sent */
-	expect(CLIENT1 CLIENT2 "w1=80 S1:80 t1 w2=80 S2:80 R2:9 R1:9 t0 r1=9 t1 r2=9 E1", 0);
+	expect(BOTH "w1=80 S1:80 t1 w2=80 S2:80 R2:9 R1:9 t0 r1=9 t1 r2=9 E1", 0);
 }
 
 static void test_a_rival_that_says_less_is_one_still(void **state)
 {
 	(void)state;
 	/* object 2 can have used flow 1: its own flow shows the same so far */
-	expect(CLIENT1 CLIENT2 "w1=80 w2=80 S1:80 R1:9 r1=9 d1 E1", 0);
+	expect(BOTH "w1=80 w2=80 S1:80 R1:9 r1=9 d1 E1", 0);
 	/* it moved nothing */
-	expect(CLIENT1 CLIENT2 "w1=80 S1:80 R1:9 r1=9 d1 E1", 1);
+	expect(BOTH "w1=80 S1:80 R1:9 r1=9 d1 E1", 1);
 	/* its record would have been sent with the others */
-	expect(CLIENT1 CLIENT2 "w2=70 w1=80 S1:80 R1:9 r1=9 d1 E1", 1);
+	expect(BOTH "w2=70 w1=80 S1:80 R1:9 r1=9 d1 E1", 1);
 	/* flow 2 has ended, and can have carried object 1 */
-	expect(CLIENT1 CLIENT2 "w1=80 S2:80 S1:80 R2:9 R1:9 r1=9 d1 E2 E1", 0);
+	expect(BOTH "w1=80 S2:80 S1:80 R2:9 R1:9 r1=9 d1 E2 E1", 0);
 }
 
 static void test_too_many_rivals_give_no_answer(void **state)
@@ -386,7 +393,7 @@ enum fault {
 
 struct conn {
 	uint32_t unread[8], unsent[8];
-	unsigned n_unread, n_unsent, messages;
+	unsigned n_unread, n_unsent, messages, shaken;
 	bool has_object, has_flow, is_over;
 };
 
@@ -437,12 +444,29 @@ static void start(struct program *p, unsigned i)
 		begin(p->r, i);
 	if (c->has_flow)
 		open_flow(p->r, i, 0);
-	do_wire(p, i, SSLC_DIR_OUT, 22, 300);
-	do_wire(p, i, SSLC_DIR_IN, 22, 120);
-	do_wire(p, i, SSLC_DIR_IN, 23, 400);
-	do_wire(p, i, SSLC_DIR_IN, 23, 69);
-	do_call(p, i, SSLC_DIR_IN, 0);
-	do_wire(p, i, SSLC_DIR_OUT, 23, 69);
+}
+
+/* The handshake's next step; connections shake hands at the same time. */
+static void shake(struct program *p, unsigned i)
+{
+	switch (p->conn[i].shaken++) {
+	case 0:
+		do_call(p, i, SSLC_DIR_IN, 0);
+		break;
+	case 1:
+		do_wire(p, i, SSLC_DIR_OUT, 22, 300);
+		break;
+	case 2:
+		do_wire(p, i, SSLC_DIR_IN, 22, 120);
+		do_wire(p, i, SSLC_DIR_IN, 23, 400);
+		do_wire(p, i, SSLC_DIR_IN, 23, 69);
+		break;
+	case 3:
+		do_call(p, i, SSLC_DIR_IN, 0);
+		break;
+	default:
+		do_wire(p, i, SSLC_DIR_OUT, 23, 69);
+	}
 }
 
 static void flush(struct program *p, unsigned i)
@@ -479,7 +503,9 @@ static void any_step(struct program *p)
 	if (c->is_over)
 		return;
 	p->r->tid = chance(p, p->threads);
-	if (kind == 0 && c->n_unread < 3 && c->messages++ < 6) {
+	if (c->shaken < 5) {
+		shake(p, i);
+	} else if (kind == 0 && c->n_unread < 3 && c->messages++ < 6) {
 		c->unread[c->n_unread++] = len;
 		do_wire(p, i, SSLC_DIR_IN, 23, len + TLS13);
 	} else if (kind == 1 && c->n_unread) {
