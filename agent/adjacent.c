@@ -94,7 +94,8 @@ struct window {
 	bool failed;                /* what it read does not fit */
 	bool unknown;               /* the records are not known */
 	bool shook;                 /* handshake records were among them */
-	bool shaking;               /* the caller had not moved any data yet */
+	bool shaking;               /* the caller had not moved any data yet, nor does now */
+	bool fresh;                 /* it had not before: its first data end the handshake */
 	bool clean;                 /* it had nothing left of earlier receives */
 	bool drained;               /* it has asked for more than there was */
 	uint16_t size;              /* of the last application record */
@@ -531,7 +532,8 @@ static bool is_digested(const struct adjacent *a, const struct window *w)
 	if (!(w->sizes & ~SHOOK) || fit_is_used_up(&w->fit))
 		return true;
 	return w->drained && o &&
-	       (w->read || w->shaking || o->flow == w->flow || o->claim.flow == w->flow);
+	       (w->read || w->shaking || (w->fresh && w->shook) || o->flow == w->flow ||
+		o->claim.flow == w->flow);
 }
 
 static void close_window(struct adjacent *a, struct thread *t, bool exclusive)
@@ -561,6 +563,7 @@ static void window_call(struct adjacent *a, struct thread *t, const struct objec
 		w->called = true;
 		w->caller = o->conn;
 		w->shaking = !o->had_data && !writes;
+		w->fresh = !o->had_data;
 		w->clean = o->drained;
 	} else if (!is_same(&w->caller, &o->conn)) {
 		close_window(a, t, false);
