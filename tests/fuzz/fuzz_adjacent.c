@@ -136,7 +136,7 @@ static void put_data(struct run *r, unsigned tid)
 
 	ev.conn = object(r, n);
 	ev.tid = tid;
-	ev.dir = how & 1;
+	ev.dir = how / IDS & 1; /* any object, either way */
 	ev.flags = how >= 0x20 ? SSLC_DATA_END : 0;
 	ev.len = len < 0x80 ? len + 1u : len < 0xc0 ? 16384 : rd_u32be(&r->in);
 	ev.pos = r->pos[n][ev.dir] + (how == 0x1f);
