@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * capture_bpf: source 1. Loads the kernel half, attaches it to every TLS library file that libwatch
- * reports, and hands on the events that its reader thread takes from the ring buffer. Never looks into
- * an event.
+ * reports, and hands on the events that its reader thread takes from the ring buffer. Never looks
+ * into an event.
  */
 #include "attach.h"
 #include "capture.h"
@@ -115,11 +115,21 @@ static void on_event(void *ctx, const struct sslc_event *ev)
 	s->conf.on_event(s->conf.ctx, ev);
 }
 
+#define LAST_WORDS 900 /* of a verifier's log: why it refuses stands at its end */
+
 static int libbpf_log(enum libbpf_print_level level, const char *fmt, va_list ap)
 {
+	char *text = NULL;
+	int len;
+
 	/* Our own line says what went wrong and what to do; the loader's are for developers. */
-	if (log_is_on(LOG_DEBUG) && level != LIBBPF_DEBUG)
-		log_vat(LOG_DEBUG, fmt, ap);
+	if (!log_is_on(LOG_DEBUG) || level == LIBBPF_DEBUG)
+		return 0;
+	len = vasprintf(&text, fmt, ap);
+	if (len < 0)
+		return 0;
+	log_debug("%s", len > LAST_WORDS ? text + len - LAST_WORDS : text);
+	free(text);
 	return 0;
 }
 
