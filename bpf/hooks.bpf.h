@@ -20,26 +20,23 @@ static __always_inline bool writes_record(const struct call *call)
  * when its records are what goes in. 0: none does. Arguments as those of wire_op(). Global, for a
  * stack frame of its own.
  */
-__noinline int bind_calls(__u64 key, __u32 how, __u32 moved, __u64 ident_0, __u64 ident_1)
+__noinline int bind_calls(__u64 key, __u32 how, __u32 moved)
 {
 	struct sock *sk = (struct sock *)key;
-	__u64 ident[2] = {ident_0, ident_1}, ssl;
 	struct calls *cs = calls_here();
-	__u32 top, at = 0, above;
+	__u32 at;
 
 	if (!cs || !cs->depth || cs->depth > CALL_DEPTH)
 		return 0;
-	top = cs->depth - 1;
-	ssl = cs->v[top & CALL_MASK].ssl;
 #pragma clang loop unroll(disable) /* each round would get stack of its own */
-	for (__u32 i = 0; i < CALL_DEPTH && i <= top; i++) {
-		above = at;
-		at = (top - i) & CALL_MASK;
-		if (i && cs->v[at].ssl != ssl && !writes_record(&cs->v[above]))
+	for (__u32 i = 0; i < CALL_DEPTH && i < cs->depth; i++) {
+		at = (cs->depth - 1 - i) & CALL_MASK;
+		if (i && cs->v[at].ssl != cs->v[(at + i) & CALL_MASK].ssl &&
+		    !writes_record(&cs->v[(at + 1) & CALL_MASK]))
 			break;
 		if (!(how & OP_TCP))
 			bind_datagrams(cs->v[at].ssl);
-		else if (!bind_call(sk, ident, &cs->v[at], how & OP_DIR, moved) && !i)
+		else if (!bind_call(sk, &cs->v[at], how & OP_DIR, moved) && !i)
 			return 0;
 	}
 	return 1;
@@ -49,23 +46,22 @@ __noinline int bind_calls(__u64 key, __u32 how, __u32 moved, __u64 ident_0, __u6
  * Inside a TLS call the operation names the object's connection; outside, see wire.bpf.h. Runs for
  * every operation on every socket of the host: what nobody needs ends after a table lookup or two.
  */
-static __always_inline void on_socket_op(struct sock *sk, bool typed, __u32 how, int ret)
+static __always_inline void on_socket_op(struct sock *sk, __u32 how, int ret)
 {
 	struct calls *cs = calls_here();
 	bool inside = cs && cs->depth, loose;
-	__u64 key = (__u64)sk, ident[2];
+	__u64 key = (__u64)sk;
 
 	loose = cs && bpf_ktime_get_ns() - cs->loose_ns < LOOSE_NS;
 	if (!inside && (ret <= 0 || !(how & OP_TCP) || is_settled(key, how, loose)))
 		return;
-	sock_ident(sk, typed, ident);
 	/* Global functions take numbers, and the verifier does not let pointers pass for such. */
 	if (bpf_probe_read_kernel(&key, sizeof(key), &sk))
 		return;
-	if (inside && bind_calls(key, how, ret, ident[0], ident[1]))
+	if (inside && bind_calls(key, how, ret))
 		count_from(key, how & OP_DIR, ret);
 	else if (ret > 0 && how & OP_TCP && !(inside && is_settled(key, how, loose)))
-		wire_op(key, how | (loose ? OP_LOOSE : 0), ret, ident[0], ident[1]);
+		wire_op(key, how | (loose ? OP_LOOSE : 0), ret);
 }
 
 /* The end of the peer's stream as the process sees it: only then is everything before it read. */
@@ -99,11 +95,11 @@ static __always_inline int on_receive(struct sock *sk, bool typed, int ret, int 
 	if (!sock_transport(sk, typed, &how))
 		return 0;
 	if (ret == -EAGAIN && in_call()) /* nothing there, but the object has a socket */
-		on_socket_op(sk, typed, how | SSLC_DIR_IN, 0);
+		on_socket_op(sk, how | SSLC_DIR_IN, 0);
 	else if (ret <= 0)
 		on_receive_end(sk, ret, flags);
 	else if (!(flags & (MSG_PEEK | MSG_ERRQUEUE)) || in_call())
-		on_socket_op(sk, typed, how | SSLC_DIR_IN, ret);
+		on_socket_op(sk, how | SSLC_DIR_IN, ret);
 	return 0;
 }
 
@@ -112,7 +108,7 @@ static __always_inline int on_send(struct sock *sk, bool typed, int ret)
 	__u32 how;
 
 	if (ret > 0 && sock_transport(sk, typed, &how))
-		on_socket_op(sk, typed, how | SSLC_DIR_OUT, ret);
+		on_socket_op(sk, how | SSLC_DIR_OUT, ret);
 	return 0;
 }
 

@@ -205,17 +205,16 @@ static __always_inline void announce(struct sock *sk, struct sock_info *info,
  * What tells connections apart that use one struct sock after the other, should the end of the
  * first have been missed: addresses (IPv6 ones folded) and ports.
  */
-static __always_inline void sock_ident(struct sock *sk, bool typed, __u64 ident[2])
+static __always_inline void sock_ident(struct sock *sk, __u64 ident[2])
 {
-	__u16 family = SOCK_READ(sk, typed, __sk_common.skc_family);
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
 
-	/* inet_sport lies beyond what the pointer's type covers */
 	ident[1] = (__u64)family << 32 |
 		   (__u32)BPF_CORE_READ((struct inet_sock *)sk, inet_sport) << 16 |
-		   SOCK_READ(sk, typed, __sk_common.skc_dport);
+		   BPF_CORE_READ(sk, __sk_common.skc_dport);
 	if (family == AF_INET) {
-		ident[0] = (__u64)SOCK_READ(sk, typed, __sk_common.skc_rcv_saddr) << 32 |
-			   SOCK_READ(sk, typed, __sk_common.skc_daddr);
+		ident[0] = (__u64)BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr) << 32 |
+			   BPF_CORE_READ(sk, __sk_common.skc_daddr);
 	} else {
 		struct in6_addr l = BPF_CORE_READ(sk, __sk_common.skc_v6_rcv_saddr);
 		struct in6_addr r = BPF_CORE_READ(sk, __sk_common.skc_v6_daddr);
@@ -332,9 +331,9 @@ static __always_inline void sock_info_end(__u64 key, struct sock_info *info, str
 }
 
 /* The id of a connection on which TLS begins: the one under which its earlier bytes were told. */
-static __always_inline __u64 take_wire(__u64 key, const __u64 ident[2])
+static __always_inline __u64 take_wire(const __u64 *key, const __u64 ident[2])
 {
-	struct wire *w = bpf_map_lookup_elem(&wires, &key);
+	struct wire *w = bpf_map_lookup_elem(&wires, key);
 
 	if (!w || w->ident[0] != ident[0] || w->ident[1] != ident[1])
 		return next_flow();
@@ -343,15 +342,13 @@ static __always_inline __u64 take_wire(__u64 key, const __u64 ident[2])
 	return w->flow;
 }
 
-/* ident: sock_ident() of the socket as it is now. */
-static __always_inline struct sock_info *
-sock_info_get(struct sock *sk, const __u64 ident[2], const struct sslc_conn_id *conn)
+static __always_inline struct sock_info *sock_info_get(struct sock *sk,
+						       const struct sslc_conn_id *conn)
 {
 	struct sock_info fresh = {}, *info;
 	__u64 key = (__u64)sk;
 
-	fresh.ident[0] = ident[0];
-	fresh.ident[1] = ident[1];
+	sock_ident(sk, fresh.ident);
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (info && (info->ident[0] != fresh.ident[0] || info->ident[1] != fresh.ident[1])) {
 		count(LOSS_STALE_SOCK, 1);
@@ -359,7 +356,7 @@ sock_info_get(struct sock *sk, const __u64 ident[2], const struct sslc_conn_id *
 		info = NULL;
 	}
 	if (!info) {
-		fresh.flow = take_wire(key, fresh.ident);
+		fresh.flow = take_wire(&key, fresh.ident);
 		bpf_map_update_elem(&socks, &key, &fresh, BPF_NOEXIST);
 		info = bpf_map_lookup_elem(&socks, &key);
 		if (!info) {
@@ -461,8 +458,8 @@ static __always_inline bool is_stranger(const struct conn *c, enum sslc_call kin
  * nowhere is bound here when a record begins: every flight begins with one. False: it is not its
  * socket.
  */
-static __always_inline bool bind_call(struct sock *sk, const __u64 ident[2],
-				      const struct call *call, enum sslc_dir dir, __u32 moved)
+static __always_inline bool bind_call(struct sock *sk, const struct call *call, enum sslc_dir dir,
+				      __u32 moved)
 {
 	struct sslc_conn_id id = conn_id_of(call->ssl);
 	struct conn *c = conn_get(&id);
@@ -483,7 +480,7 @@ static __always_inline bool bind_call(struct sock *sk, const __u64 ident[2],
 		return true;
 	c->has_socket = 1;
 	c->datagrams = 0; /* those before were a look-up of the name */
-	info = sock_info_get(sk, ident, &id);
+	info = sock_info_get(sk, &id);
 	if (!info || (is_bound && c->flow == info->flow))
 		return true;
 	c->sk = key;

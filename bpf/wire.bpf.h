@@ -188,7 +188,7 @@ static __always_inline struct wire *wire_make(struct sock *sk, __u64 key, const 
 /* TLS begins here, as far as the wire shows. */
 static __always_inline void wire_is_tls(struct sock *sk, struct wire *w)
 {
-	if (!sock_info_get(sk, w->ident, NULL))
+	if (!sock_info_get(sk, NULL))
 		return;
 	w->state = WIRE_TLS;
 	w->left[0] = w->left[1] = 0;
@@ -352,18 +352,18 @@ static __always_inline bool is_settled(__u64 key, __u32 dir, bool loose)
 
 /*
  * A send or receive of n bytes outside of TLS calls, on struct sock * key, which is TCP and not
- * settled; how: OP_…; ident_0, ident_1: sock_ident(). Global, and so of scalars, for a stack frame
- * of its own.
+ * settled; how: OP_…. Global, and so of scalars, for a stack frame of its own.
  */
-__noinline int wire_op(__u64 key, __u32 how, __u32 n, __u64 ident_0, __u64 ident_1)
+__noinline int wire_op(__u64 key, __u32 how, __u32 n)
 {
 	struct sock *sk = (struct sock *)key;
-	__u64 tid = bpf_get_current_pid_tgid(), ident[2] = {ident_0, ident_1};
+	__u64 tid = bpf_get_current_pid_tgid(), ident[2];
 	struct wire *w = bpf_map_lookup_elem(&wires, &key);
 	bool is_new = false, loose = how & OP_LOOSE;
 	__u32 dir = how & OP_DIR;
 	struct op *o;
 
+	sock_ident(sk, ident);
 	if (w && !is_same(w, ident)) {
 		wire_end(key);
 		w = NULL;
