@@ -39,6 +39,10 @@ static COUNTER_DEFINE(ring_high, "capture_ring_high",
 static COUNTER_DEFINE(queue_high, "capture_queue_high",
 		      "most bytes that were in the queue behind it (gauge)");
 
+static COUNTER_DEFINE(operations_missed, "capture_operations_missed",
+		      "socket operations that were not looked at: another one was being looked at "
+		      "on the same processor");
+
 /* In the order of enum loss in bpf/maps.bpf.h. */
 static struct counter losses[] = {
 	{.name = "capture_bytes_lost_ring_full",
@@ -360,6 +364,31 @@ static void source_skip_flow(struct capture *c, uint64_t flow)
 	bpf_map_update_elem(bpf_map__fd(s->skel->maps.skipped), &flow, &one, BPF_ANY);
 }
 
+/* How often the kernel did not run this program, because it was running already. Since 5.12. */
+static uint64_t misses(const struct bpf_program *prog)
+{
+	struct bpf_prog_info info = {0};
+	__u32 len = sizeof(info);
+	int fd = bpf_program__fd(prog); /* negative: not loaded */
+
+	return fd >= 0 && !bpf_obj_get_info_by_fd(fd, &info, &len) ? info.recursion_misses : 0;
+}
+
+static void count_operations_missed(const struct capture_bpf *k)
+{
+	const struct bpf_program *const progs[] = {
+		k->progs.tp_send,      k->progs.tp_recv,        k->progs.fexit_send,
+		k->progs.fexit_recv4,  k->progs.fexit_recv5,    k->progs.fexit_recv6,
+		k->progs.kprobe_send,  k->progs.kretprobe_send, k->progs.kprobe_recv,
+		k->progs.kprobe_recv6, k->progs.kretprobe_recv,
+	};
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < sizeof(progs) / sizeof(progs[0]); i++)
+		sum += misses(progs[i]);
+	counter_set(&operations_missed, sum);
+}
+
 static void source_tick(struct capture *c)
 {
 	struct source *s = (struct source *)c;
@@ -380,6 +409,7 @@ static void source_tick(struct capture *c)
 	reader_stats(s->reader, &stats);
 	counter_set(&ring_high, stats.ring_high);
 	counter_set(&queue_high, stats.queue_high);
+	count_operations_missed(s->skel);
 }
 
 const struct capture_ops capture_bpf_ops = {
