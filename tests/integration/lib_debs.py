@@ -1,20 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of Debian packages that cannot be installed beside others: unpacked into the test's directory."""
+"""Programs and libraries of Debian packages that cannot be installed beside others: unpacked into the test's
+directory. Lists of packages of other releases are kept for the tests that follow."""
 import shutil
+import time
 
-from lib import Skip, run_cmd, sh
+from lib import ROOT, Skip, run_cmd, sh
+
+KEPT = ROOT / "build" / "debian"
+FRESH_S = 6 * 3600
 
 
 def unpack(t, *packages):
     """The directory that the packages' files are in; what they depend on must be installed."""
-    for tool in ("apt-get", "dpkg-deb"):
-        if not shutil.which(tool):
-            raise Skip(f"{tool} is not installed")
+    need_tools()
     debs, root = t.dir / "debs", t.dir / "root"
     debs.mkdir()
     p = run_cmd("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages, cwd=debs, timeout=90)
     if p.returncode:
         raise Skip(f"cannot download {' '.join(packages)}: {p.stderr.strip()[-200:]}")
+    return extract(debs, root)
+
+
+def need_tools():
+    for tool in ("apt-get", "dpkg-deb"):
+        if not shutil.which(tool):
+            raise Skip(f"{tool} is not installed")
+
+
+def extract(debs, root):
     for deb in debs.glob("*.deb"):
-        sh("dpkg-deb", "-x", deb, root)
+        sh("dpkg-deb", "-x", deb, root, timeout=60)
     return root
+
+
+class Suite:
+    """A release of Debian: apt-get and apt-cache on lists of their own; the system's are left alone."""
+
+    def __init__(self, suite):
+        need_tools()
+        self.suite, self.top = suite, KEPT / suite
+        for d in ("state/lists/partial", "cache/archives/partial"):
+            (self.top / d).mkdir(parents=True, exist_ok=True)
+        (self.top / "sources.list").write_text(f"deb [trusted=yes] http://deb.debian.org/debian {suite} main\n")
+        (self.top / "status").touch()
+        if not self.is_fresh():
+            self.update()
+
+    def is_fresh(self):
+        stamp = self.top / "updated"
+        return stamp.exists() and time.time() - stamp.stat().st_mtime < FRESH_S
+
+    def update(self):
+        self.must("apt-get", "update")
+        (self.top / "updated").touch()
+
+    def run(self, tool, *args, cwd=None):
+        return run_cmd(tool, "-q", f"-oDir::Etc::sourcelist={self.top}/sources.list", "-oDir::Etc::sourceparts=-",
+                       f"-oDir::State={self.top}/state", f"-oDir::State::status={self.top}/status",
+                       f"-oDir::Cache={self.top}/cache", "-oAPT::Sandbox::User=root", "-oAcquire::Languages=none",
+                       *args, timeout=180, cwd=cwd or self.top)
+
+    def must(self, tool, *args):
+        p = self.run(tool, *args)
+        if p.returncode:
+            raise Skip(f"no packages of {self.suite}: {p.stderr.strip()[-200:]}")
+        return p.stdout
+
+    def unpack(self, to, *packages):
+        """The directory below `to` that the packages' files are in."""
+        debs = to / "debs"
+        debs.mkdir(parents=True)
+        p = self.run("apt-get", "download", *packages, cwd=debs)
+        if p.returncode:  # a version that the lists name may have gone
+            self.update()
+            p = self.run("apt-get", "download", *packages, cwd=debs)
+        if p.returncode:
+            raise Skip(f"no packages of {self.suite}: {p.stderr.strip()[-200:]}")
+        return extract(debs, to / "x")

@@ -7,7 +7,8 @@ import time
 
 import test_gnutls_calls
 import test_nss
-from lib import Skip, fact, run, run_cmd, sh
+from lib import Skip, fact, run, sh
+from lib_debs import Suite
 
 LIB = "usr/lib/x86_64-linux-gnu"
 # suite; packages for GnuTLS, for NSS; whether they need a C library of their own
@@ -16,25 +17,6 @@ RELEASES = (("bullseye", ("libgnutls30",), ("libnss3", "libnspr4"), False),
             ("trixie", (*COMMON, "libgnutls30t64", "libp11-kit0", "libidn2-0", "libunistring5", "libtasn1-6",
                         "libhogweed6t64", "libnettle8t64", "libgmp10", "libffi8"),
              (*COMMON, "libnss3", "libnspr4", "libsqlite3-0"), True))
-
-
-def fetch(t, name, suite, packages):
-    """Unpacked, not installed; apt-get works on lists of its own."""
-    top = t.dir / f"{name}-{suite}"
-    for d in ("state/lists/partial", "cache/archives/partial"):
-        (top / d).mkdir(parents=True)
-    (top / "sources.list").write_text(f"deb [trusted=yes] http://deb.debian.org/debian {suite} main\n")
-    (top / "status").touch()
-    options = [f"-oDir::Etc::sourcelist={top}/sources.list", "-oDir::Etc::sourceparts=-",
-               f"-oDir::State={top}/state", f"-oDir::State::status={top}/status",
-               f"-oDir::Cache={top}/cache", "-oAPT::Sandbox::User=root"]
-    for cmd in (("update",), ("download", *packages)):
-        p = run_cmd("apt-get", "-q", *options, *cmd, timeout=180, cwd=top)
-        if p.returncode:
-            raise Skip(f"no packages of {suite}: {p.stderr.strip()[-200:]}")
-    for deb in top.glob("*.deb"):
-        sh("dpkg-deb", "-x", deb, top / "x", timeout=60)
-    return top / "x" / LIB
 
 
 def command(libs, exe, own_libc):
@@ -66,7 +48,7 @@ def finish(t, both, compare, runs):
 
 
 def gnutls(t, exe, suite, packages, own_libc):
-    libs = fetch(t, "gnutls", suite, packages)
+    libs = Suite(suite).unpack(t.dir / f"gnutls-{suite}", *packages) / LIB
     cmd = command(libs, exe, own_libc)
     file = next(f for f in libs.glob("libgnutls.so.30.*"))
     both = agents(t, cmd, (*t.cert(), "1", "1"), file)
@@ -77,7 +59,7 @@ def gnutls(t, exe, suite, packages, own_libc):
 
 
 def nss(t, exe, db, suite, packages, own_libc):
-    libs = fetch(t, "nss", suite, packages)
+    libs = Suite(suite).unpack(t.dir / f"nss-{suite}", *packages) / LIB
     cmd = command(libs, exe, own_libc)
     both = agents(t, cmd, (db, "1", "1"), libs / "libssl3.so")
     runs = [test_nss.exchange(t, cmd, db, i, *r) for i, r in enumerate(test_nss.RUNS)]

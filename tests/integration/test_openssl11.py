@@ -5,27 +5,13 @@ import os
 import pathlib
 import time
 
-from lib import PROGS, PY, Skip, check, equal, fact, flows, run, run_cmd, sh, sha256
-
-SOURCE = "deb [trusted=yes] http://deb.debian.org/debian bullseye main\n"
+from lib import PROGS, PY, check, equal, fact, flows, run, sh, sha256
+from lib_debs import Suite
 
 
 def fetch(t):
     """libssl1.1 of Debian 11, unpacked but not installed."""
-    apt, top = t.dir / "apt", t.dir / "ossl11"
-    for d in ("state/lists/partial", "cache/archives/partial"):
-        (apt / d).mkdir(parents=True)
-    (apt / "sources.list").write_text(SOURCE)
-    (apt / "status").touch()
-    options = [f"-oDir::Etc::sourcelist={apt}/sources.list", "-oDir::Etc::sourceparts=-",
-               f"-oDir::State={apt}/state", f"-oDir::State::status={apt}/status",
-               f"-oDir::Cache={apt}/cache", "-oAPT::Sandbox::User=root"]
-    for cmd in (["update"], ["download", "libssl1.1"]):
-        p = run_cmd("apt-get", "-q", *options, *cmd, timeout=120, cwd=apt)
-        if p.returncode:
-            raise Skip(f"libssl1.1 cannot be fetched: {p.stderr.strip()[-200:]}")
-    deb = next(apt.glob("libssl1.1_*.deb"))
-    sh("dpkg-deb", "-x", deb, top)
+    top = Suite("bullseye").unpack(t.dir / "ossl11", "libssl1.1")
     lib = next(top.glob("usr/lib/*/libssl.so.1.1"))
     return lib.parent / "libcrypto.so.1.1", lib
 

@@ -6,7 +6,8 @@ import platform
 import time
 
 from lib_conversations import WAYS, converse, judge
-from lib import PROGS, Skip, check, equal, fact, flows, run, run_cmd, sh
+from lib import PROGS, Skip, check, equal, fact, flows, run, sh
+from lib_debs import Suite
 
 LIB = "usr/lib/x86_64-linux-gnu"
 LOADER = "ld-linux-x86-64.so.2"
@@ -14,25 +15,6 @@ LOADER = "ld-linux-x86-64.so.2"
 RELEASES = (("bullseye", ("libssl1.1", "libssl-dev"), False, ()),
             ("trixie", ("libssl3t64", "libc6", "zlib1g", "libzstd1"), True, ("ex2",)),
             ("forky", ("libssl3t64", "libc6", "zlib1g", "libzstd1"), True, ("ex2",)))
-
-
-def fetch(t, suite, packages):
-    """Unpacked, not installed; apt-get works on lists of its own."""
-    top = t.dir / suite
-    for d in ("state/lists/partial", "cache/archives/partial"):
-        (top / d).mkdir(parents=True)
-    (top / "sources.list").write_text(f"deb [trusted=yes] http://deb.debian.org/debian {suite} main\n")
-    (top / "status").touch()
-    options = [f"-oDir::Etc::sourcelist={top}/sources.list", "-oDir::Etc::sourceparts=-",
-               f"-oDir::State={top}/state", f"-oDir::State::status={top}/status",
-               f"-oDir::Cache={top}/cache", "-oAPT::Sandbox::User=root"]
-    for cmd in (("update",), ("download", *packages)):
-        p = run_cmd("apt-get", "-q", *options, *cmd, timeout=180, cwd=top)
-        if p.returncode:
-            raise Skip(f"no packages of {suite}: {p.stderr.strip()[-200:]}")
-    for deb in top.glob("*.deb"):
-        sh("dpkg-deb", "-x", deb, top / "x", timeout=60)
-    return top / "x"
 
 
 def program(t, suite, top, own_libc):
@@ -62,7 +44,7 @@ def known(agents, cmd, ssl, t, port):
 def main(t):
     if platform.machine() != "x86_64":
         raise Skip("knows the libraries of x86-64 only")
-    libs = [(suite, *program(t, suite, fetch(t, suite, packages), own), more) for suite, packages, own, more in RELEASES]
+    libs = [(suite, *program(t, suite, Suite(suite).unpack(t.dir / suite, *packages), own), more) for suite, packages, own, more in RELEASES]
     t.lab(sensor=False)
     agents = [t.alone("-v", "-w", t.dir / "server.pcapng", name="server"),
               t.alone("-v", "-w", t.dir / "client.pcapng", ns=t.cli, iface="cli0", name="client")]
