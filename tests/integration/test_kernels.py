@@ -4,8 +4,12 @@
 TLS connection byte-exact, and those of a Go program where there is a Go compiler. 5.10 and 6.1 have no
 socket tracepoint, 5.10 no bpf_loop(). Where there is kernel TLS, what it carries is exact, and SSL_sendfile()
 a gap of the file's size. GnuTLS: sends that are interrupted and resumed without their bytes; Debian builds it
-without kernel TLS."""
+without kernel TLS. Crowd: more threads than CPUs inside the same functions of a C and of a Go program. The newest
+kernel preempts everything that can be preempted, eBPF programs at uprobes too.
+
+test_kernels.py [SUITE...]"""
 import base64
+import concurrent.futures
 import gzip
 import hashlib
 import lzma
@@ -13,27 +17,32 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 
-from lib import Failed, Skip, binary, check, equal, fact, find_flow, flows, go_build, go_trees, run, run_cmd, sh, until
+from lib import Failed, binary, check, equal, fact, find_flow, flows, go_build, go_trees, run, sh, until
+from lib_debs import Suite
 
-# suite, hooks that its kernel must offer, whether it has kernel TLS
-SUITES = (("bullseye", ("fexit", "kprobe"), False),
-          ("bookworm", ("fexit", "kprobe"), True),
-          ("trixie", ("tracepoint", "fexit", "kprobe"), True),
-          ("forky", ("tracepoint", "fexit", "kprobe"), True))
+# suite, hooks that its kernel must offer, whether it has kernel TLS, what its command line says more
+SUITES = (("bullseye", ("fexit", "kprobe"), False, ""),
+          ("bookworm", ("fexit", "kprobe"), True, ""),
+          ("trixie", ("tracepoint", "fexit", "kprobe"), True, ""),
+          ("forky", ("tracepoint", "fexit", "kprobe"), True, "preempt=full"))
 # what kernel TLS needs, as far as the kernel has it in modules
 MODULES = ("tls", "gcm", "ctr", "seqiv", "ghash_generic")
 FILE_SIZE = 300000
 SPEC_CLIENT, SPEC_SERVER = "90,1000x5,40000,600000", "70000,200x3,16384"
 GNUTLS_SPEC, GNUTLS_TOTAL = "90,1000x5,40000,100000", 90 + 5000 + 40000 + 100000
 TOTAL_CLIENT, TOTAL_SERVER = 90 + 5000 + 40000 + 600000, 70000 + 600 + 16384
+CROWD, CROWD_ROUNDS, CROWD_MAX = 24, 20, 2000  # connections, messages each way, bytes of a message
+VMS = 2  # at once: each keeps one core busy
 UP_S, BOOT_S = 60, 300
 
 INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mount -t tracefs t /sys/kernel/tracing; mount -t bpf b /sys/fs/bpf
 ip link set lo up; ip addr add 127.0.0.1/8 dev lo 2>/dev/null
-mkdir -p /tmp; uname -r
+mount -t debugfs d /sys/kernel/debug
+mkdir -p /tmp; uname -r; echo "preempt: $(cat /sys/kernel/debug/sched/preempt 2>/dev/null)"
 start() { # NAME HOOK
   echo "== $1"
   /sslcollector -v -I any --flow-hook $2 -w /tmp/$1.pcap --ring 4M >/tmp/$1.err 2>&1 & agent=$!
@@ -69,6 +78,20 @@ gnutls() { # NAME OPTIONS OF THE SERVER, OF THE CLIENT
   stop $1
 }
 gnutls gnutls "nonblock tiny packet" "nonblock tiny null"
+crowd() { # NAME COMMAND...
+  name=$1; shift
+  start $name auto
+  echo | "$@" > /tmp/$name.client 2>&1
+  touch /tmp/$name.server
+  stop $name
+}
+crowd crowd /threads 127.0.0.1 4436 /cert.pem /key.pem CROWD_SIZE
+if [ -x /gotls ]; then
+  /gotls serve 127.0.0.1:8443 /cert.pem /key.pem > /tmp/goserver 2>&1 & server=$!
+  for i in $(seq 100); do grep -q '^listening' /tmp/goserver && break; sleep 0.2; done
+  crowd gocrowd /gotls talk 127.0.0.1:8443 CROWD_SIZE
+  kill $server; wait $server
+fi
 # modules need each other in an order that differs by version
 for round in 1 2 3; do for m in /modules/*.ko; do insmod $m 2>/dev/null; done; done
 for version in KTLS; do
@@ -83,44 +106,22 @@ echo finished; sync; poweroff -f
 """
 
 
-def apt(t, suite):
-    """apt-get and apt-cache on a list of their own; the system's is left alone."""
-    top = t.dir / suite
-    for d in ("state/lists/partial", "cache/archives/partial"):
-        (top / d).mkdir(parents=True)
-    (top / "sources.list").write_text(f"deb [trusted=yes] http://deb.debian.org/debian {suite} main\n")
-    (top / "status").touch()
-    options = [f"-oDir::Etc::sourcelist={top}/sources.list", "-oDir::Etc::sourceparts=-",
-               f"-oDir::State={top}/state", f"-oDir::State::status={top}/status",
-               f"-oDir::Cache={top}/cache", "-oAPT::Sandbox::User=root"]
-
-    def do(tool, *args):
-        p = run_cmd(tool, "-q", *options, *args, timeout=180, cwd=top)
-        if p.returncode:
-            raise Skip(f"no packages of {suite}: {p.stderr.strip()[-200:]}")
-        return p.stdout
-    do("apt-get", "update")
-    return top, do
-
-
 def version_key(name):
     return [int(x) for x in re.findall(r"\d+", name)]
 
 
 def fetch_kernel(t, suite):
     """(vmlinuz, version) of the suite's newest cloud kernel."""
-    top, do = apt(t, suite)
-    names = [n for n in do("apt-cache", "pkgnames", "linux-").split()
+    debian = Suite(suite)
+    names = [n for n in debian.must("apt-cache", "pkgnames", "linux-").split()
              if re.fullmatch(r"linux-(image|binary)-\d[\w.+-]*-cloud-amd64", n)]
     check(names, f"{suite} has no cloud kernel")
     # newer suites keep the kernel itself in linux-binary, beside an almost empty linux-image
     name = max(names, key=lambda n: (version_key(n), "binary" in n))
     version = re.search(r"\d[\w.+-]*$", name).group(0)
-    parts = [name, *(n for n in do("apt-cache", "pkgnames", "linux-modules-").split() if n == f"linux-modules-{version}")]
-    do("apt-get", "download", *parts)
-    for deb in top.glob("*.deb"):
-        sh("dpkg-deb", "-x", deb, top / "x", timeout=60)
-    found = [f for f in (top / "x").rglob("vmlinuz*") if f.is_file() and not f.is_symlink()]
+    modules_of = debian.must("apt-cache", "pkgnames", "linux-modules-").split()
+    top = debian.unpack(t.dir / suite, name, *(n for n in modules_of if n == f"linux-modules-{version}"))
+    found = [f for f in top.rglob("vmlinuz*") if f.is_file() and not f.is_symlink()]
     equal(len(found), 1, f"kernels in {name}")
     return found[0], version
 
@@ -153,7 +154,17 @@ def copy_modules(t, name, to):
     return "tls" in got
 
 
-def make_initramfs(t, name, hooks, ktls):
+def programs(t):
+    """(file, its name in the initramfs) of what each kernel runs."""
+    crt, key = t.cert()
+    got = [(binary(), "sslcollector"), (t.compile("xfer.c"), "xfer"), (t.compile("ktls.c"), "ktls"),
+           (t.compile("threads.c", ["-lssl", "-lcrypto", "-lpthread"]), "threads"),
+           (t.compile("gnutlsx.c", ["-lgnutls"]), "gnutlsx"), (crt, "cert.pem"), (key, "key.pem")]
+    go = next(iter(go_trees()), None)
+    return got + [(go_build(t, go, "plain"), "gotls")] if go else got
+
+
+def make_initramfs(t, name, hooks, ktls, files):
     root, out = t.dir / f"{name}.root", t.dir / f"{name}.cpio.gz"
     for d in ("bin", "proc", "sys", "dev", "lib64"):
         (root / d).mkdir(parents=True)
@@ -161,24 +172,19 @@ def make_initramfs(t, name, hooks, ktls):
     for applet in sh("busybox", "--list").split():
         if applet != "busybox":
             os.symlink("busybox", root / "bin" / applet)
-    crt, key = t.cert()
-    for src, dst in ((binary(), "sslcollector"), (t.compile("xfer.c"), "xfer"), (t.compile("ktls.c"), "ktls"),
-                     (t.compile("gnutlsx.c", ["-lgnutls"]), "gnutlsx"),
-                     (crt, "cert.pem"), (key, "key.pem")):
+    for src, dst in files:
         shutil.copy(src, root / dst)
     (root / "file").write_bytes(b"x" * FILE_SIZE)
     equal(copy_modules(t, name, root / "modules"), ktls, f"{name}: kernel TLS in modules")
-    for exe in (binary(), root / "xfer", root / "gnutlsx"):
+    for exe in (root / "sslcollector", root / "xfer", root / "gnutlsx"):
         for lib in shared_libraries(exe):
             dst = root / str(lib).lstrip("/")
             dst.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(lib, dst)
-    go = next(iter(go_trees()), None)
-    if go:
-        shutil.copy(go_build(t, go, "plain"), root / "gotls")
     text = INIT
     for k, v in (("GNUTLS_SPEC", GNUTLS_SPEC), ("GNUTLS_TOTAL", str(GNUTLS_TOTAL)), ("HOOKS", " ".join(hooks)), ("KTLS", "tls12 tls13" if ktls else ""), ("SPEC_SERVER", SPEC_SERVER), ("SPEC_CLIENT", SPEC_CLIENT),
-                 ("TOTAL_CLIENT", str(TOTAL_CLIENT)), ("TOTAL_SERVER", str(TOTAL_SERVER))):
+                 ("TOTAL_CLIENT", str(TOTAL_CLIENT)), ("TOTAL_SERVER", str(TOTAL_SERVER)),
+                 ("CROWD_SIZE", f"{CROWD} {CROWD_ROUNDS} {CROWD_MAX}")):
         text = text.replace(k, v)
     (root / "init").write_text(text)
     (root / "init").chmod(0o755)
@@ -186,14 +192,14 @@ def make_initramfs(t, name, hooks, ktls):
     return out
 
 
-def boot_once(t, name, kernel, initramfs):
+def boot_once(t, name, kernel, initramfs, more):
     """(console output, what came over the second serial line); None when the kernel did not come up."""
     console, captures = t.dir / f"{name}.console", t.dir / f"{name}.captures"
     vm = t.spawn(f"qemu-{name}", "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max,cx16=off",
                  "-m", "1024", "-smp", "2", "-nographic", "-no-reboot", "-display", "none", "-monitor",
                  "none", "-nic", "none", "-serial", f"file:{console}", "-serial", f"file:{captures}",
                  "-kernel", kernel, "-initrd", initramfs, "-append",
-                 "console=ttyS0 panic=-1 oops=panic quiet rdinit=/init")
+                 f"console=ttyS0 panic=-1 oops=panic quiet rdinit=/init {more}")
 
     def text(path):
         return path.read_text(errors="replace") if path.exists() else ""
@@ -204,11 +210,11 @@ def boot_once(t, name, kernel, initramfs):
     return text(console), text(captures)
 
 
-def boot(t, name, kernel, initramfs):
+def boot(t, name, kernel, initramfs, more):
     """The emulator now and then fails a kernel before its first process: that is tried again, and said."""
     for attempt in range(3):
         try:
-            got = boot_once(t, name, kernel, initramfs)
+            got = boot_once(t, name, kernel, initramfs, more)
         except Failed as e:
             if "kernel up" not in str(e):
                 raise
@@ -231,14 +237,20 @@ def capture_of(name, hook, console, captures):
     return gzip.decompress(base64.b64decode(m.group(1)))
 
 
+def judge_conns(name, what, console, seen, port):
+    """The connections to this port are those that their client has told of; how many."""
+    conns = re.findall(rf"^{what}: conn \S+:(\d+) \S+ (\d+ \w+) (\d+ \w+)\r?$", console, re.M)
+    equal(len(seen), len(conns), f"{name}: {what}: flows")
+    for from_port, got, sent in conns:
+        f = find_flow(seen, int(from_port), port)
+        equal([f"{len(d)} {hashlib.sha256(bytes(d)).hexdigest()}" for d in f.data], [sent, got], f"{name}: {what}: bytes")
+    return len(conns)
+
+
 def judge_go(name, hook, console, seen):
-    """Its connections as the client says; none where there is no Go program."""
-    conns = re.findall(rf"^{hook} go: conn \S+:(\d+) \S+ (\d+ \w+) (\d+ \w+)\r?$", console, re.M)
-    check(conns or not re.search(rf"^{hook} go: ", console, re.M), f"{name}: {hook}: Go's client failed")
-    equal(len(seen), len(conns), f"{name}: {hook}: Go's flows")
-    for port, got, sent in conns:
-        f = find_flow(seen, int(port), 8443)
-        equal([f"{len(d)} {hashlib.sha256(bytes(d)).hexdigest()}" for d in f.data], [sent, got], f"{name}: {hook}: Go's bytes")
+    """None where there is no Go program."""
+    n = judge_conns(name, f"{hook} go", console, seen, 8443)
+    check(n or not re.search(rf"^{hook} go: ", console, re.M), f"{name}: {hook}: Go's client failed")
 
 
 def judge(t, name, hook, console, captures):
@@ -279,18 +291,50 @@ def judge_gnutls(t, name, console, captures):
     return resumed
 
 
+def judge_crowd(t, name, crowd, port, console, captures):
+    """Every connection exact, although threads were preempted inside the probes' programs; how many
+    socket operations went unseen meanwhile."""
+    f = t.dir / f"{name}.{crowd}.pcapng"
+    f.write_bytes(capture_of(name, crowd, console, captures))
+    equal(judge_conns(name, f"{crowd} client", console, flows(f), port), CROWD, f"{name}: {crowd}: connections")
+    missed = re.search(rf"^{crowd} err: .*counter capture_operations_missed (\d+)", console, re.M)
+    check(re.search(rf"^{crowd} err: .*counter capture_events \d+", console, re.M), f"{name}: {crowd}: no counters")
+    return int(missed.group(1)) if missed else 0  # counters that are 0 are not printed
+
+
+def judge_preemption(name, more, console):
+    mode = re.search(r"^preempt: .*\((\w+)\)", console, re.M)
+    wanted = re.search(r"preempt=(\w+)", more)
+    check(not wanted or mode and mode.group(1) == wanted.group(1), f"{name}: preemption is {mode and mode.group(1)}")
+    return mode.group(1) if mode else "not selectable"
+
+
+def judge_all(t, suite, hooks, ktls, more, version, console, captures):
+    for hook in (*hooks, "auto"):
+        judge(t, suite, hook, console, captures)
+    used = re.search(r"^auto err: .*sockets by (\w+): ok", console, re.M)
+    check(used and used.group(1) == hooks[0], f"{suite}: auto chose {used and used.group(1)}, not {hooks[0]}")
+    fact(f"{version}: {', '.join(hooks)} exact; auto takes {hooks[0]}")
+    fact(f"{version}: GnuTLS exact, {judge_gnutls(t, suite, console, captures)} sends resumed without their bytes")
+    crowds = [("crowd", 4436), ("gocrowd", 8443)][:1 + bool(go_trees())]
+    missed = [judge_crowd(t, suite, crowd, port, console, captures) for crowd, port in crowds]
+    fact(f"{version}: {CROWD} connections at once exact, in C{' and in Go' if len(crowds) > 1 else ''}, operations "
+         f"missed {missed}; preemption: {judge_preemption(suite, more, console)}")
+    for v in ("tls12", "tls13") if ktls else ():
+        fact(f"{version}: {judge_ktls(t, suite, v, console, captures)}: exact, the file a gap of its size")
+
+
 def main(t):
-    for suite, hooks, ktls in SUITES:
+    suites = [s for s in SUITES if s[0] in sys.argv[1:] or not sys.argv[1:]]
+    check(suites, "no such suite:", *sys.argv[1:])
+    files, machines = programs(t), []
+    for suite, hooks, ktls, more in suites:
         kernel, version = fetch_kernel(t, suite)
-        console, captures = boot(t, suite, kernel, make_initramfs(t, suite, hooks, ktls))
-        for hook in (*hooks, "auto"):
-            judge(t, suite, hook, console, captures)
-        used = re.search(r"^auto err: .*sockets by (\w+): ok", console, re.M)
-        check(used and used.group(1) == hooks[0], f"{suite}: auto chose {used and used.group(1)}, not {hooks[0]}")
-        fact(f"{version}: {', '.join(hooks)} exact; auto takes {hooks[0]}")
-        fact(f"{version}: GnuTLS exact, {judge_gnutls(t, suite, console, captures)} sends resumed without their bytes")
-        for v in ("tls12", "tls13") if ktls else ():
-            fact(f"{version}: {judge_ktls(t, suite, v, console, captures)}: exact, the file a gap of its size")
+        machines.append((suite, kernel, make_initramfs(t, suite, hooks, ktls, files), more, version))
+    with concurrent.futures.ThreadPoolExecutor(VMS) as pool:
+        booted = [pool.submit(boot, t, *m[:4]) for m in machines]
+        for s, m, b in zip(suites, machines, booted):
+            judge_all(t, *s, m[4], *b.result())
 
 
 run(main, needs=["qemu-system-x86_64", "busybox", "cpio", "apt-get", "dpkg-deb", "gcc"])
