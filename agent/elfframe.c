@@ -52,45 +52,70 @@ static bool read_header(const struct elfview *e, const Elf64_Phdr *ph, struct he
 	       h->count <= (ph->p_filesz - sizeof(*h)) / sizeof(struct line);
 }
 
-/* The table is sorted by function. */
+/* The last line of those that begin at or before `want`; the table is sorted by function. */
 static bool find_line(const struct elfview *e, const Elf64_Phdr *ph, uint32_t count, int64_t want,
 		      struct line *out)
 {
 	uint32_t from = 0, to = count;
+	bool found = false;
 
 	while (from < to) {
 		uint32_t mid = from + (to - from) / 2;
 		uint64_t at = ph->p_offset + sizeof(struct header) + mid * sizeof(*out);
+		struct line l;
 
-		if (!elfview_read(e, at, out, sizeof(*out)))
+		if (!elfview_read(e, at, &l, sizeof(l)))
 			return false;
-		if (out->function == want)
-			return true;
-		if (out->function < want)
-			from = mid + 1;
-		else
+		if (l.function > want) {
 			to = mid;
+			continue;
+		}
+		*out = l;
+		found = true;
+		from = mid + 1;
 	}
-	return false;
+	return found;
 }
 
-uint64_t elfframe_size(const struct elfview *e, uint64_t offset)
+/* Address and size of the function around an address, as its own entry says. */
+static uint64_t find_function(const struct elfview *e, uint64_t addr, uint64_t *start)
 {
 	const Elf64_Phdr *ph = table_segment(e);
-	uint64_t addr, at, where;
 	struct entry entry;
+	uint64_t at, where;
 	struct header h;
 	struct line l;
 
-	if (!ph || !elfview_addr(e, offset, &addr) || !read_header(e, ph, &h) ||
+	if (!ph || !read_header(e, ph, &h) ||
 	    !find_line(e, ph, h.count, (int64_t)(addr - ph->p_vaddr), &l))
 		return 0;
 	at = ph->p_vaddr + (uint64_t)(int64_t)l.entry;
 	where = elfview_offset(e, at, PF_R, NULL);
-	if (!where || !elfview_read(e, where, &entry, sizeof(entry)))
+	if (!where || !elfview_read(e, where, &entry, sizeof(entry)) || !entry.cie)
 		return 0;
+	*start = ph->p_vaddr + (uint64_t)(int64_t)l.function;
 	at += offsetof(struct entry, function);
-	if (!entry.cie || at + (uint64_t)(int64_t)entry.function != addr)
+	if (at + (uint64_t)(int64_t)entry.function != *start || addr - *start >= entry.size)
 		return 0;
 	return entry.size <= FUNCTION_SIZE_MAX ? entry.size : 0;
+}
+
+uint64_t elfframe_around(const struct elfview *e, uint64_t offset, uint64_t *start)
+{
+	uint64_t addr, first, size;
+
+	if (!elfview_addr(e, offset, &addr))
+		return 0;
+	size = find_function(e, addr, &first);
+	if (!size || addr - first > offset)
+		return 0;
+	*start = offset - (addr - first);
+	return size;
+}
+
+uint64_t elfframe_size(const struct elfview *e, uint64_t offset)
+{
+	uint64_t start, size = elfframe_around(e, offset, &start);
+
+	return size && start == offset ? size : 0;
 }

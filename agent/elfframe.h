@@ -14,5 +14,10 @@ struct elfview;
  * Source: Linux Standard Base 5.0, core, chapter 10 (.eh_frame, .eh_frame_hdr).
  */
 uint64_t elfframe_size(const struct elfview *e, uint64_t offset);
+/**
+ * The same for the function that a file offset lies in. start: file offset of its first byte;
+ * filled when the size is not 0.
+ */
+uint64_t elfframe_around(const struct elfview *e, uint64_t offset, uint64_t *start);
 
 #endif

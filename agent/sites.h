@@ -29,7 +29,7 @@ struct site {
 	uint64_t offset; /* in the file */
 	enum sslc_call call;
 	unsigned at;
-	uint32_t sp;       /* bytes that the stack pointer is below where it was on entry */
+	int32_t sp;        /* bytes that the stack pointer is below where it was on entry */
 	const char *name;  /* static: the function's symbol; NULL: it has none */
 	uint64_t function; /* where it begins */
 	enum site_price price;

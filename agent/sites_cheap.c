@@ -23,10 +23,11 @@ static unsigned arguments(enum sslc_call call)
 	return sslc_call_moves(call) ? 3 : 1;
 }
 
-/* Go's finder knows better where Go's functions are to be probed. */
-static bool is_of_c(const struct site *s)
+/* A whole function, with its return unless that means nothing. Go's finder knows better. */
+static bool is_whole(const struct site *s)
 {
-	return s->call < SSLC_CALL_GO_READ && (s->at & SITE_ENTRY);
+	return s->at == (SITE_ENTRY | SITE_RETURN) ||
+	       (s->at == SITE_ENTRY && s->call == SSLC_CALL_FORGET);
 }
 
 /* The site has become the entry of a pair: add the exits. */
@@ -42,7 +43,7 @@ static int take_pair(struct sites *s, size_t i, const struct cheap_places *p)
 		if (err)
 			return err;
 		x = &s->v[s->n - 1];
-		x->sp = p->exit[k].sp;
+		x->sp = (int32_t)p->exit[k].sp;
 		x->name = f.name;
 		x->function = f.function;
 		x->price = SITE_PAIR;
@@ -79,7 +80,7 @@ static int cheapen(struct sites *s, size_t i, const struct elfview *e)
 	if (!suits(s, site, kind))
 		return 0;
 	site->offset = site->function + p.entry.at;
-	site->sp = p.entry.sp;
+	site->sp = (int32_t)p.entry.sp;
 	if (site->at == SITE_ENTRY)
 		site->why = NULL;
 	if (site->at == SITE_ENTRY || kind == CHEAP_RETURN) {
@@ -98,7 +99,7 @@ int sites_cheapen(struct sites *s, int fd)
 	if (!n || err)
 		return err == -ENOMEM ? err : 0;
 	for (size_t i = 0; i < n && !err; i++)
-		if (is_of_c(&s->v[i]))
+		if (is_whole(&s->v[i]))
 			err = cheapen(s, i, &e);
 	elfview_close(&e);
 	return err;

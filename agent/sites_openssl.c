@@ -11,9 +11,14 @@
 #include "sites.h"
 
 #include "base/log.h"
+#include "callers.h"
+#include "cheap.h"
+#include "elfframe.h"
 #include "elfsym.h"
+#include "elfview.h"
 #include "x86code.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <unistd.h>
 
@@ -185,34 +190,120 @@ static uint64_t probe_at(const struct file *f, uint64_t offset)
 	return mark < 0 ? 0 : offset + (uint64_t)mark;
 }
 
+/* --- what is cheap ------------------------------------------------------------------------------
+ */
+
+#define CALLERS_MAX 8 /* of an internal function: SSL_read_ex, the SSL BIO and few others */
+
+/* One direction. */
+struct way {
+	struct internal in;
+	uint64_t at; /* where to probe it */
+	enum sslc_call call;
+	int plain; /* SSL_read or SSL_write */
+};
+
+static enum cheap_kind price_of(const struct elfview *e, uint64_t offset, uint64_t size)
+{
+	uint8_t code[CHEAP_FUNCTION];
+	struct cheap_places p;
+
+	if (size > sizeof(code) || !elfview_read(e, offset, code, size ? size : CHEAP_FIRST))
+		return CHEAP_NOTHING;
+	return cheap_find(code, size, 4, &p);
+}
+
+/* The internal function would cost more than the plain public one, which most programs call. */
+static bool is_dear(const struct elfview *e, const struct way *w, const uint64_t *offsets)
+{
+	uint64_t plain = offsets[w->plain];
+	enum cheap_kind kind = price_of(e, plain, elfframe_size(e, plain));
+
+	return price_of(e, w->at, 0) == CHEAP_NOTHING &&
+	       (kind == CHEAP_PAIR || kind == CHEAP_RETURN);
+}
+
+/* A call of the internal function: there it begins with the next lower stack pointer, and behind it
+ * it has ended. */
+static int add_caller(struct sites *out, const struct way *w, uint64_t call)
+{
+	int err = sites_add(out, call, w->call, SITE_ENTRY);
+
+	if (!err)
+		err = sites_add(out, call + 5, w->call, SITE_EXIT);
+	for (size_t i = out->n - 2; !err && i < out->n; i++) {
+		out->v[i].sp = -8;
+		out->v[i].function = call;
+		out->v[i].why = "the internal function is entered and left at its callers";
+	}
+	return err;
+}
+
+/* Instead of the internal function: the plain public one, and all other calls of it. 1, 0 (not
+ * certain), -ENOMEM. */
+static int add_callers(struct sites *out, const struct elfview *e, const struct way *w,
+		       const uint64_t *offsets)
+{
+	struct caller c[CALLERS_MAX];
+	int n = callers_find(e, w->in.offset, c, CALLERS_MAX), err = 0;
+	bool has_plain = false;
+
+	for (int i = 0; i < n; i++)
+		has_plain |= c[i].function == offsets[w->plain];
+	if (!has_plain)
+		return n == -ENOMEM ? n : 0;
+	for (int i = 0; i < n && !err; i++)
+		if (c[i].function != offsets[w->plain])
+			err = add_caller(out, w, c[i].call);
+	return err ? err : 1;
+}
+
+/* The plain function stays among the public ones when its own pair is better. */
+static int add_way(struct sites *out, const struct elfview *e, const struct way *w,
+		   uint64_t *offsets)
+{
+	int n = out->pairs && is_dear(e, w, offsets) ? add_callers(out, e, w, offsets) : 0;
+
+	if (n)
+		return n < 0 ? n : 0;
+	offsets[w->plain] = 0;
+	return sites_add(out, w->at, w->call, SITE_ENTRY | SITE_RETURN);
+}
+
+static int add_ways(struct sites *out, int fd, const struct way w[2], uint64_t *offsets)
+{
+	static const int others[] = {READ_EX, WRITE_EX, WRITE_EX2};
+	struct elfview e;
+	int err = elfview_open(&e, fd);
+
+	if (err)
+		return err;
+	for (int i = 0; i < 2 && !err; i++)
+		err = add_way(out, &e, &w[i], offsets);
+	elfview_close(&e);
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		offsets[others[i]] = 0;
+	return err ? err : 1;
+}
+
 /*
  * Take the internal functions instead of the public ones, if they are certain. 1, 0 (not certain),
  * -errno.
  */
 static int add_internals(struct sites *out, int fd, uint64_t *offsets)
 {
-	static const int public[] = {READ, READ_EX, WRITE, WRITE_EX, WRITE_EX2};
 	struct file f = {.fd = fd};
-	struct internal rd, wr;
-	uint64_t rd_at, wr_at;
-	int err;
+	struct way w[2] = {{.call = SSLC_CALL_READ_EX, .plain = READ}, {.plain = WRITE}};
 
 	if (!offsets[READ] || elfsym_code(fd, offsets[READ], &f.from, &f.to))
 		return 0;
-	if (!find_read(&f, offsets, &rd) || !find_write(&f, offsets, &wr) || rd.offset == wr.offset)
+	if (!find_read(&f, offsets, &w[0].in) || !find_write(&f, offsets, &w[1].in) ||
+	    w[0].in.offset == w[1].in.offset)
 		return 0;
-	rd_at = probe_at(&f, rd.offset);
-	wr_at = probe_at(&f, wr.offset);
-	if (!rd_at || !wr_at)
-		return 0;
-	err = sites_add(out, rd_at, SSLC_CALL_READ_EX, SITE_ENTRY | SITE_RETURN);
-	if (!err)
-		err = sites_add(out, wr_at,
-				wr.result == 3 ? SSLC_CALL_WRITE_EX : SSLC_CALL_WRITE_EX2,
-				SITE_ENTRY | SITE_RETURN);
-	for (size_t i = 0; i < sizeof(public) / sizeof(public[0]); i++)
-		offsets[public[i]] = 0;
-	return err ? err : 1;
+	w[0].at = probe_at(&f, w[0].in.offset);
+	w[1].at = probe_at(&f, w[1].in.offset);
+	w[1].call = w[1].in.result == 3 ? SSLC_CALL_WRITE_EX : SSLC_CALL_WRITE_EX2;
+	return w[0].at && w[1].at ? add_ways(out, fd, w, offsets) : 0;
 }
 
 int sites_openssl(int fd, struct sites *out)

@@ -10,7 +10,6 @@
 
 #if defined(__x86_64__)
 #include <Zydis/Zydis.h>
-#include <stdbool.h>
 
 #define STEPS_MAX 192 /* instructions, all paths together: foreign code may be one long loop */
 #define PATHS_MAX 32  /* both sides of each branch that are still to be followed */
@@ -306,6 +305,21 @@ int x86code_targets(const uint8_t *code, size_t len, uint64_t at, uint64_t out[]
 	return (int)n;
 }
 
+bool x86code_begins(const uint8_t *code, size_t len, uint64_t pos)
+{
+	ZydisDecodedInstruction i;
+	ZydisDecoder d;
+	size_t at = 0;
+
+	decoder_init(&d);
+	while (at < pos && at < len) {
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&d, NULL, code + at, len - at, &i)))
+			return false;
+		at += i.length;
+	}
+	return at == pos && at < len;
+}
+
 int x86code_mark(const uint8_t *code, size_t len)
 {
 	ZydisDecoder d;
@@ -329,6 +343,12 @@ int x86code_targets(const uint8_t *code, size_t len, uint64_t at, uint64_t out[]
 {
 	(void)code, (void)len, (void)at, (void)out, (void)max;
 	return -ENOTSUP;
+}
+
+bool x86code_begins(const uint8_t *code, size_t len, uint64_t pos)
+{
+	(void)code, (void)len, (void)pos;
+	return false;
 }
 
 int x86code_mark(const uint8_t *code, size_t len)

@@ -7,6 +7,7 @@
 #ifndef SSLC_AGENT_X86CODE_H
 #define SSLC_AGENT_X86CODE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -57,6 +58,8 @@ int x86code_exits(const uint8_t *code, size_t len, uint64_t at, struct x86code_e
  */
 int x86code_targets(const uint8_t *code, size_t len, uint64_t at, uint64_t out[], size_t max)
 	__attribute__((warn_unused_result));
+/** Whether an instruction begins at `pos` when all before it are read one after the other. */
+bool x86code_begins(const uint8_t *code, size_t len, uint64_t pos);
 /**
  * Length of the mark for indirect jumps (endbr64) that the code begins with, 0 when there is none
  * but a valid instruction; -EILSEQ when there is neither; -ENOTSUP.
