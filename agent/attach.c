@@ -50,6 +50,7 @@ struct attach {
 	struct bpf_program *multi_progs[N_MULTI]; /* those, each once */
 	bool multi;                               /* uprobe_multi, 6.6 */
 	bool has_loop;                            /* bpf_loop(), 5.17 */
+	bool calls;                               /* see sites.h */
 	struct link *links;
 	size_t n_links;
 };
@@ -159,6 +160,7 @@ int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *
 	a->skel = skel;
 	a->multi = attach_takes_pairs(kernel);
 	a->has_loop = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_loop, NULL) == 1;
+	a->calls = !harm_has_shadow_stacks("/proc/cpuinfo");
 	fill_pairs(a);
 	fill_multi(a);
 	choose_multi(a);
@@ -357,7 +359,7 @@ int attach_check_harm(struct attach *a)
 int attach_file(struct attach *a, int fd, struct attach_found *found)
 {
 	/* Perf events tell no cookie before 5.15, and inside a function one is needed. */
-	struct sites s = {.pairs = a->multi};
+	struct sites s = {.pairs = a->multi, .calls = a->calls};
 	size_t before = a->n_links;
 	char path[64];
 	int n = sites_find(fd, &s), err = 0;

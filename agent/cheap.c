@@ -89,7 +89,7 @@ static bool is_cheap(const uint8_t *c, size_t len)
 	if (len == 2)
 		return (c[0] & 0xf0) == 0x70 || c[0] == 0xeb; /* jcc, jmp */
 	if (len == 5)
-		return c[0] == 0xe8 || c[0] == 0xe9; /* call, jmp */
+		return c[0] == 0xe9; /* jmp; of calls see harm.h */
 	return len == 6 && c[0] == 0x0f && (c[1] & 0xf0) == 0x80;
 }
 

@@ -7,6 +7,7 @@
 
 #include "attach.h"
 #include "cheap.h"
+#include "harm.h"
 #include "libwatch.h"
 #include "sites.h"
 
@@ -24,7 +25,7 @@
 #define INSTRUCTION_MAX 15 /* bytes */
 
 struct doctor {
-	bool pairs;
+	bool pairs, calls;
 	int status;
 };
 
@@ -71,7 +72,7 @@ static void print_function(int fd, const struct sites *all, size_t i)
 static bool look(void *ctx, int fd, const char *path)
 {
 	struct doctor *d = ctx;
-	struct sites s = {.pairs = d->pairs};
+	struct sites s = {.pairs = d->pairs, .calls = d->calls};
 	int n = sites_find(fd, &s);
 
 	if (n < 0) {
@@ -116,7 +117,8 @@ static bool takes_pairs(void)
 
 int doctor_run(char *const files[], unsigned n_files)
 {
-	struct doctor d = {.pairs = takes_pairs()};
+	struct doctor d = {.pairs = takes_pairs(),
+			   .calls = !harm_has_shadow_stacks("/proc/cpuinfo")};
 
 	for (unsigned i = 0; i < n_files; i++)
 		look_by_name(&d, files[i]);

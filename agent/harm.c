@@ -10,6 +10,8 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -36,6 +38,23 @@ uint64_t harm_canary_offset(void)
 			offset = at - start + pgoff;
 	fclose(f);
 	return offset;
+}
+
+bool harm_has_shadow_stacks(const char *cpuinfo)
+{
+	FILE *f = fopen(cpuinfo, "re");
+	bool has = false, known = false;
+	char *line = NULL;
+	size_t cap = 0;
+
+	while (f && !known && getline(&line, &cap, f) > 0) {
+		known = !strncmp(line, "flags", 5);
+		has = known && strstr(line, " user_shstk");
+	}
+	free(line);
+	if (f)
+		fclose(f);
+	return has || !known;
 }
 
 static int enter_sandbox(void)

@@ -3,8 +3,15 @@
 #ifndef SSLC_AGENT_HARM_H
 #define SSLC_AGENT_HARM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
+/**
+ * Whether programs may have shadow stacks here, by the flags of a file like /proc/cpuinfo; true
+ * when it cannot be read. A call instruction with a probe on it is emulated, and no kernel is known
+ * to put it on the shadow stack, too: its return would kill the program.
+ */
+bool harm_has_shadow_stacks(const char *cpuinfo);
 /** A function that does nothing, for a return probe to be placed on. */
 int harm_canary(void);
 /** Where it lies in /proc/self/exe: file offset, or 0 when that cannot be told. */

@@ -262,7 +262,8 @@ static int add_callers(struct sites *out, const struct elfview *e, const struct 
 static int add_way(struct sites *out, const struct elfview *e, const struct way *w,
 		   uint64_t *offsets)
 {
-	int n = out->pairs && is_dear(e, w, offsets) ? add_callers(out, e, w, offsets) : 0;
+	int n = out->pairs && out->calls && is_dear(e, w, offsets) ? add_callers(out, e, w, offsets)
+								   : 0;
 
 	if (n)
 		return n < 0 ? n : 0;

@@ -20,8 +20,8 @@ static bool is_emulated(const uint8_t *c, size_t left)
 		return (c[1] & 0xf8) == 0x50;
 	if (left > 1 && c[0] == 0x0f)
 		return (c[1] & 0xf0) == 0x80;
-	return (c[0] & 0xf8) == 0x50 || (c[0] & 0xf0) == 0x70 || c[0] == 0x90 || c[0] == 0xe8 ||
-	       c[0] == 0xe9 || c[0] == 0xeb;
+	return (c[0] & 0xf8) == 0x50 || (c[0] & 0xf0) == 0x70 || c[0] == 0x90 || c[0] == 0xe9 ||
+	       c[0] == 0xeb;
 }
 
 static void check(const uint8_t *code, size_t len, const struct cheap_place *p)

@@ -7,7 +7,10 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -44,11 +47,36 @@ static void test_offset_names_the_bytes_of_the_function(void **state)
 	close(fd);
 }
 
+static bool has_shadow_stacks(const char *text)
+{
+	char path[64];
+	int fd = memfd_create("cpuinfo", 0);
+	bool has;
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	has = harm_has_shadow_stacks(path);
+	close(fd);
+	return has;
+}
+
+static void test_shadow_stacks_are_told_by_the_processors_flags(void **state)
+{
+	(void)state;
+	assert_false(
+		has_shadow_stacks("processor\t: 0\nflags\t\t: fpu vme ibt\nbugs\t: user_shstk\n"));
+	assert_true(has_shadow_stacks("processor\t: 0\nflags\t\t: fpu user_shstk ibt\n"));
+	assert_true(has_shadow_stacks("")); /* not known: careful */
+	assert_true(harm_has_shadow_stacks("/proc/self/no such file"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_function_without_system_calls_survives),
 		cmocka_unit_test(test_function_that_makes_one_is_killed),
+		cmocka_unit_test(test_shadow_stacks_are_told_by_the_processors_flags),
 		cmocka_unit_test(test_offset_names_the_bytes_of_the_function),
 	};
 
