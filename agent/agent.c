@@ -232,6 +232,7 @@ static int open_capture(struct agent *a)
 					.outer_tls = conf->outer_tls,
 					.ring_bytes = conf->ring_bytes,
 					.queue_bytes = conf->backlog_bytes,
+					.shed = conf->shed,
 					.on_event = on_event,
 					.on_file = on_file,
 					.ctx = a};

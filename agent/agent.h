@@ -18,6 +18,7 @@ struct agent_conf {
 	const char *iface;  /* or "any" */
 	const char *filter; /* pcap filter, or NULL */
 	size_t ring_bytes, backlog_bytes, queue_bytes;
+	enum sslc_shed shed;
 	enum flow_hook flow_hook;
 	enum prelude_mode starttls;
 	bool outer_tls;      /* see struct capture_conf */

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "event.h"
+#include "ring.h"
 
 struct capture;
 
@@ -31,6 +32,7 @@ struct capture_conf {
 	bool inner_only;   /* what stands before TLS on a connection is not wanted */
 	bool outer_tls;    /* of TLS inside TLS the outer one is wanted, not the inner one */
 	size_t ring_bytes;  /* of the kernel ring buffer; a power of two */
+	enum sslc_shed shed;
 	size_t queue_bytes; /* of the queue behind it; a power of two of at least EVQUEUE_MIN */
 	/* One event; ev->size bytes, borrowed during the call. */
 	void (*on_event)(void *ctx, const struct sslc_event *ev);

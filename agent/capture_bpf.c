@@ -73,6 +73,10 @@ static struct counter losses[] = {
 	 .help = "plaintext bytes of interrupted sends that could not be kept: told as a gap"},
 	{.name = "capture_bytes_datagrams",
 	 .help = "plaintext bytes of DTLS and QUIC: not mirrored"},
+	{.name = "capture_bytes_lost_shed",
+	 .help = "plaintext bytes of connections given up while the kernel ring buffer was filling"},
+	{.name = "capture_flows_shed",
+	 .help = "connections given up while the kernel ring buffer was filling or full"},
 };
 #define N_LOSSES (sizeof(losses) / sizeof(losses[0]))
 
@@ -203,6 +207,7 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	if (!err)
 		err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);
 	s->skel->rodata->ring_bytes = s->conf.ring_bytes;
+	s->skel->rodata->shed_how = s->conf.shed;
 	if (!err)
 		err = capture_bpf__load(s->skel);
 	if (!err)
@@ -246,7 +251,7 @@ static int open_reader(struct source *s)
 {
 	struct reader_conf conf = {.ring_fd = bpf_map__fd(s->skel->maps.events),
 				   .queue_bytes = s->conf.queue_bytes,
-				   .ring = &s->skel->bss->ring};
+				   .ring = &s->skel->data->ring};
 	struct epoll_event ev = {.events = EPOLLIN};
 	int err = reader_start(&s->reader, &conf);
 

@@ -13,8 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define REWIND_AT (32u << 10) /* less is not worth a mark */
-#define SKIP      0u          /* sslc_event.type of the mark: go on at the beginning */
+#define SKIP 0u /* sslc_event.type of the mark: go on at the beginning */
 
 struct evqueue {
 	uint8_t *p;
@@ -93,8 +92,9 @@ void evqueue_put(struct evqueue *q, const struct sslc_event *ev, size_t used)
 	struct sslc_event *to;
 
 	assert(used >= sizeof(*ev) && used <= ev->size);
-	/* An empty queue begins anew, so that it touches no more memory than it ever needed. */
-	if (q->size - at < need || (is_empty && at >= REWIND_AT && at >= need)) {
+	/* An empty queue begins anew, and uses half of its memory in quiet times. Not earlier:
+	 * until the other side has passed the mark there is room for `at` bytes. */
+	if (q->size - at < need || (is_empty && at >= q->size / 2)) {
 		skip_end(q, at);
 		at = 0;
 	}

@@ -514,7 +514,7 @@ static void tell_gap(struct flows *t, struct flow *f, unsigned dir, uint64_t len
 	counter_add(why, len);
 	f->off[dir] += len;
 	f->audit[dir].plain += len;
-	f->audit[dir].calls++;
+	f->audit[dir].calls += why == &bytes_sendfile ? 1 : len; /* at most: nobody counted them */
 	ship_gap(t->conf.ship, &m);
 }
 
@@ -781,6 +781,26 @@ static void on_gap(struct flows *t, const struct sslc_ev_gap *ev)
 	tell_gap(t, f, ev->dir, ev->len, ev->ev.ts_ns, &bytes_sendfile);
 }
 
+/* The kernel gave up this connection, or part of it: what it has not told by now is lost. */
+static void on_lost(struct flows *t, const struct sslc_ev_lost *ev)
+{
+	struct flow *f = find(t, ev->ev.flow);
+
+	if (!f || f->candidate)
+		return;
+	for (unsigned dir = 0; dir < 2; dir++) {
+		if (not_wanted(f, dir) || ev->pos[dir] == f->pos[dir])
+			continue;
+		if (!is_in_place(f, dir, f->pos[dir], ev->pos[dir])) {
+			counter_inc(&events_bad);
+			continue;
+		}
+		settle_early(t, f, NULL, ev->ev.ts_ns);
+		tell_gap(t, f, dir, ev->pos[dir] - f->pos[dir], ev->ev.ts_ns, &bytes_gap);
+		f->pos[dir] = ev->pos[dir];
+	}
+}
+
 static void on_early(struct flows *t, const struct sslc_ev_early *ev)
 {
 	struct flow *f = find(t, ev->ev.flow ? ev->ev.flow : adjacent_flow(t->adjacent, &ev->conn));
@@ -1018,6 +1038,8 @@ static bool is_well_formed(const struct sslc_event *ev)
 		return ev->size >= sizeof(*gap) && gap->len && gap->dir <= 1;
 	case SSLC_EV_EARLY:
 		return ev->size >= sizeof(struct sslc_ev_early);
+	case SSLC_EV_LOST:
+		return ev->size >= sizeof(struct sslc_ev_lost);
 	case SSLC_EV_CALL:
 		return ev->size >= sizeof(struct sslc_ev_call);
 	case SSLC_EV_WIRE:
@@ -1058,6 +1080,9 @@ void flows_event(struct flows *t, const struct sslc_event *ev)
 		break;
 	case SSLC_EV_EARLY:
 		on_early(t, (const void *)ev);
+		break;
+	case SSLC_EV_LOST:
+		on_lost(t, (const void *)ev);
 		break;
 	}
 }

@@ -163,6 +163,7 @@ static int run_agent(const struct options *o)
 		.filter = o->filter,
 		.ring_bytes = o->ring_bytes,
 		.backlog_bytes = o->backlog_bytes,
+		.shed = o->shed,
 		.queue_bytes = o->queue_bytes,
 		.flow_hook = o->flow_hook,
 		.starttls = o->starttls,

@@ -45,6 +45,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	size_t queue_bytes;         /* --queue SIZE (K, M, G suffix); default 64M */
 	size_t ring_bytes;          /* --ring SIZE; rounded up to a power of two; default 64M */
 	size_t backlog_bytes;       /* --backlog SIZE; the same; default 16M */
+	enum sslc_shed shed;        /* --shed; default newest */
 	enum flow_hook flow_hook;   /* --flow-hook; default auto */
 	enum prelude_mode starttls; /* --starttls; default stitch */
 	bool outer_tls;             /* --tls-in-tls outer; default peel */

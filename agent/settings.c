@@ -158,6 +158,22 @@ static int take_backlog(struct options *o, const char *name, const char *word)
 	return take_rounded(name, word, &o->backlog_bytes);
 }
 
+static int take_shed(struct options *o, const char *name, const char *word)
+{
+	static const char *const words[] = {
+		[SSLC_SHED_NEWEST] = "newest",
+		[SSLC_SHED_OLDEST] = "oldest",
+		[SSLC_SHED_NONE] = "none",
+		[SSLC_SHED_NONE + 1] = NULL,
+	};
+	unsigned shed;
+	int err = value_choice(name, word, words, &shed);
+
+	if (!err)
+		o->shed = (enum sslc_shed)shed;
+	return err;
+}
+
 static int take_flow_hook(struct options *o, const char *name, const char *word)
 {
 	static const char *const words[] = {
@@ -290,6 +306,8 @@ const struct setting settings_table[] = {
 		much, "SIZE", "memory between kernel and agent (default 64M)"},
 	{"backlog", "--backlog", KIND_WORD, PLACE_BOTH, MIRROR, AT(backlog), take_backlog,
 		much, "SIZE", "memory for events read and not looked at yet (default 16M)"},
+	{"shed", "--shed", KIND_WORD, PLACE_BOTH, MIRROR, AT(shed), take_shed,
+		much, "WHICH", "connections given up first: newest (default), oldest, none"},
 
 	{"flow-hook", "--flow-hook", KIND_WORD, PLACE_BOTH, MIRROR, AT(flow_hook), take_flow_hook,
 		odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},

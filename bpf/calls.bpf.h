@@ -181,7 +181,7 @@ static __always_inline bool place(struct conn *c, struct emit *e, __u64 n)
 		return false;
 	}
 	e->pos = advance(&info->pos[e->dir & 1], n);
-	return true;
+	return !is_shed(info, n);
 }
 
 /* Set by the agent before load: of TLS inside TLS, tell the outer one and not the inner one. */
@@ -399,9 +399,11 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, __u
 		e->seq = is_loose(&e->conn, c, kind, n, e->ts_ns);
 	e->dir = direction(kind);
 	e->type = SSLC_EV_DATA;
-	if (!n || !place(c, e, n))
+	if (!n)
 		return false;
 	tell_outer(&outer, call.ssl, n);
+	if (!place(c, e, n))
+		return false;
 	e->conn.life = c->life;
 	e->flags = early_flags(c, kind, call.ssl, &outer);
 	e->buf = kind == SSLC_CALL_RECV_PACKET ? packet_bytes(call.buf, n) : call.buf;

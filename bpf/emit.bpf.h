@@ -24,6 +24,9 @@ struct emit {
 	__u32 pad;
 };
 
+/* The connection of a TLS object of this process has lost bytes: see sock.bpf.h. */
+int shed_conn(__u64 ssl);
+
 /* What emit_bounded() is at, by pid_tgid; only before 5.17. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -56,6 +59,7 @@ static __always_inline void fill_header(struct sslc_ev_data *ev, const struct em
 		struct sslc_ev_data *ev = bpf_ringbuf_reserve(&events, sizeof(*ev) + (ROOM), 0);   \
 		if (!ev) {                                                                         \
 			count(LOSS_RING_FULL, n);                                                  \
+			shed_conn(e->conn.ssl);                                                    \
 			return;                                                                    \
 		}                                                                                  \
 		fill_header(ev, e, n, sizeof(*ev) + (ROOM));                                       \
@@ -127,7 +131,14 @@ static long emit_chunk(__u32 i, struct emit *e)
 
 	(void)i;
 	if (!n)
-		return 1; /* stop */
+		return 1;     /* stop */
+	if (ring_is_full()) { /* nor for what is left of the call */
+		count(LOSS_RING_FULL, e->left);
+		shed_conn(e->conn.ssl);
+		e->pos += e->left;
+		e->left = 0;
+		return 1;
+	}
 	if (n <= 1024)
 		emit_short(e, n);
 	else
@@ -180,6 +191,7 @@ static __always_inline void emit_gap(const struct emit *e)
 
 	if (!ev) { /* the next event's position shows the hole all the same */
 		count(LOSS_RING_FULL, e->left);
+		shed_conn(e->conn.ssl);
 		return;
 	}
 	__builtin_memset(ev, 0, sizeof(*ev));

@@ -15,6 +15,30 @@ static __always_inline bool writes_record(const struct call *call)
 	       !bpf_probe_read_user(h, TLS_HEADER, (void *)call->buf) && is_record(h);
 }
 
+/* The bound is checked where it is used: 5.10 forgets those of the stack. */
+static __always_inline struct call *call_at(struct calls *cs, __u32 at)
+{
+	barrier_var(at);
+	return &cs->v[at & CALL_MASK];
+}
+
+/* One of the calls that the thread is in; else as bind_calls(). Global, so that what it needs for the
+ * kernel's structures is not kept on the stack from round to round: Linux 5.10 has 512 bytes for
+ * all. */
+__noinline int bind_one(__u64 key, __u32 at, __u32 how, __u32 moved)
+{
+	struct calls *cs = calls_here();
+	struct call *call;
+
+	if (!cs)
+		return 1;
+	call = call_at(cs, at);
+	if (how & OP_TCP)
+		return bind_call((struct sock *)key, call, how & OP_DIR, moved);
+	bind_datagrams(call->ssl);
+	return 1;
+}
+
 /*
  * The objects whose calls the thread is in use this socket: the innermost one, and one around it
  * when its records are what goes in. 0: none does. Arguments as those of wire_op(). Global, for a
@@ -22,21 +46,21 @@ static __always_inline bool writes_record(const struct call *call)
  */
 __noinline int bind_calls(__u64 key, __u32 how, __u32 moved)
 {
-	struct sock *sk = (struct sock *)key;
 	struct calls *cs = calls_here();
-	__u32 at;
+	__u32 top, at = 0, above;
+	__u64 ssl;
 
 	if (!cs || !cs->depth || cs->depth > CALL_DEPTH)
 		return 0;
+	top = cs->depth - 1;
+	ssl = call_at(cs, top)->ssl;
 #pragma clang loop unroll(disable) /* each round would get stack of its own */
-	for (__u32 i = 0; i < CALL_DEPTH && i < cs->depth; i++) {
-		at = (cs->depth - 1 - i) & CALL_MASK;
-		if (i && cs->v[at].ssl != cs->v[(at + i) & CALL_MASK].ssl &&
-		    !writes_record(&cs->v[(at + 1) & CALL_MASK]))
+	for (__u32 i = 0; i < CALL_DEPTH && i <= top; i++) {
+		above = at;
+		at = top - i;
+		if (i && call_at(cs, at)->ssl != ssl && !writes_record(call_at(cs, above)))
 			break;
-		if (!(how & OP_TCP))
-			bind_datagrams(cs->v[at].ssl);
-		else if (!bind_call(sk, &cs->v[at], how & OP_DIR, moved) && !i)
+		if (!bind_one(key, at, how, moved) && !i)
 			return 0;
 	}
 	return 1;
@@ -78,7 +102,7 @@ static __always_inline void on_receive_end(struct sock *sk, int ret, int flags)
 	if (!info || info->eof)
 		return;
 	info->eof = 1;
-	tell_sock(info->flow, ret ? SSLC_SOCK_ERROR : SSLC_SOCK_EOF);
+	tell_end(info, ret ? SSLC_SOCK_ERROR : SSLC_SOCK_EOF);
 }
 
 static __always_inline bool in_call(void)
@@ -237,7 +261,7 @@ static __always_inline enum sslc_sock_what closed_how(struct sock *sk, int old)
 static __always_inline void tell_closed(struct sock *sk, struct sock_info *info, int old)
 {
 	count_closed(info, sk);
-	tell_sock(info->flow, closed_how(sk, old));
+	tell_end(info, closed_how(sk, old));
 }
 
 static __always_inline void set_state(struct sock *sk, int old, int new)
@@ -250,9 +274,9 @@ static __always_inline void set_state(struct sock *sk, int old, int new)
 	if (!info)
 		return;
 	if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
-		tell_sock(info->flow, SSLC_SOCK_LOCAL_FIN);
+		tell_end(info, SSLC_SOCK_LOCAL_FIN);
 	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
-		tell_sock(info->flow, SSLC_SOCK_REMOTE_FIN);
+		tell_end(info, SSLC_SOCK_REMOTE_FIN);
 	else if (new == TCP_CLOSE)
 		tell_closed(sk, info, old);
 	else if (new == TCP_ESTABLISHED) /* a new connection: the end of the last one was missed */

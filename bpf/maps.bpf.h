@@ -20,6 +20,8 @@ enum loss {
 	LOSS_UNSENT,          /* bytes that Go programs wrote to connections that broke meanwhile */
 	LOSS_PENDING,         /* bytes of an interrupted send that could not be kept */
 	LOSS_DATAGRAMS,       /* bytes: DTLS, QUIC */
+	LOSS_SHED,            /* bytes of connections given up while the ring was filling */
+	LOSS_SHED_FLOWS,      /* how many */
 	LOSS_MAX,
 };
 
@@ -78,7 +80,9 @@ struct sock_info {
 	__u64 ended[2]; /* and when it was closed: disconnecting sets the counters back */
 	__u32 counted;  /* those are known */
 	__u32 eof;      /* end of stream told already */
-	__u32 announced;
+	__u16 announced;
+	__u8 shed; /* its bytes are not told for now: see proto/ring.h */
+	__u8 cut;  /* some were not told: their end is, with the connection's */
 	__u32 pad;
 };
 

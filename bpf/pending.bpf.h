@@ -59,9 +59,10 @@ static __always_inline bool pending_emit_kept(const struct emit *e, const struct
 	barrier_var(n);
 	if (!p || p->len < e->left || n > CHUNK_MAX)
 		return false;
-	ev = bpf_ringbuf_reserve(&events, sizeof(*ev) + CHUNK_MAX, 0);
+	ev = ring_is_full() ? NULL : bpf_ringbuf_reserve(&events, sizeof(*ev) + CHUNK_MAX, 0);
 	if (!ev) {
 		count(LOSS_RING_FULL, n);
+		shed_conn(e->conn.ssl);
 		return true;
 	}
 	fill_header(ev, e, n, sizeof(*ev) + CHUNK_MAX);

@@ -14,8 +14,10 @@ struct {
 /* Set by the agent before load: the ring's size. */
 const volatile __u64 ring_bytes = 64 << 20;
 
+const volatile __u32 shed_how = SSLC_SHED_NEWEST;
+
 /* Shared with the agent's reader. */
-struct sslc_ring ring = {};
+struct sslc_ring ring = {.line = SSLC_SHED_ABOVE};
 
 /* The flags with which an event is submitted. */
 static __always_inline __u64 ring_wake(void)
@@ -33,6 +35,28 @@ static __always_inline __u64 ring_wake(void)
 static __always_inline void ring_submit(void *ev)
 {
 	bpf_ringbuf_submit(ev, ring_wake());
+}
+
+/* No room for data, whoever's they are. */
+static __always_inline bool ring_is_full(void)
+{
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= SSLC_RING_DATA_MAX(ring_bytes);
+}
+
+/* Global, for a stack frame of its own. */
+__noinline int ring_judge(__u64 flow, __u64 fill)
+{
+	return sslc_shed_judge(&ring, sslc_shed_rank(flow, shed_how), fill, ring_bytes,
+			       bpf_ktime_get_ns());
+}
+
+/* Whether a connection that moves bytes now is given up. */
+static __always_inline bool ring_sheds(__u64 flow)
+{
+	__u64 fill = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+	return shed_how != SSLC_SHED_NONE && !sslc_shed_is_calm(&ring, fill, ring_bytes) &&
+	       ring_judge(flow, fill);
 }
 
 #endif

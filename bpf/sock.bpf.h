@@ -316,12 +316,41 @@ static __always_inline void tell_sock(__u64 flow, enum sslc_sock_what what)
 		ring_submit(ev);
 }
 
+/* Where each direction's lost bytes end: nothing that follows would tell. */
+static __always_inline void tell_lost(const struct sock_info *info)
+{
+	struct sslc_ev_lost *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+
+	if (!ev) {
+		count(LOSS_RING_FULL_EVENT, 1);
+		return;
+	}
+	ev->ev.type = SSLC_EV_LOST;
+	ev->ev.size = sizeof(*ev);
+	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.flow = info->flow;
+	ev->pos[0] = info->pos[0];
+	ev->pos[1] = info->pos[1];
+	ring_submit(ev);
+}
+
+/* One of a TLS connection's ends. */
+static __always_inline void tell_end(const struct sock_info *info, enum sslc_sock_what what)
+{
+	if (info->cut)
+		tell_lost(info);
+	tell_sock(info->flow, what);
+}
+
 /* The flow is over: nothing of it may meet the next socket at this address. ended: see
  * count_up_to(). */
 static __always_inline void sock_info_end(__u64 key, struct sock_info *info, struct sock *ended)
 {
-	struct sslc_ev_sock *ev = begin_sock(info->flow, SSLC_SOCK_DESTROYED);
+	struct sslc_ev_sock *ev;
 
+	if (info->cut)
+		tell_lost(info);
+	ev = begin_sock(info->flow, SSLC_SOCK_DESTROYED);
 	if (ev) {
 		count_up_to(ev, info, ended);
 		ring_submit(ev);
@@ -389,6 +418,45 @@ static __always_inline struct conn *conn_get(const struct sslc_conn_id *id)
 			count(LOSS_CONNS_FULL, 1);
 	}
 	return c;
+}
+
+static __always_inline void shed(struct sock_info *info)
+{
+	if (info->shed)
+		return;
+	count(LOSS_SHED_FLOWS, 1);
+	info->shed = 1;
+	info->cut = 1;
+	ring.shed_ns = bpf_ktime_get_ns();
+}
+
+/* After the loss of some of its bytes; see emit.bpf.h. Without a connection yet, or where nothing is
+ * shed, it is a hole. */
+__noinline int shed_conn(__u64 ssl)
+{
+	struct sslc_conn_id id = conn_id_of(ssl);
+	struct conn *c = bpf_map_lookup_elem(&conns, &id);
+	struct sock_info *info = c ? bpf_map_lookup_elem(&socks, &c->sk) : NULL;
+
+	if (!info || info->flow != c->flow)
+		return 0;
+	info->cut = 1;
+	if (shed_how != SSLC_SHED_NONE)
+		shed(info);
+	return 0;
+}
+
+/* n bytes of the connection have moved: whether they are given up. */
+static __always_inline bool is_shed(struct sock_info *info, __u64 n)
+{
+	if (info->shed && ring.line == SSLC_SHED_ABOVE &&
+	    bpf_ktime_get_ns() - ring.shed_ns > SSLC_SHED_REST_NS)
+		info->shed = 0;
+	if (!info->shed && !ring_sheds(info->flow))
+		return false;
+	shed(info);
+	count(LOSS_SHED, n);
+	return true;
 }
 
 static __always_inline void tell_bind(const struct sslc_conn_id *id, const struct conn *c)

@@ -18,6 +18,7 @@ enum sslc_event_type {
 	SSLC_EV_CALL =
 		8, /* struct sslc_ev_call: a TLS call that moved nothing, by an unbound object */
 	SSLC_EV_WIRE = 9, /* struct sslc_ev_wire: TLS records that a thread sent or received */
+	SSLC_EV_LOST = 10, /* struct sslc_ev_lost: plaintext that was lost and is not followed by any */
 };
 
 /* Seen from the captured process. */
@@ -183,6 +184,13 @@ struct sslc_ev_gap {
 	__u8 pad[3];
 };
 
+/* How far a connection has come: what was not told before this position is lost. Comes before its
+ * ends. */
+struct sslc_ev_lost {
+	struct sslc_event ev;
+	__u64 pos[2]; /* by enum sslc_dir */
+};
+
 struct sslc_ev_early {
 	struct sslc_event ev;
 	struct sslc_conn_id conn;
@@ -234,6 +242,7 @@ _Static_assert(sizeof(struct sslc_conn_id) == 24, "shared by bpf, preload and ag
 _Static_assert(sizeof(struct sslc_ev_open) == 128, "shared by bpf, preload and agent");
 _Static_assert(sizeof(struct sslc_ev_data) == 72, "shared by bpf, preload and agent");
 _Static_assert(sizeof(struct sslc_ev_gap) == 72, "shared by bpf, preload and agent");
+_Static_assert(sizeof(struct sslc_ev_lost) == 40, "shared by bpf, preload and agent");
 _Static_assert(sizeof(struct sslc_ev_early) == 56, "shared by bpf, preload and agent");
 _Static_assert(sizeof(struct sslc_ev_wire) == 136, "shared by bpf, preload and agent");
 

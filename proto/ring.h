@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause OR Apache-2.0 */
 /*
  * ring: what the kernel half and the reader of its ring buffer agree on: when a wake-up is worth
- * its price. Host-local; shared memory between bpf/ and agent/. Needs __u32, __u64 from
- * <linux/types.h> or bpf/types.h. Plain functions of their arguments: tests/unit/test_ring.c.
+ * its price, and which connections are given up when the reader cannot keep up. Host-local; shared
+ * memory between bpf/ and agent/. Needs __u32, __u64 from <linux/types.h> or bpf/types.h. Plain
+ * functions of their arguments: tests/unit/test_ring.c.
  *
  * There is one ring buffer, so all events stand in it in the order in which room was taken for
  * them. Of one thread, of one TLS object and of one connection that is their own order; a lock of
@@ -23,11 +24,20 @@ enum sslc_reader {
 	SSLC_READER_SLEEPS = 2, /* there was nothing for a while: woken by the next event */
 };
 
+#define SSLC_SHED_SAMPLES 8
+
 struct sslc_ring {
 	__u32 reader; /* enum sslc_reader; both sides write it */
 	__u32 pad[15];
-	__u64 high; /* most bytes that were in the ring at once, since it was last set to 0 */
+	__u64 high; /* most bytes that were in the ring at once */
 	__u64 pad2[7];
+	/* Shedding; of the kernel half alone. Several CPUs write here without a lock: what may come
+	 * of it is a step too many or too few. */
+	__u64 line;    /* connections of this rank and above are shed */
+	__u64 mark;    /* bytes in the ring at which the line moves next; 0: at first */
+	__u64 step_ns; /* when it last moved */
+	__u64 shed_ns; /* when a connection was last shed */
+	__u64 sample[SSLC_SHED_SAMPLES]; /* ranks of connections that moved bytes lately; 0: none */
 };
 
 /* A nap ends early when this share of the ring is in use. */
@@ -39,6 +49,87 @@ static inline int sslc_ring_wakes(__u32 reader, __u64 fill, __u64 size)
 	if (reader == SSLC_READER_SLEEPS)
 		return 1;
 	return reader == SSLC_READER_NAPS && fill >= SSLC_RING_WAKE(size);
+}
+
+/*
+ * Shedding: connections as wholes, instead of pieces of all. Connections have a rank, and those at
+ * and above a line are shed. The line stands above all; from the time when three quarters of the
+ * ring are in use it comes down by one step for each further 1/128, but only once in a millisecond,
+ * in which the last step shows what it was good for. A step goes to the highest rank among those
+ * that moved bytes lately: about a ninth of the connections below the line. When only a quarter is
+ * in use the line goes up again. A connection that was shed stays so until none was for
+ * SSLC_SHED_REST_NS: then it goes on, behind a gap of exact size.
+ */
+enum sslc_shed {
+	SSLC_SHED_NEWEST = 0,
+	SSLC_SHED_OLDEST = 1,
+	SSLC_SHED_NONE = 2, /* whatever does not fit is lost: holes in any connection */
+};
+
+#define SSLC_SHED_ABOVE       (~0ull) /* the line's place when nothing is shed */
+#define SSLC_SHED_REST_NS     2000000000ull
+#define SSLC_SHED_STEP_NS     1000000ull
+#define SSLC_SHED_CALM(size)  ((size) / 4)
+#define SSLC_SHED_LOOK(size)  ((size) / 2) /* from here on samples are taken */
+#define SSLC_SHED_BEGIN(size) ((size) / 4 * 3)
+#define SSLC_SHED_STEP(size)  ((size) / 128)
+/* Above it only connections' opening and closing go in, so that those are not lost. */
+#define SSLC_RING_DATA_MAX(size) ((size) / 16 * 15)
+
+/* flow: its birth, in units that only grow (see next_flow() in bpf/maps.bpf.h). */
+static inline __u64 sslc_shed_rank(__u64 flow, enum sslc_shed how)
+{
+	return how == SSLC_SHED_OLDEST ? ~flow : flow;
+}
+
+/* Whether the policy has nothing to say: so it is nearly always. */
+static inline int sslc_shed_is_calm(const struct sslc_ring *r, __u64 fill, __u64 size)
+{
+	return fill < SSLC_SHED_CALM(size) && r->line == SSLC_SHED_ABOVE;
+}
+
+static inline void sslc_shed_reset(struct sslc_ring *r)
+{
+	r->line = SSLC_SHED_ABOVE;
+	r->mark = 0;
+	for (int i = 0; i < SSLC_SHED_SAMPLES; i++)
+		r->sample[i] = 0;
+}
+
+static inline void sslc_shed_step(struct sslc_ring *r)
+{
+	__u64 best = 0, line = r->line;
+
+	for (int i = 0; i < SSLC_SHED_SAMPLES; i++)
+		if (r->sample[i] < line && r->sample[i] > best)
+			best = r->sample[i];
+	if (best)
+		r->line = best;
+}
+
+/*
+ * A connection that is not shed yet moves bytes while `fill` of the ring's `size` bytes are in use:
+ * whether it is shed from now on.
+ */
+static inline int sslc_shed_judge(struct sslc_ring *r, __u64 rank, __u64 fill, __u64 size,
+				  __u64 now_ns)
+{
+	if (fill < SSLC_SHED_CALM(size)) {
+		sslc_shed_reset(r);
+		return 0;
+	}
+	if (rank >= r->line)
+		return 1;
+	if (fill < SSLC_SHED_LOOK(size))
+		return 0;
+	r->sample[(rank * 0x9e3779b97f4a7c15ull) >> 61] = rank;
+	if (fill >= (r->mark ? r->mark : SSLC_SHED_BEGIN(size)) &&
+	    now_ns - r->step_ns >= SSLC_SHED_STEP_NS) {
+		r->mark = fill + SSLC_SHED_STEP(size);
+		r->step_ns = now_ns;
+		sslc_shed_step(r);
+	}
+	return rank >= r->line;
 }
 
 #endif

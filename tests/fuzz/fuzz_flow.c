@@ -205,6 +205,14 @@ static void put_bind(struct run *r)
 	feed(r, &ev, sizeof(ev));
 }
 
+static void put_lost(struct run *r, uint64_t flow, uint64_t in, uint64_t out)
+{
+	struct sslc_ev_lost ev = {.ev = {SSLC_EV_LOST, sizeof(ev), r->now_ns, flow},
+				  .pos = {in, out}};
+
+	feed(r, &ev, sizeof(ev));
+}
+
 static void put_gap(struct run *r)
 {
 	struct sslc_ev_gap ev = {.ev = header(r, SSLC_EV_GAP, sizeof(ev))};
@@ -213,7 +221,10 @@ static void put_gap(struct run *r)
 	ev.pos = position(r);
 	ev.len = position(r);
 	ev.dir = rd_u8(&r->in) % 3;
-	feed(r, &ev, sizeof(ev));
+	if (ev.dir == 2)
+		put_lost(r, ev.ev.flow, ev.pos, ev.len);
+	else
+		feed(r, &ev, sizeof(ev));
 }
 
 static void put_early(struct run *r)
@@ -310,7 +321,7 @@ static void put_raw(struct run *r)
 	uint8_t bytes[160] = {0};
 	size_t size = sizeof(struct sslc_event) +
 		      rd_u8(&r->in) % (sizeof(bytes) - sizeof(struct sslc_event));
-	struct sslc_event ev = header(r, rd_u8(&r->in) % 10u, size);
+	struct sslc_event ev = header(r, rd_u8(&r->in) % 11u, size);
 
 	if (ev.type == SSLC_EV_OPEN)
 		ev.type = SSLC_EV_DATA; /* an open names a process: only put_open() chooses it */

@@ -1420,6 +1420,61 @@ static void test_gap_in_an_impossible_place_is_counted_and_not_told(void **state
 	rig_free(r);
 }
 
+static void feed_lost(struct rig *r, uint64_t flow, uint64_t in, uint64_t out)
+{
+	struct sslc_ev_lost ev = {.ev = {SSLC_EV_LOST, sizeof(ev), r->ts_ns++, flow},
+				  .pos = {in, out}};
+
+	feed(r, &ev, sizeof(ev));
+}
+
+static void test_what_was_lost_at_the_end_is_a_gap_before_it(void **state)
+{
+	uint64_t gap = counter_named("flow_bytes_gap");
+	struct rig *r = rig_open(SERVER);
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_IN, 0, "GET");
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "200");
+	feed_lost(r, 1, 3, 1003);
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN);
+	feed_lost(r, 1, 13, 1003);
+	feed_lost(r, 1, 13, 1003);
+	feed_sock(r, 1, SSLC_SOCK_EOF);
+	feed_sock(r, 1, SSLC_SOCK_CLOSED);
+	feed_lost(r, 1, 99, 1009); /* after its end */
+	assert_string_equal(story(r), "c2s@0:GET! s2c@0:200! gap-s2c@3+1000 fin-s2c gap-c2s@3+10 "
+				      "fin-c2s close-fin");
+	assert_int_equal(counter_named("flow_bytes_gap"), gap + 1010);
+	rig_free(r);
+}
+
+static void test_losses_in_an_impossible_place_are_not_told(void **state)
+{
+	uint64_t bad = counter_named("flow_events_malformed");
+	struct rig *r = rig_open(SERVER);
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "head");
+	feed_lost(r, 1, UINT64_MAX, 3);
+	feed_lost(r, 2, 1, 1);
+	assert_string_equal(story(r), "s2c@0:head!");
+	assert_int_equal(counter_named("flow_events_malformed"), bad + 2);
+	rig_free(r);
+}
+
+static void test_bytes_go_on_behind_what_was_lost(void **state)
+{
+	struct rig *r = rig_open(SERVER);
+
+	(void)state;
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "head");
+	feed_lost(r, 1, 0, 10);
+	feed_data(r, 1, SSLC_DIR_OUT, 12, "tail");
+	assert_string_equal(story(r), "s2c@0:head! gap-s2c@4+6 gap-s2c@10+2 s2c@12:tail!");
+	rig_free(r);
+}
+
 /* --- accounts -----------------------------------------------------------------------------------
  */
 
@@ -2035,6 +2090,9 @@ int main(void)
 		cmocka_unit_test(test_early_bytes_beyond_what_is_held_are_a_gap_when_accepted),
 		cmocka_unit_test(test_bytes_that_only_the_kernel_saw_are_a_gap_of_their_size),
 		cmocka_unit_test(test_gap_in_an_impossible_place_is_counted_and_not_told),
+		cmocka_unit_test(test_what_was_lost_at_the_end_is_a_gap_before_it),
+		cmocka_unit_test(test_losses_in_an_impossible_place_are_not_told),
+		cmocka_unit_test(test_bytes_go_on_behind_what_was_lost),
 		cmocka_unit_test(test_account_of_a_flow_counts_what_was_told),
 		cmocka_unit_test(test_account_of_a_flow_left_out_says_why),
 		cmocka_unit_test(test_account_of_an_inferred_role_and_of_a_late_start),

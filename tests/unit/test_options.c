@@ -105,6 +105,7 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%zu", queue_bytes, 67108864);
 	SHOW("%zu", ring_bytes, 67108864);
 	SHOW("%zu", backlog_bytes, 16777216);
+	SHOW("%d", shed, SSLC_SHED_NEWEST);
 	SHOW("%d", flow_hook, FLOW_HOOK_AUTO);
 	SHOW("%d", starttls, PRELUDE_STITCH);
 	SHOW("%d", outer_tls, false);
@@ -165,6 +166,8 @@ static void test_values_are_read(void **state)
 	assert_taken("-I|e|-t|h|--insecure|--compress|19|--queue|1G|--ring|65K|-v", NULL,
 		     "agent iface=e host=h insecure=1 zstd_level=19 queue_bytes=1073741824 "
 		     "ring_bytes=131072 verbose=1");
+	assert_taken("-I|e|-t|h|--shed|oldest", NULL, "agent iface=e host=h shed=1");
+	assert_taken("-I|e|-t|h", "shed: none\n", "agent iface=e host=h shed=2");
 	assert_taken("-I|e|-t|h|--backlog|65K", NULL, "agent iface=e host=h backlog_bytes=131072");
 	assert_taken("-I|e|-t|h|--compress|0|--queue|1048576|--ring|1g", NULL,
 		     "agent iface=e host=h zstd_level=0 queue_bytes=1048576 ring_bytes=1073741824");
@@ -468,7 +471,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 23); /* as many keys as the parser knows */
+	assert_int_equal(n, 24); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)

@@ -1,0 +1,98 @@
+#!/usr/bin/env -S python3 -B
+# SPDX-License-Identifier: Apache-2.0
+"""When the agent cannot keep up: whole connections are given up, all others stay whole, and every byte
+of every connection is told or missing in a gap of its exact size, and counted. nginx and wrk at full
+speed with rings that are 1000, 64 and 8 times smaller; then the default set-up, in which nothing is lost."""
+import time
+
+from lib import ACK, FIN, SYN, check, equal, fact, flows, run
+
+CONNECTIONS = 24
+# name, options of the agent, seconds, path, whether bytes must be lost (None: may be)
+RUNS = (
+    ("64 KiB", ("--ring", "64K", "--backlog", "64K"), 1, "kb100", True),
+    ("64 KiB, oldest", ("--ring", "64K", "--backlog", "64K", "--shed", "oldest"), 1, "kb100", True),
+    ("64 KiB, none", ("--ring", "64K", "--backlog", "64K", "--shed", "none"), 1, "kb100", True),
+    ("1 MiB", ("--ring", "1M", "--backlog", "64K"), 1, "kb100", None),
+    ("8 MiB", ("--ring", "8M", "--backlog", "1M"), 2, "kb100", None),
+    ("default", (), 2, "kb1", False),
+)
+UNSEEN = "acknowledges what was not sent"  # so a gap before a reset is told
+CAUSES = ("capture_bytes_lost_shed", "capture_bytes_lost_ring_full")
+
+
+def storm(t, path, seconds):
+    p = t.spawn("wrk", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"https://10.71.1.1/{path}", ns=t.cli)
+    equal(p.wait(seconds + 20), 0, "wrk's status")
+
+
+def by_port(log, since):
+    """({client's port: [bytes in, bytes out]}, new end of the log): nginx's own account"""
+    text = log.read_bytes()[since:]
+    got = {}
+    for line in text.decode().splitlines():
+        _, port, received, sent = line.split()[:4]
+        n = got.setdefault(int(port), [0, 0])
+        n[0] += int(received)
+        n[1] += int(sent)
+    return got, since + len(text)
+
+
+def extents(f):
+    """Bytes that went each way, told or not: the sequence numbers up to the end. After a reset only the
+    acknowledgement in it shows how far the other side had come."""
+    first, end, fin = [None, None], [0, 0], [False, False]
+    for d, p in f.packets:
+        if p.flags & SYN:
+            first[d] = p.seq + 1
+            continue
+        if not fin[d]:
+            end[d] = max(end[d], (p.seq + len(p.payload) - first[d]) & 0xffffffff)
+        fin[d] |= bool(p.flags & FIN)
+        if p.flags & ACK and not fin[1 - d] and first[1 - d] is not None:
+            end[1 - d] = max(end[1 - d], (p.ack - first[1 - d]) & 0xffffffff)
+    return end
+
+
+def judge(name, said, seen, n, must_lose):
+    """What nginx moved on each connection is what the mirror shows, with the gaps."""
+    equal(sorted(f.client[1] for f in seen), sorted(said), f"{name}: connections")
+    holes = {f: sum(extents(f)) - sum(map(len, f.data)) for f in seen}
+    wrong = [f for f in seen if any(f.repeats) or f.end not in ("fin", "rst") or set(f.faults) - {UNSEEN} or
+             (f.faults and not holes[f]) or extents(f) != said[f.client[1]]]
+    check(not wrong, f"{name}: {len(wrong)} connections:", [(f, extents(f), said[f.client[1]]) for f in wrong[:3]])
+    holed = [f for f in seen if holes[f]]
+    told, gaps = sum(len(b) for f in seen for b in f.data), sum(holes.values())
+    lost = sum(n.get(c, 0) for c in CAUSES)
+    fact(f"{name}: told {told}, gaps {gaps} in {len(holed)} of {len(seen)} connections, counted as lost {lost}, "
+         f"given up {n.get('capture_flows_shed', 0)}, ring {n['capture_ring_high']}, queue {n['capture_queue_high']}")
+    equal(n.get("ship_bytes_shed", 0), 0, f"{name}: shed behind the ring: no test")
+    # wrk's own bytes are captured until the agent finds that its connections are filtered, and so are
+    # those of other programs on this host: what they lose is counted, too.
+    check(gaps <= lost, f"{name}: gaps {gaps}, counted {lost}")
+    check(len(holed) <= n.get("capture_flows_shed", 0) or "none" in name, f"{name}: holes in connections not given up")
+    if must_lose is not None:
+        equal(bool(gaps), must_lose, f"{name}: whether bytes were lost")
+    return len(seen) - len(holed)
+
+
+def main(t):
+    t.lab(sensor=False)
+    log = t.dir / "access.log"
+    t.nginx(log=f"{log} bytes")
+    t.www("kb100", 100_000)
+    t.www("kb1", 1000)
+    end, whole = 0, {}
+    for i, (name, options, seconds, path, must_lose) in enumerate(RUNS):
+        pcap = t.dir / f"{i}.pcap"
+        agent = t.alone("-w", pcap, "--queue", "8G", *options)
+        storm(t, path, seconds)
+        time.sleep(0.5)
+        equal(agent.stop(timeout=60), 0, f"{name}: agent's exit status")
+        said, end = by_port(log, end)
+        whole[name] = judge(name, said, flows(pcap, sound=False), agent.counters(), must_lose)
+        pcap.unlink()
+    fact("whole connections:", whole)
+
+
+run(main, needs=["nginx", "wrk"])
