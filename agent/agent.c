@@ -15,6 +15,7 @@
 #include "coverage.h"
 #include "filter.h"
 #include "flow.h"
+#include "status.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -105,8 +106,19 @@ static json_t *answer_coverage(void *ctx)
 	return all;
 }
 
+static json_t *answer_status(void *ctx)
+{
+	struct agent *a = ctx;
+	struct capture_stats stats;
+
+	a->capture->ops->tick(a->capture); /* the kernel's counters, as they are now */
+	a->capture->ops->stats(a->capture, &stats);
+	return status_json(&stats);
+}
+
 static const struct control_question questions[] = {
 	{"coverage", answer_coverage},
+	{"status", answer_status},
 	{.name = NULL},
 };
 

@@ -41,12 +41,24 @@ struct capture_conf {
 	void *ctx;
 };
 
+/* How full a buffer is, in bytes. */
+struct capture_fill {
+	uint64_t size, used, high;
+};
+
+struct capture_stats {
+	struct capture_fill ring, queue; /* the kernel's, and the one behind it */
+	uint64_t events, ring_bytes;     /* that went through the ring */
+	uint64_t naps, sleeps;           /* of the thread that empties it */
+};
+
 struct capture_ops {
 	const char *name;                                                   /* "bpf", "preload" */
 	int (*open)(struct capture **out, const struct capture_conf *conf); /* logs its own error */
 	int (*fd)(const struct capture *c); /* readable when poll() has work */
 	int (*poll)(struct capture *c);     /* deliver what is there; events delivered, or -errno */
 	void (*finish)(struct capture *c);  /* deliver all that has happened so far, and no more */
+	void (*stats)(const struct capture *c, struct capture_stats *out);
 	void (*skip_flow)(struct capture *c,
 			  uint64_t flow); /* its bytes are not wanted: stop copying them */
 	void (*tick)(struct capture *c);  /* about once a second: rescan, read loss counters */

@@ -361,6 +361,22 @@ static void source_finish(struct capture *c)
 	} while ((n || !is_over) && clock_mono_ns() < end_ns);
 }
 
+static void source_stats(const struct capture *c, struct capture_stats *out)
+{
+	const struct source *s = (const struct source *)c;
+	struct reader_stats r;
+
+	reader_stats(s->reader, &r);
+	*out = (struct capture_stats){
+		.ring = {s->conf.ring_bytes, r.ring_used, r.ring_high},
+		.queue = {s->conf.queue_bytes, r.queue_used, r.queue_high},
+		.events = r.events,
+		.ring_bytes = r.ring_bytes,
+		.naps = r.naps,
+		.sleeps = r.sleeps,
+	};
+}
+
 static void source_skip_flow(struct capture *c, uint64_t flow)
 {
 	struct source *s = (struct source *)c;
@@ -423,6 +439,7 @@ const struct capture_ops capture_bpf_ops = {
 	.fd = source_fd,
 	.poll = source_poll,
 	.finish = source_finish,
+	.stats = source_stats,
 	.skip_flow = source_skip_flow,
 	.tick = source_tick,
 	.close = source_close,

@@ -9,6 +9,7 @@
 #include "enroll.h"
 #include "options.h"
 #include "report.h"
+#include "status.h"
 #include "tunnel.h"
 
 #include "../collector/collector.h"
@@ -232,6 +233,8 @@ static int run(const struct options *o)
 		return print_token(o);
 	case MODE_COVERAGE:
 		return report_run(o->run_dir, o->json);
+	case MODE_STATUS:
+		return status_run(o->run_dir, o->json);
 	case MODE_DOCTOR:
 		return doctor_run(o->files, o->n_files);
 	case MODE_HELP:

@@ -64,6 +64,8 @@ void options_print_help(void)
 	      "Questions\n"
 	      "  sslcollector coverage [--json]             which programs are mirrored, and why "
 	      "others are not\n"
+	      "  sslcollector status [--json]               how full the buffers are, and what "
+	      "was lost\n"
 	      "  sslcollector doctor [FILE...]              where TLS libraries are probed, and "
 	      "at what price\n",
 	      stdout);
@@ -230,7 +232,7 @@ static int check_fits(enum options_mode mode, struct settings *cli)
 		[MODE_AGENT] = "-t",      [MODE_ALONE] = "-I without -t",
 		[MODE_COLLECTOR] = "-C",  [MODE_ENROLL] = "enroll",
 		[MODE_TOKEN] = "token",   [MODE_COVERAGE] = "coverage",
-		[MODE_DOCTOR] = "doctor",
+		[MODE_DOCTOR] = "doctor", [MODE_STATUS] = "status",
 	};
 
 	for (const struct setting *d = settings_table; d->name; d++)
@@ -413,13 +415,16 @@ static int take_token(struct options *o, struct settings *s, struct cli *cli)
 	return err ? err : settings_take(s, IN(o->mode), NULL, o);
 }
 
-static int take_coverage(struct options *o, struct settings *s, struct cli *cli)
+/* A question without further words. */
+static int take_question(enum options_mode mode, struct options *o, struct settings *s,
+			 struct cli *cli)
 {
 	int err;
 
-	o->mode = MODE_COVERAGE;
+	o->mode = mode;
 	if (cli->n_words != 1)
-		return usage_error("coverage: takes no further word, but got %s", cli->words[1]);
+		return usage_error("%s: takes no further word, but got %s", cli->words[0],
+				   cli->words[1]);
 	err = check_fits(o->mode, &cli->set);
 	return err ? err : settings_take(s, IN(o->mode), NULL, o);
 }
@@ -444,7 +449,9 @@ static int take_words(struct options *o, struct settings *s, struct cli *cli)
 	if (!strcmp(cli->words[0], "token"))
 		return take_token(o, s, cli);
 	if (!strcmp(cli->words[0], "coverage"))
-		return take_coverage(o, s, cli);
+		return take_question(MODE_COVERAGE, o, s, cli);
+	if (!strcmp(cli->words[0], "status"))
+		return take_question(MODE_STATUS, o, s, cli);
 	if (!strcmp(cli->words[0], "doctor"))
 		return take_doctor(o, s, cli);
 	return take_filtered_run(o, s, cli);

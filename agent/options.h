@@ -21,6 +21,7 @@ enum options_mode {
 	MODE_ENROLL,    /* enroll HOST TOKEN */
 	MODE_TOKEN,     /* token: print a new enrolment token (on the collector's host) */
 	MODE_COVERAGE,  /* coverage: who is mirrored on this host, and who is not */
+	MODE_STATUS,    /* status: how full the agents' buffers are, and what was lost */
 	MODE_DOCTOR,    /* doctor: where files would be probed, and at what price */
 	MODE_HELP,
 	MODE_VERSION,
@@ -36,7 +37,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	char *listen_addr; /* -C: --listen ADDR */
 	char *state_dir;   /* --state-dir; default /var/lib/sslcollector */
 	char *run_dir;     /* --run-dir; default /run/sslcollector */
-	bool json;         /* coverage --json */
+	bool json;         /* coverage --json, status --json */
 	char **files;      /* doctor FILE…: borrowed from argv */
 	unsigned n_files;
 	char *ca, *cert, *key;

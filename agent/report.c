@@ -5,7 +5,7 @@
  */
 #include "report.h"
 
-#include "base/clock.h"
+#include "ask.h"
 #include "base/log.h"
 #include "control.h"
 #include "coverage.h"
@@ -13,18 +13,11 @@
 #include "process.h"
 
 #include <errno.h>
-#include <glob.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#define AGENTS_MAX   64           /* more on one host are a mistake */
-#define ANSWER_MAX   (64u << 20)  /* bytes: COVERAGE_PROCESSES_MAX rows are some MiB */
-#define ANSWER_MS    10000        /* an agent that takes longer has other troubles */
 #define SEARCH_TOTAL (2ull << 30) /* bytes of programs that are read for one report: seconds */
 
 /* --- reading answers ----------------------------------------------------------------------------
@@ -446,96 +439,6 @@ void report_print(FILE *out, const json_t *rows)
 	print_libraries(out, rows);
 }
 
-/* --- asking -------------------------------------------------------------------------------------
- */
-
-static int connect_to(const char *path)
-{
-	const struct timeval patience = {.tv_sec = ANSWER_MS / 1000};
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int fd, err;
-
-	if (strlen(path) >= sizeof(a.sun_path))
-		return -ENAMETOOLONG;
-	memcpy(a.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) ||
-	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) ||
-	    connect(fd, (struct sockaddr *)&a, sizeof(a))) {
-		err = -errno;
-		close(fd);
-		return err;
-	}
-	return fd;
-}
-
-static int read_all(int fd, struct buf *in)
-{
-	uint64_t end_ns = clock_mono_ns() + ANSWER_MS * NS_PER_MS;
-	char part[65536];
-	ssize_t n;
-
-	for (;;) {
-		n = read(fd, part, sizeof(part));
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : 0;
-		wr_bytes(in, part, (size_t)n);
-		if (in->bad)
-			return -EMSGSIZE;
-		if (clock_mono_ns() > end_ns)
-			return -ETIMEDOUT;
-	}
-}
-
-static int ask(const char *path, const char *question, json_t **out)
-{
-	struct buf in;
-	int err, fd = connect_to(path);
-
-	if (fd < 0)
-		return fd;
-	buf_init(&in, ANSWER_MAX);
-	err = send(fd, question, strlen(question), MSG_NOSIGNAL) < 0 ? -errno : read_all(fd, &in);
-	close(fd);
-	if (!err) {
-		*out = json_loadb((const char *)in.p, in.len, 0, NULL);
-		err = json_is_object(*out) && !json_object_get(*out, "error") ? 0 : -EBADMSG;
-	}
-	buf_fini(&in);
-	return err;
-}
-
-static size_t ask_all(const char *dir, json_t *answers[AGENTS_MAX])
-{
-	char pattern[4096];
-	glob_t g = {0};
-	size_t n = 0;
-
-	if (access(dir, R_OK | X_OK) && errno != ENOENT)
-		log_warn("coverage: %s: %s: agents cannot be asked; run as root", dir,
-			 strerror(errno));
-	snprintf(pattern, sizeof(pattern), "%s/" CONTROL_PATTERN, dir);
-	if (glob(pattern, 0, NULL, &g))
-		g.gl_pathc = 0;
-	for (size_t i = 0; i < g.gl_pathc && n < AGENTS_MAX; i++) {
-		json_t *answer = NULL;
-		int err = ask(g.gl_pathv[i], "coverage\n", &answer);
-
-		if (!err)
-			answers[n++] = answer;
-		else
-			json_decref(answer);
-		if (err && err != -ECONNREFUSED) /* that one is only a name that was left behind */
-			log_warn("coverage: %s: %s", g.gl_pathv[i], strerror(-err));
-	}
-	globfree(&g);
-	return n;
-}
-
 /* --- the command --------------------------------------------------------------------------------
  */
 
@@ -596,8 +499,8 @@ static int print(const json_t *rows, bool as_json)
 
 int report_run(const char *dir, bool as_json)
 {
-	json_t *answers[AGENTS_MAX], *own, *rows;
-	size_t n = ask_all(dir, answers);
+	json_t *answers[ASK_AGENTS_MAX], *own, *rows;
+	size_t n = ask_all(dir, "coverage", answers);
 	bool has_agent = n;
 	int status;
 

@@ -243,7 +243,8 @@ static int take_verbose(struct options *o, const char *name, const char *word)
 #define MIRROR (IN(MODE_AGENT) | IN(MODE_ALONE))
 #define TUNNEL (IN(MODE_AGENT) | IN(MODE_COLLECTOR))
 #define RUN    (MIRROR | TUNNEL)
-#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | IN(MODE_COVERAGE) | IN(MODE_DOCTOR))
+#define ASK    (IN(MODE_COVERAGE) | IN(MODE_STATUS))
+#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | ASK | IN(MODE_DOCTOR))
 #define EVERY  (RUN | PEOPLE)
 
 #define AT(member) offsetof(struct settings, member)
@@ -314,9 +315,9 @@ const struct setting settings_table[] = {
 
 	{"config", "--config", KIND_WORD, PLACE_ARGV, EVERY, AT(config), NULL,
 		rest, "FILE", "default " CONFIG_DEFAULT},
-	{"run-dir", "--run-dir", KIND_WORD, PLACE_BOTH, MIRROR | IN(MODE_COVERAGE), AT(run_dir),
+	{"run-dir", "--run-dir", KIND_WORD, PLACE_BOTH, MIRROR | ASK, AT(run_dir),
 		take_run_dir, rest, "DIR", "where agents answer (default " RUN_DIR_DEFAULT ")"},
-	{"json", "--json", KIND_FLAG, PLACE_ARGV, IN(MODE_COVERAGE), AT(json), take_json,
+	{"json", "--json", KIND_FLAG, PLACE_ARGV, ASK, AT(json), take_json,
 		rest, NULL, NULL},
 	{"verbose", "-v", KIND_FLAG, PLACE_BOTH, EVERY, AT(verbose), take_verbose,
 		rest, NULL, "say more"},

@@ -30,6 +30,14 @@ void counter_register(struct counter *c)
 	pthread_mutex_unlock(&lock);
 }
 
+void metrics_each(void (*each)(void *ctx, const struct counter *c), void *ctx)
+{
+	pthread_mutex_lock(&lock);
+	for (const struct counter *c = registry; c; c = c->next)
+		each(ctx, c);
+	pthread_mutex_unlock(&lock);
+}
+
 void metrics_dump(FILE *out, bool all)
 {
 	pthread_mutex_lock(&lock);

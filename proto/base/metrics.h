@@ -45,6 +45,8 @@ static inline void counter_set(struct counter *c, uint64_t v)
 		counter_register(c);
 	atomic_store_explicit(&c->value, v, memory_order_relaxed);
 }
+/** Every counter, by name. `each` must not touch the registry: no counter's first use. */
+void metrics_each(void (*each)(void *ctx, const struct counter *c), void *ctx);
 /** One line a counter; `all` includes those that are zero. */
 void metrics_dump(FILE *out, bool all);
 

@@ -3,9 +3,10 @@
 """When the agent cannot keep up: whole connections are given up, all others stay whole, and every byte
 of every connection is told or missing in a gap of its exact size, and counted. nginx and wrk at full
 speed with rings that are 1000, 64 and 8 times smaller; then the default set-up, in which nothing is lost."""
+import json
 import time
 
-from lib import ACK, FIN, SYN, check, equal, fact, flows, run
+from lib import ACK, FIN, SYN, binary, check, equal, fact, flows, run, sh
 
 CONNECTIONS = 24
 # name, options of the agent, seconds, path, whether bytes must be lost (None: may be)
@@ -17,6 +18,7 @@ RUNS = (
     ("8 MiB", ("--ring", "8M", "--backlog", "1M"), 2, "kb100", None),
     ("default", (), 2, "kb1", False),
 )
+SIZES = {"64K": 64 << 10, "1M": 1 << 20, "8M": 8 << 20, None: 64 << 20}
 UNSEEN = "acknowledges what was not sent"  # so a gap before a reset is told
 CAUSES = ("capture_bytes_lost_shed", "capture_bytes_lost_ring_full")
 
@@ -76,6 +78,17 @@ def judge(name, said, seen, n, must_lose):
     return len(seen) - len(holed)
 
 
+def status(agent, name, options):
+    """`sslcollector status` tells of this agent what its counters tell."""
+    n = agent.counters()
+    said = [a for a in json.loads(sh(binary(), "status", "--json", timeout=20)) if a["agent"]["pid"] == agent.pid]
+    equal(len(said), 1, f"{name}: answers of the agent")
+    equal(said[0]["ring"]["size"], SIZES.get(options[1] if options else None), f"{name}: size of the ring")
+    check(0 < n["capture_ring_high"] <= said[0]["ring"]["high"] <= said[0]["ring"]["size"], f"{name}: {said}")
+    for cause in CAUSES:
+        check(said[0]["lost"].get(cause, 0) >= n.get(cause, 0), f"{name}: {cause}: {said} {n}")
+
+
 def main(t):
     t.lab(sensor=False)
     log = t.dir / "access.log"
@@ -88,6 +101,7 @@ def main(t):
         agent = t.alone("-w", pcap, "--queue", "8G", *options)
         storm(t, path, seconds)
         time.sleep(0.5)
+        status(agent, name, options)
         equal(agent.stop(timeout=60), 0, f"{name}: agent's exit status")
         said, end = by_port(log, end)
         whole[name] = judge(name, said, flows(pcap, sound=False), agent.counters(), must_lose)

@@ -79,7 +79,7 @@ static void assert_refused(const char *line, const char *yaml, const char *reaso
 static void describe(const struct options *o, char *out, size_t size)
 {
 	static const char *const modes[] = {"agent",    "alone",  "collector", "enroll", "token",
-					    "coverage", "doctor", "help",      "version"};
+					    "coverage", "status", "doctor",    "help",   "version"};
 	size_t n = (size_t)snprintf(out, size, "%s", modes[o->mode]);
 
 #define SHOW(fmt, member, deflt)                                                                   \
@@ -267,6 +267,9 @@ static void test_subcommands_are_for_people(void **state)
 	assert_taken("doctor|a|b", "interface: any\nto: h\n", "doctor n_files=2");
 	assert_refused("doctor|--json", NULL, "--json: has no meaning with doctor");
 	assert_taken("-I|e|--run-dir|/r", NULL, "alone iface=e run_dir=/r text:-");
+	assert_taken("status|--json|--run-dir|/r", NULL, "status run_dir=/r json=1");
+	assert_refused("status|x", NULL, "status: takes no further word, but got x");
+	assert_refused("status|--ring|1M", NULL, "--ring: has no meaning with status");
 	assert_refused("coverage|x", NULL, "coverage: takes no further word, but got x");
 	assert_refused("coverage|-I|e", NULL, "-I: has no meaning with coverage");
 	assert_refused("-I|e|--json", NULL, "--json: has no meaning with -I without -t");

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * status: an agent's buffers and losses → JSON, which the control socket gives; the answers of all
+ * agents → text. Changes nothing.
+ */
+#include "status.h"
+
+#include "ask.h"
+#include "base/log.h"
+#include "base/metrics.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef SSLC_VERSION
+#define SSLC_VERSION "unknown"
+#endif
+
+/* --- the agent's side ---------------------------------------------------------------------------
+ */
+
+static json_t *buffer_json(const struct capture_fill *b)
+{
+	return json_pack("{s:I, s:I, s:I}", "size", (json_int_t)b->size, "used",
+			 (json_int_t)b->used, "high", (json_int_t)b->high);
+}
+
+/* Connections, bytes and events that people will miss. */
+static bool speaks_of_loss(const char *name)
+{
+	return strstr(name, "_lost") || strstr(name, "_shed") || strstr(name, "_evicted");
+}
+
+static void put_loss(void *ctx, const struct counter *c)
+{
+	if (speaks_of_loss(c->name) && counter_get(c))
+		json_object_set_new(ctx, c->name, json_integer((json_int_t)counter_get(c)));
+}
+
+json_t *status_json(const struct capture_stats *stats)
+{
+	json_t *lost = json_object();
+
+	if (lost)
+		metrics_each(put_loss, lost);
+	return json_pack("{s:{s:i, s:s}, s:o, s:o, s:I, s:I, s:I, s:I, s:o}", "agent", "pid",
+			 (int)getpid(), "version", SSLC_VERSION, "ring", buffer_json(&stats->ring),
+			 "backlog", buffer_json(&stats->queue), "events", (json_int_t)stats->events,
+			 "bytes", (json_int_t)stats->ring_bytes, "naps", (json_int_t)stats->naps,
+			 "sleeps", (json_int_t)stats->sleeps, "lost", lost);
+}
+
+/* --- the command --------------------------------------------------------------------------------
+ */
+
+static uint64_t count_at(const json_t *o, const char *key)
+{
+	json_int_t v = json_integer_value(json_object_get(o, key));
+
+	return v > 0 ? (uint64_t)v : 0;
+}
+
+static double percent(uint64_t part, uint64_t of)
+{
+	return of ? 100.0 * (double)part / (double)of : 0;
+}
+
+static void print_buffer(FILE *out, const char *name, const json_t *b)
+{
+	uint64_t size = count_at(b, "size"), used = count_at(b, "used"), high = count_at(b, "high");
+
+	fprintf(out,
+		"  %-8s %" PRIu64 " KiB, in use %" PRIu64 " (%.1f %%), at most %" PRIu64
+		" (%.1f %%)\n",
+		name, size >> 10, used >> 10, percent(used, size), high >> 10, percent(high, size));
+}
+
+static void print_losses(FILE *out, const json_t *lost)
+{
+	const json_t *v;
+	const char *name;
+
+	if (!json_object_size(lost))
+		fputs("  lost     nothing\n", out);
+	json_object_foreach((json_t *)lost, name, v) fprintf(
+		out, "  lost     %s %" JSON_INTEGER_FORMAT "\n", name, json_integer_value(v));
+}
+
+void status_print(FILE *out, json_t *const answers[], size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		const json_t *a = answers[i];
+
+		fprintf(out, "agent %" PRIu64 "\n", count_at(json_object_get(a, "agent"), "pid"));
+		print_buffer(out, "ring", json_object_get(a, "ring"));
+		print_buffer(out, "backlog", json_object_get(a, "backlog"));
+		fprintf(out, "  events   %" PRIu64 ", %" PRIu64 " bytes of the ring\n",
+			count_at(a, "events"), count_at(a, "bytes"));
+		print_losses(out, json_object_get(a, "lost"));
+	}
+}
+
+static void print_json(json_t *const answers[], size_t n)
+{
+	json_t *all = json_array();
+
+	for (size_t i = 0; i < n; i++)
+		json_array_append(all, answers[i]);
+	(void)json_dumpf(all, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(all);
+}
+
+int status_run(const char *dir, bool as_json)
+{
+	json_t *answers[ASK_AGENTS_MAX];
+	size_t n = ask_all(dir, "status", answers);
+	bool has_agent = n;
+
+	if (!n)
+		log_error("status: no agent is running (none answers in %s)", dir);
+	if (as_json)
+		print_json(answers, n);
+	else
+		status_print(stdout, answers, n);
+	while (n)
+		json_decref(answers[--n]);
+	if (fflush(stdout) || ferror(stdout)) {
+		log_error("status: standard output: %s", strerror(errno));
+		return 1;
+	}
+	return has_agent ? 0 : 1;
+}

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/metrics.h"
+#include "status.h"
+
+static COUNTER_DEFINE(lost, "test_bytes_lost", "what speaks of loss");
+static COUNTER_DEFINE(not_lost, "test_bytes_lost_none", "the same, zero");
+static COUNTER_DEFINE(other, "test_events", "what does not");
+
+static const struct capture_stats stats = {
+	.ring = {.size = 1 << 20, .used = 1 << 10, .high = 1 << 18},
+	.queue = {.size = 1 << 16, .high = 1 << 15},
+	.events = 7,
+	.ring_bytes = 5000000000,
+	.naps = 2,
+	.sleeps = 3,
+};
+
+static char *printed(json_t *const answers[], size_t n)
+{
+	size_t len;
+	char *text;
+	FILE *f = open_memstream(&text, &len);
+
+	status_print(f, answers, n);
+	fclose(f);
+	return text;
+}
+
+static void test_an_answer_has_buffers_and_only_losses(void **state)
+{
+	json_t *a, *l;
+
+	(void)state;
+	counter_add(&lost, 99);
+	counter_add(&not_lost, 0);
+	counter_add(&other, 5);
+	a = status_json(&stats);
+	assert_non_null(a);
+	l = json_object_get(a, "lost");
+	assert_int_equal(json_integer_value(json_object_get(l, "test_bytes_lost")), 99);
+	assert_int_equal(json_object_size(l), 1);
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(a, "ring"), "high")),
+			 1 << 18);
+	assert_int_equal(json_integer_value(json_object_get(a, "bytes")), 5000000000);
+	assert_int_equal(json_integer_value(json_object_get(a, "sleeps")), 3);
+	json_decref(a);
+}
+
+static void test_an_answer_is_told_in_lines(void **state)
+{
+	json_t *a = status_json(&stats);
+	char *text = printed(&a, 1), want[256];
+
+	(void)state;
+	snprintf(want, sizeof(want),
+		 "agent %d\n"
+		 "  ring     1024 KiB, in use 1 (0.1 %%), at most 256 (25.0 %%)\n"
+		 "  backlog  64 KiB, in use 0 (0.0 %%), at most 32 (50.0 %%)\n"
+		 "  events   7, 5000000000 bytes of the ring\n"
+		 "  lost     test_bytes_lost 99\n",
+		 (int)getpid());
+	assert_string_equal(text, want);
+	free(text);
+	json_decref(a);
+}
+
+static void test_what_is_missing_in_an_answer_is_nothing(void **state)
+{
+	json_t *a = json_pack("{s:s, s:[]}", "ring", "full", "lost");
+	char *text = printed(&a, 1);
+
+	(void)state;
+	assert_non_null(strstr(text, "ring     0 KiB, in use 0 (0.0 %), at most 0 (0.0 %)"));
+	assert_non_null(strstr(text, "lost     nothing"));
+	free(text);
+	json_decref(a);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_an_answer_has_buffers_and_only_losses),
+		cmocka_unit_test(test_an_answer_is_told_in_lines),
+		cmocka_unit_test(test_what_is_missing_in_an_answer_is_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
