@@ -31,6 +31,7 @@ static COUNTER_DEFINE(n_evicted, "flow_bindings_evicted",
 #define SIZES    3 /* different record lengths that say more than chance */
 #define ENOUGH   3 /* pieces of evidence, from both directions */
 #define ENOUGH_1 5 /* from one direction, with SIZES different lengths */
+#define EQUALS   1 /* more of it when all its records were of one length */
 #define DOUBT    2 /* more of it each time that evidence was refuted */
 #define DOUBTS   8 /* at most so often */
 #define QUIET_NS                                                                                   \
@@ -356,7 +357,7 @@ struct evidence {
 static bool is_enough(const struct object *o)
 {
 	const struct claim *c = &o->claim;
-	unsigned sum = c->n[0] + c->n[1], more = o->doubts * DOUBT;
+	unsigned sum = c->n[0] + c->n[1], more = o->doubts * DOUBT + (c->sizes < 2 ? EQUALS : 0);
 
 	return c->fits && ((c->n[0] && c->n[1] && sum >= ENOUGH + more) ||
 			   (c->fits >= ENOUGH_1 + more && c->sizes >= SIZES));

@@ -248,6 +248,9 @@ static void feed_handshake(struct rig *r, uint64_t flow)
 	feed_wire(r, flow, SSLC_DIR_IN, 22, 300);
 	feed_call(r);
 	feed_wire(r, flow, SSLC_DIR_OUT, 22, 900);
+	feed_wire(r, flow, SSLC_DIR_IN, 22, 60);
+	feed_call(r);
+	feed_wire(r, flow, SSLC_DIR_OUT, 22, 200);
 }
 
 static void feed_bind(struct rig *r, uint64_t flow, const struct sslc_conn_id *conn)
