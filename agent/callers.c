@@ -20,7 +20,7 @@
 
 struct search {
 	const struct elfview *e;
-	const uint8_t *bytes; /* the whole file */
+	const uint8_t *bytes;  /* the whole file */
 	uint64_t offset, addr; /* of the function */
 	struct caller *out;
 	size_t n, max;

@@ -31,7 +31,7 @@ struct capture_conf {
 	enum flow_hook flow_hook;
 	bool inner_only;   /* what stands before TLS on a connection is not wanted */
 	bool outer_tls;    /* of TLS inside TLS the outer one is wanted, not the inner one */
-	size_t ring_bytes;  /* of the kernel ring buffer; a power of two */
+	size_t ring_bytes; /* of the kernel ring buffer; a power of two */
 	enum sslc_shed shed;
 	size_t queue_bytes; /* of the queue behind it; a power of two of at least EVQUEUE_MIN */
 	/* One event; ev->size bytes, borrowed during the call. */

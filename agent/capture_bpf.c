@@ -74,7 +74,8 @@ static struct counter losses[] = {
 	{.name = "capture_bytes_datagrams",
 	 .help = "plaintext bytes of DTLS and QUIC: not mirrored"},
 	{.name = "capture_bytes_lost_shed",
-	 .help = "plaintext bytes of connections given up while the kernel ring buffer was filling"},
+	 .help = "plaintext bytes of connections given up while the kernel ring buffer was "
+		 "filling"},
 	{.name = "capture_flows_shed",
 	 .help = "connections given up while the kernel ring buffer was filling or full"},
 };

@@ -16,8 +16,9 @@
 
 #define CHEAP_FUNCTION 4096 /* bytes: of a longer one nothing is said */
 #define CHEAP_EXITS    4
-#define CHEAP_FIRST    20 /* bytes: endbr64 and one instruction at most, when the size is not known \
-			   */
+#define CHEAP_FIRST                                                                                \
+	20 /* bytes: endbr64 and one instruction at most, when the size is not known               \
+	    */
 
 /* A place in the function. */
 struct cheap_place {

@@ -12,7 +12,7 @@
 
 /* Ways in which ciphers make records longer: a set, one bit each (see the table in fit.c). */
 typedef uint16_t fit_ciphers;
-#define FIT_ANY ((fit_ciphers)0xffff)
+#define FIT_ANY     ((fit_ciphers)0xffff)
 #define FIT_CIPHERS 12 /* such ways, numbered from 0 */
 
 #define FIT_ITEMS 64 /* lengths that wait for their other half; a power of two */

@@ -70,8 +70,8 @@ struct local {
 };
 
 /*
- * What is queued goes through the sinks, and is acknowledged once they are flushed. Not all of it at
- * once: while more comes in as fast as it goes out, nothing would ever be acknowledged, and the
+ * What is queued goes through the sinks, and is acknowledged once they are flushed. Not all of it
+ * at once: while more comes in as fast as it goes out, nothing would ever be acknowledged, and the
  * queue would fill with what has long been sent.
  */
 static int pump(struct local *l, unsigned most)

@@ -22,9 +22,9 @@ static __always_inline struct call *call_at(struct calls *cs, __u32 at)
 	return &cs->v[at & CALL_MASK];
 }
 
-/* One of the calls that the thread is in; else as bind_calls(). Global, so that what it needs for the
- * kernel's structures is not kept on the stack from round to round: Linux 5.10 has 512 bytes for
- * all. */
+/* One of the calls that the thread is in; else as bind_calls(). Global, so that what it needs for
+ * the kernel's structures is not kept on the stack from round to round: Linux 5.10 has 512 bytes
+ * for all. */
 __noinline int bind_one(__u64 key, __u32 at, __u32 how, __u32 moved)
 {
 	struct calls *cs = calls_here();

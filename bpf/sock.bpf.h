@@ -430,8 +430,8 @@ static __always_inline void shed(struct sock_info *info)
 	ring.shed_ns = bpf_ktime_get_ns();
 }
 
-/* After the loss of some of its bytes; see emit.bpf.h. Without a connection yet, or where nothing is
- * shed, it is a hole. */
+/* After the loss of some of its bytes; see emit.bpf.h. Without a connection yet, or where nothing
+ * is shed, it is a hole. */
 __noinline int shed_conn(__u64 ssl)
 {
 	struct sslc_conn_id id = conn_id_of(ssl);

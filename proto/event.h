@@ -18,7 +18,8 @@ enum sslc_event_type {
 	SSLC_EV_CALL =
 		8, /* struct sslc_ev_call: a TLS call that moved nothing, by an unbound object */
 	SSLC_EV_WIRE = 9, /* struct sslc_ev_wire: TLS records that a thread sent or received */
-	SSLC_EV_LOST = 10, /* struct sslc_ev_lost: plaintext that was lost and is not followed by any */
+	SSLC_EV_LOST =
+		10, /* struct sslc_ev_lost: plaintext that was lost and is not followed by any */
 };
 
 /* Seen from the captured process. */

@@ -104,7 +104,8 @@ static void test_a_process_that_is_gone_keeps_its_numbers(void **state)
 			"\"inferred\":1,\"late\":0,\"matched\":1,\"missed\":0,\"standby\":1,"
 			"\"unexplained\":1},"
 			"\"libraries\":[],\"pid\":5000000,\"reason\":\"unexplained\",\"start\":77,"
-			"\"tls\":[],\"words\":\"its sockets carried more than its TLS calls explain\"}]}");
+			"\"tls\":[],\"words\":\"its sockets carried more than its TLS calls "
+			"explain\"}]}");
 		json_decref(all);
 	}
 	coverage_free(c);

@@ -220,7 +220,8 @@ static void tls_out(struct conn *c)
 	uint8_t *p;
 	int n = -1;
 
-	if (!SSL_is_init_finished(c->ssl) || !c->owes || (hold && !is_server && !held && c->round > 0))
+	if (!SSL_is_init_finished(c->ssl) || !c->owes ||
+	    (hold && !is_server && !held && c->round > 0))
 		return;
 	p = malloc(len);
 	for (uint32_t i = 0; i < len; i++)
