@@ -30,7 +30,13 @@ static json_t *buffer_json(const struct capture_fill *b)
 /* Connections, bytes and events that people will miss. */
 static bool speaks_of_loss(const char *name)
 {
-	return strstr(name, "_lost") || strstr(name, "_shed") || strstr(name, "_evicted");
+	static const char *const words[] = {"_lost",   "_shed",      "_evicted",
+					    "_missed", "_unmatched", "_unexplained"};
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (strstr(name, words[i]))
+			return true;
+	return false;
 }
 
 static void put_loss(void *ctx, const struct counter *c)

@@ -15,6 +15,7 @@
 
 static COUNTER_DEFINE(lost, "test_bytes_lost", "what speaks of loss");
 static COUNTER_DEFINE(not_lost, "test_bytes_lost_none", "the same, zero");
+static COUNTER_DEFINE(unseen, "test_connections_unexplained", "what was never seen is lost, too");
 static COUNTER_DEFINE(other, "test_events", "what does not");
 
 static const struct capture_stats stats = {
@@ -44,12 +45,14 @@ static void test_an_answer_has_buffers_and_only_losses(void **state)
 	(void)state;
 	counter_add(&lost, 99);
 	counter_add(&not_lost, 0);
+	counter_add(&unseen, 2);
 	counter_add(&other, 5);
 	a = status_json(&stats);
 	assert_non_null(a);
 	l = json_object_get(a, "lost");
 	assert_int_equal(json_integer_value(json_object_get(l, "test_bytes_lost")), 99);
-	assert_int_equal(json_object_size(l), 1);
+	assert_int_equal(json_integer_value(json_object_get(l, "test_connections_unexplained")), 2);
+	assert_int_equal(json_object_size(l), 2);
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(a, "ring"), "high")),
 			 1 << 18);
 	assert_int_equal(json_integer_value(json_object_get(a, "bytes")), 5000000000);
@@ -68,7 +71,8 @@ static void test_an_answer_is_told_in_lines(void **state)
 		 "  ring     1024 KiB, in use 1 (0.1 %%), at most 256 (25.0 %%)\n"
 		 "  backlog  64 KiB, in use 0 (0.0 %%), at most 32 (50.0 %%)\n"
 		 "  events   7, 5000000000 bytes of the ring\n"
-		 "  lost     test_bytes_lost 99\n",
+		 "  lost     test_bytes_lost 99\n"
+		 "  lost     test_connections_unexplained 2\n",
 		 (int)getpid());
 	assert_string_equal(text, want);
 	free(text);
