@@ -448,13 +448,14 @@ GO_FLAGS = {
 }
 
 
-def go_build(t, tree, kind):
-    """progs/gotls.go by that tree, offline; the program."""
-    name = os.path.basename(tree)
+def go_build(t, tree, kind, arch=None):
+    """progs/gotls.go by that tree, offline; the program. arch: as Go names it, where it is another one."""
+    name = os.path.basename(tree) + (f"-{arch}" if arch else "")
     exe = t.dir / f"gotls-{name}-{re.sub('[ ,]+', '-', kind)}"
     env = {**os.environ, "GOROOT": tree, "GOCACHE": str(t.dir / f"cache-{name}"),
            "GO111MODULE": "off", "GOPATH": str(t.dir / "gopath"), "GOTOOLCHAIN": "local",
-           "GOPROXY": "off", "GOFLAGS": "", "CGO_ENABLED": "1" if "C linker" in kind else "0"}
+           "GOPROXY": "off", "GOFLAGS": "", "CGO_ENABLED": "1" if "C linker" in kind else "0",
+           **({"GOARCH": arch} if arch else {})}
     p = run_cmd(f"{tree}/bin/go", "build", "-o", exe, *GO_FLAGS[kind], PROGS / "gotls.go",
                 timeout=600, env=env)
     check(p.returncode == 0, "go build:", p.stderr[-500:])

@@ -34,11 +34,13 @@ def extract(debs, root):
 
 
 class Suite:
-    """A release of Debian: apt-get and apt-cache on lists of their own; the system's are left alone."""
+    """A release of Debian: apt-get and apt-cache on lists of their own; the system's are left alone. arch: as
+    Debian names it, where it is not this machine's."""
 
-    def __init__(self, suite):
+    def __init__(self, suite, arch=None):
         need_tools()
-        self.suite, self.top = suite, KEPT / suite
+        self.suite, self.top = suite, KEPT / (f"{suite}-{arch}" if arch else suite)
+        self.arch = [f"-oAPT::Architecture={arch}", f"-oAPT::Architectures={arch}"] if arch else []
         for d in ("state/lists/partial", "cache/archives/partial"):
             (self.top / d).mkdir(parents=True, exist_ok=True)
         (self.top / "sources.list").write_text(f"deb [trusted=yes] http://deb.debian.org/debian {suite} main\n")
@@ -58,7 +60,7 @@ class Suite:
         return run_cmd(tool, "-q", f"-oDir::Etc::sourcelist={self.top}/sources.list", "-oDir::Etc::sourceparts=-",
                        f"-oDir::State={self.top}/state", f"-oDir::State::status={self.top}/status",
                        f"-oDir::Cache={self.top}/cache", "-oAPT::Sandbox::User=root", "-oAcquire::Languages=none",
-                       *args, timeout=180, cwd=cwd or self.top)
+                       *self.arch, *args, timeout=180, cwd=cwd or self.top)
 
     def must(self, tool, *args):
         p = self.run(tool, *args)
@@ -77,3 +79,8 @@ class Suite:
         if p.returncode:
             raise Skip(f"no packages of {self.suite}: {p.stderr.strip()[-200:]}")
         return extract(debs, to / "x")
+
+    def unpack_all(self, to, *packages):
+        """The same, with all that they depend on: what a machine of that architecture would have."""
+        self.must("apt-get", "-y", "--download-only", "--no-install-recommends", "install", *packages)
+        return extract(self.top / "cache/archives", to / "x")

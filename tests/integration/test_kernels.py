@@ -5,28 +5,31 @@ TLS connection byte-exact, and those of a Go program where there is a Go compile
 socket tracepoint, 5.10 no bpf_loop(). Where there is kernel TLS, what it carries is exact, and SSL_sendfile()
 a gap of the file's size. GnuTLS: sends that are interrupted and resumed without their bytes; Debian builds it
 without kernel TLS. Crowd: more threads than CPUs inside the same functions of a C and of a Go program. The newest
-kernel preempts everything that can be preempted, eBPF programs at uprobes too.
+kernel preempts everything that can be preempted, eBPF programs at uprobes too. One of them is arm64's, with
+everything built by a cross compiler.
 
-test_kernels.py [SUITE...]"""
+test_kernels.py [SUITE...]   arm64 for the machine of that architecture"""
 import base64
 import concurrent.futures
 import gzip
 import hashlib
 import lzma
 import os
-import pathlib
 import re
 import shutil
 import sys
 
-from lib import Failed, binary, check, equal, fact, find_flow, flows, go_build, go_trees, run, sh, until
+from lib import Failed, check, equal, fact, find_flow, flows, go_trees, run, sh, until
 from lib_debs import Suite
+from lib_targets import Arm64, Native
 
-# suite, hooks that its kernel must offer, whether it has kernel TLS, what its command line says more
-SUITES = (("bullseye", ("fexit", "kprobe"), False, ""),
-          ("bookworm", ("fexit", "kprobe"), True, ""),
-          ("trixie", ("tracepoint", "fexit", "kprobe"), True, ""),
-          ("forky", ("tracepoint", "fexit", "kprobe"), True, "preempt=full"))
+# name, suite, its architecture, hooks that its kernel must offer, whether it has kernel TLS, what its command
+# line says more
+KERNELS = (("bullseye", "bullseye", Native, ("fexit", "kprobe"), False, ""),
+           ("bookworm", "bookworm", Native, ("fexit", "kprobe"), True, ""),
+           ("trixie", "trixie", Native, ("tracepoint", "fexit", "kprobe"), True, ""),
+           ("arm64", "trixie", Arm64, ("tracepoint", "fexit", "kprobe"), True, ""),
+           ("forky", "forky", Native, ("tracepoint", "fexit", "kprobe"), True, "preempt=full"))
 # what kernel TLS needs, as far as the kernel has it in modules
 MODULES = ("tls", "gcm", "ctr", "seqiv", "ghash_generic")
 FILE_SIZE = 300000
@@ -52,7 +55,7 @@ stop() { # NAME
   sleep 1
   kill -INT $agent; wait $agent; echo "agent status $?"
   for f in client server err; do sed "s/^/$1 $f: /" /tmp/$1.$f; done
-  { echo "BEGIN $1"; gzip -c /tmp/$1.pcap | base64; echo "END $1"; } > /dev/ttyS1
+  { echo "BEGIN $1"; gzip -c /tmp/$1.pcap | base64; echo "END $1"; } > /dev/CAPTURES
 }
 for hook in HOOKS auto; do
   start $hook $hook
@@ -110,25 +113,20 @@ def version_key(name):
     return [int(x) for x in re.findall(r"\d+", name)]
 
 
-def fetch_kernel(t, suite):
-    """(vmlinuz, version) of the suite's newest cloud kernel."""
-    debian = Suite(suite)
+def fetch_kernel(t, name, suite, target):
+    """(vmlinuz, version) of the suite's newest cloud kernel; its modules are in <test's directory>/name."""
+    debian = Suite(suite, target.arch)
     names = [n for n in debian.must("apt-cache", "pkgnames", "linux-").split()
-             if re.fullmatch(r"linux-(image|binary)-\d[\w.+-]*-cloud-amd64", n)]
-    check(names, f"{suite} has no cloud kernel")
+             if re.fullmatch(rf"linux-(image|binary)-\d[\w.+-]*-cloud-{target.kernels}", n)]
+    check(names, f"{suite} has no cloud kernel for {target.kernels}")
     # newer suites keep the kernel itself in linux-binary, beside an almost empty linux-image
-    name = max(names, key=lambda n: (version_key(n), "binary" in n))
-    version = re.search(r"\d[\w.+-]*$", name).group(0)
+    package = max(names, key=lambda n: (version_key(n), "binary" in n))
+    version = re.search(r"\d[\w.+-]*$", package).group(0)
     modules_of = debian.must("apt-cache", "pkgnames", "linux-modules-").split()
-    top = debian.unpack(t.dir / suite, name, *(n for n in modules_of if n == f"linux-modules-{version}"))
+    top = debian.unpack(t.dir / name, package, *(n for n in modules_of if n == f"linux-modules-{version}"))
     found = [f for f in top.rglob("vmlinuz*") if f.is_file() and not f.is_symlink()]
-    equal(len(found), 1, f"kernels in {name}")
+    equal(len(found), 1, f"kernels in {package}")
     return found[0], version
-
-
-def shared_libraries(exe):
-    for m in re.finditer(r"(/\S+) \(0x", sh("ldd", exe)):
-        yield pathlib.Path(m.group(1))
 
 
 def modules(top):
@@ -154,35 +152,35 @@ def copy_modules(t, name, to):
     return "tls" in got
 
 
-def programs(t):
-    """(file, its name in the initramfs) of what each kernel runs."""
+def programs(t, target):
+    """(file, its name in the initramfs) of what each kernel of that architecture runs."""
     crt, key = t.cert()
-    got = [(binary(), "sslcollector"), (t.compile("xfer.c"), "xfer"), (t.compile("ktls.c"), "ktls"),
-           (t.compile("threads.c", ["-lssl", "-lcrypto", "-lpthread"]), "threads"),
-           (t.compile("gnutlsx.c", ["-lgnutls"]), "gnutlsx"), (crt, "cert.pem"), (key, "key.pem")]
-    go = next(iter(go_trees()), None)
-    return got + [(go_build(t, go, "plain"), "gotls")] if go else got
+    openssl = ["-lssl", "-lcrypto"]
+    got = [(target.program(), "sslcollector"), (target.compile("xfer.c", openssl), "xfer"),
+           (target.compile("ktls.c", openssl), "ktls"),
+           (target.compile("threads.c", [*openssl, "-lpthread"]), "threads"),
+           (target.compile("gnutlsx.c", ["-lgnutls"]), "gnutlsx")]
+    libraries = {to: f for exe, _ in got for f, to in target.libraries(exe)}
+    go = target.go()
+    got += [(go, "gotls")] if go else []
+    return got + [(crt, "cert.pem"), (key, "key.pem"), *((f, to.lstrip("/")) for to, f in libraries.items())]
 
 
-def make_initramfs(t, name, hooks, ktls, files):
+def make_initramfs(t, name, target, hooks, ktls, files):
     root, out = t.dir / f"{name}.root", t.dir / f"{name}.cpio.gz"
-    for d in ("bin", "proc", "sys", "dev", "lib64"):
+    for d in ("bin", "proc", "sys", "dev"):
         (root / d).mkdir(parents=True)
-    shutil.copy(shutil.which("busybox"), root / "bin/busybox")
+    shutil.copy(target.busybox(), root / "bin/busybox")
     for applet in sh("busybox", "--list").split():
         if applet != "busybox":
             os.symlink("busybox", root / "bin" / applet)
     for src, dst in files:
+        (root / dst).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(src, root / dst)
     (root / "file").write_bytes(b"x" * FILE_SIZE)
     equal(copy_modules(t, name, root / "modules"), ktls, f"{name}: kernel TLS in modules")
-    for exe in (root / "sslcollector", root / "xfer", root / "gnutlsx"):
-        for lib in shared_libraries(exe):
-            dst = root / str(lib).lstrip("/")
-            dst.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(lib, dst)
     text = INIT
-    for k, v in (("GNUTLS_SPEC", GNUTLS_SPEC), ("GNUTLS_TOTAL", str(GNUTLS_TOTAL)), ("HOOKS", " ".join(hooks)), ("KTLS", "tls12 tls13" if ktls else ""), ("SPEC_SERVER", SPEC_SERVER), ("SPEC_CLIENT", SPEC_CLIENT),
+    for k, v in (("CAPTURES", target.captures), ("GNUTLS_SPEC", GNUTLS_SPEC), ("GNUTLS_TOTAL", str(GNUTLS_TOTAL)), ("HOOKS", " ".join(hooks)), ("KTLS", "tls12 tls13" if ktls else ""), ("SPEC_SERVER", SPEC_SERVER), ("SPEC_CLIENT", SPEC_CLIENT),
                  ("TOTAL_CLIENT", str(TOTAL_CLIENT)), ("TOTAL_SERVER", str(TOTAL_SERVER)),
                  ("CROWD_SIZE", f"{CROWD} {CROWD_ROUNDS} {CROWD_MAX}")):
         text = text.replace(k, v)
@@ -192,14 +190,13 @@ def make_initramfs(t, name, hooks, ktls, files):
     return out
 
 
-def boot_once(t, name, kernel, initramfs, more):
+def boot_once(t, name, target, kernel, initramfs, more):
     """(console output, what came over the second serial line); None when the kernel did not come up."""
     console, captures = t.dir / f"{name}.console", t.dir / f"{name}.captures"
-    vm = t.spawn(f"qemu-{name}", "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max,cx16=off",
+    vm = t.spawn(f"qemu-{name}", *target.emulator(console, captures), "-accel", "tcg,thread=single",
                  "-m", "1024", "-smp", "2", "-nographic", "-no-reboot", "-display", "none", "-monitor",
-                 "none", "-nic", "none", "-serial", f"file:{console}", "-serial", f"file:{captures}",
-                 "-kernel", kernel, "-initrd", initramfs, "-append",
-                 f"console=ttyS0 panic=-1 oops=panic quiet rdinit=/init {more}")
+                 "none", "-nic", "none", "-kernel", kernel, "-initrd", initramfs, "-append",
+                 f"console={target.console} panic=-1 oops=panic quiet rdinit=/init {more}")
 
     def text(path):
         return path.read_text(errors="replace") if path.exists() else ""
@@ -210,11 +207,11 @@ def boot_once(t, name, kernel, initramfs, more):
     return text(console), text(captures)
 
 
-def boot(t, name, kernel, initramfs, more):
+def boot(t, name, *machine):
     """The emulator now and then fails a kernel before its first process: that is tried again, and said."""
     for attempt in range(3):
         try:
-            got = boot_once(t, name, kernel, initramfs, more)
+            got = boot_once(t, name, *machine)
         except Failed as e:
             if "kernel up" not in str(e):
                 raise
@@ -325,16 +322,23 @@ def judge_all(t, suite, hooks, ktls, more, version, console, captures):
 
 
 def main(t):
-    suites = [s for s in SUITES if s[0] in sys.argv[1:] or not sys.argv[1:]]
-    check(suites, "no such suite:", *sys.argv[1:])
-    files, machines = programs(t), []
-    for suite, hooks, ktls, more in suites:
-        kernel, version = fetch_kernel(t, suite)
-        machines.append((suite, kernel, make_initramfs(t, suite, hooks, ktls, files), more, version))
+    kernels = [k for k in KERNELS if k[0] in sys.argv[1:] or not sys.argv[1:]]
+    check(kernels, "no such kernel:", *sys.argv[1:])
+    targets = {}
+    for _, _, architecture, *_ in kernels:
+        if architecture not in targets:
+            target = architecture(t)
+            targets[architecture] = (target, programs(t, target))
+    machines = []
+    for name, suite, architecture, hooks, ktls, more in kernels:
+        target, files = targets[architecture]
+        kernel, version = fetch_kernel(t, name, suite, target)
+        machines.append((version, name, target, kernel,
+                         make_initramfs(t, name, target, hooks, ktls, files), more))
     with concurrent.futures.ThreadPoolExecutor(VMS) as pool:
-        booted = [pool.submit(boot, t, *m[:4]) for m in machines]
-        for s, m, b in zip(suites, machines, booted):
-            judge_all(t, *s, m[4], *b.result())
+        booted = [pool.submit(boot, t, *m[1:]) for m in machines]
+        for (name, _, _, hooks, ktls, more), m, b in zip(kernels, machines, booted):
+            judge_all(t, name, hooks, ktls, more, m[0], *b.result())
 
 
 run(main, needs=["qemu-system-x86_64", "busybox", "cpio", "apt-get", "dpkg-deb", "gcc"])

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel tests boot: machines of this architecture, and others by cross compilation. A target builds
+the program and the test programs, finds the libraries that they need, and says how its machine is emulated."""
+import os
+import pathlib
+import re
+import shutil
+
+from lib import PROGS, ROOT, Skip, binary, check, go_build, go_trees, sh
+from lib_debs import Suite
+
+
+class Native:
+    """x86-64: what is built and installed here."""
+    arch = ""       # as Debian names it, where it is not this machine's
+    kernels = "amd64"
+    console, captures = "ttyS0", "ttyS1"
+
+    def __init__(self, t):
+        self.t = t
+
+    def emulator(self, console, captures):
+        """What comes over the two serial lines goes to these files."""
+        return ["qemu-system-x86_64", "-cpu", "max,cx16=off", "-serial", f"file:{console}",
+                "-serial", f"file:{captures}"]
+
+    def program(self):
+        return binary()
+
+    def compile(self, source, libs):
+        return self.t.compile(source, libs)
+
+    def go(self):
+        """The Go test program, or None without a Go compiler."""
+        tree = next(iter(go_trees()), None)
+        return tree and go_build(self.t, tree, "plain")
+
+    def busybox(self):
+        return shutil.which("busybox")
+
+    def libraries(self, exe):
+        """(file, its path on the machine) of all shared libraries and the dynamic linker."""
+        return [(pathlib.Path(m.group(1)), m.group(1)) for m in re.finditer(r"(/\S+) \(0x", sh("ldd", exe))]
+
+
+# What the program is built from, and what it and the test programs run with.
+PACKAGES = ("libc6-dev", "linux-libc-dev", "libssl-dev", "libzstd-dev", "libbpf-dev", "libelf-dev", "libevent-dev",
+            "libcyaml-dev", "libyaml-dev", "libpcap-dev", "libjansson-dev", "libgnutls28-dev", "busybox-static")
+TOOLCHAIN = """set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER {prefix}gcc)
+set(CMAKE_SYSROOT {root})
+set(CMAKE_FIND_ROOT_PATH {root})
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+"""
+
+
+class Arm64:
+    """arm64, built by a cross compiler against Debian's packages of that architecture."""
+    arch = kernels = "arm64"
+    console, captures = "ttyAMA0", "ttyS0"
+    triplet = "aarch64-linux-gnu"
+    tools = (f"{triplet}-gcc", "qemu-system-aarch64")
+
+    def __init__(self, t):
+        for tool in self.tools:
+            if not shutil.which(tool):
+                raise Skip(f"{tool} is not installed (gcc-aarch64-linux-gnu, qemu-system-arm)")
+        self.t = t
+        debian = Suite("bookworm", "arm64")
+        self.root = debian.unpack_all(debian.top, *PACKAGES)
+        self.build = ROOT / "build" / "arm64"
+
+    def emulator(self, console, captures):
+        return ["qemu-system-aarch64", "-M", "virt", "-cpu", "max,pauth-impdef=on", "-serial", f"file:{console}", "-chardev",
+                f"file,id=captures,path={captures}", "-device", "pci-serial,chardev=captures"]
+
+    def program(self):
+        self.build.mkdir(parents=True, exist_ok=True)
+        toolchain = self.build / "toolchain.cmake"
+        toolchain.write_text(TOOLCHAIN.format(prefix=f"{self.triplet}-", root=self.root))
+        config = f"{self.root}/usr/lib/{self.triplet}/pkgconfig:{self.root}/usr/share/pkgconfig"
+        env = {**os.environ, "PKG_CONFIG_SYSROOT_DIR": str(self.root), "PKG_CONFIG_LIBDIR": config}
+        sh("cmake", "-G", "Ninja", "-B", self.build, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", "-DSSLC_TESTS=OFF",
+           "-DSSLC_WERROR=ON", ROOT, env=env, timeout=120)
+        sh("ninja", "-C", self.build, "sslcollector", env=env, timeout=900)
+        return self.build / "sslcollector"
+
+    def compile(self, source, libs):
+        exe = self.t.dir / f"{pathlib.Path(source).stem}-{self.arch}"
+        where = ":".join(str(d) for d in self.library_dirs())
+        sh(f"{self.triplet}-gcc", f"--sysroot={self.root}", "-std=c17", "-D_GNU_SOURCE", "-O2", "-o", exe,
+           PROGS / source, *libs, f"-Wl,-rpath-link={where}", timeout=120)
+        return exe
+
+    def go(self):
+        tree = next(iter(go_trees()), None)
+        return tree and go_build(self.t, tree, "plain", arch="arm64")
+
+    def busybox(self):
+        return self.root / "bin/busybox"
+
+    def library_dirs(self):
+        return [self.root / d / self.triplet for d in ("lib", "usr/lib")]
+
+    def library(self, name):
+        found = [d / name for d in self.library_dirs() if (d / name).exists()]
+        check(found, f"no arm64 package has {name}")
+        return found[0].resolve()
+
+    def libraries(self, exe):
+        todo, got = [exe], {}
+        while todo:
+            text = sh(f"{self.triplet}-readelf", "-d", todo.pop())
+            for name in re.findall(r"\(NEEDED\).*\[(.*)\]", text):
+                if name not in got:
+                    got[name] = self.library(name)
+                    todo.append(got[name])
+        return [(f, f"/lib/{name}") for name, f in got.items()]
