@@ -1,26 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * attach: an open library file in, probes on it out. Since 6.6 three links a file carry all its
- * probes (uprobe_multi): quicker to place, to hit and to take off than one perf event each, and
- * CAP_SYS_ADMIN is not needed. Older kernels get perf events. Never looks into what the probes
- * deliver.
+ * attach: an open library file in, probes on it out; and others in their place while programs run.
+ * Since 6.6 a few links a file carry all its probes (uprobe_multi): quicker to place, to hit and to
+ * take off than one perf event each, and CAP_SYS_ADMIN is not needed. Older kernels get perf
+ * events. Never looks into what the probes deliver.
+ *
+ * Each file keeps an O_PATH descriptor: the one way to name it that needs neither a process that
+ * maps it nor a mount namespace. Its links pin the same mount and are two to five descriptors
+ * themselves, so it adds a fifth; the limit on open files is raised to what the administrator
+ * allows. What sites a tier has is found again when it is needed: seldom.
  */
 #include "attach.h"
 
 #include <linux/types.h>
 
 #include "event.h"
+#include "calls.h"
 #include "harm.h"
+#include "process.h"
 #include "sites.h"
 
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -39,6 +50,42 @@ struct pair {
 struct link {
 	int fd;                /* uprobe_multi */
 	struct bpf_link *perf; /* owned; NULL with uprobe_multi */
+	bool is_entry;
+};
+
+struct attach_set { /* ways out first: a call that is entered is then also seen leaving */
+	struct link *v;
+	size_t n;
+};
+
+/* The probes that one process has by itself. */
+struct own {
+	unsigned pid;
+	uint64_t start_ticks; /* numbers are used again */
+	struct attach_set *set;
+};
+
+struct probed {
+	int fd; /* O_PATH; owned */
+	uint64_t dev, ino;
+	enum attach_tier tier;
+	bool is_split;
+	struct attach_set *shared; /* NULL once it is split */
+	struct own *own;
+	size_t n_own;
+};
+
+/* A call that was going on when its entry's probe was taken off. */
+struct underway {
+	uint64_t thread, sp, kind; /* pid_tgid */
+};
+
+/* Exits that calls will pass which were entered before. */
+struct retired {
+	struct retired *next;
+	struct attach_set *set;
+	struct underway *calls;
+	size_t n;
 };
 
 enum { N_MULTI = 5 };
@@ -51,8 +98,9 @@ struct attach {
 	bool multi;                               /* uprobe_multi, 6.6 */
 	bool has_loop;                            /* bpf_loop(), 5.17 */
 	bool calls;                               /* see sites.h */
-	struct link *links;
-	size_t n_links;
+	struct probed *files;                     /* number 1 is the first */
+	size_t n_files;
+	struct retired *retired;
 };
 
 /* --- choosing programs --------------------------------------------------------------------------
@@ -151,12 +199,30 @@ bool attach_takes_pairs(const struct btf *kernel)
 	return btf__find_by_name_kind(kernel, "bpf_uprobe_multi_link", BTF_KIND_STRUCT) > 0;
 }
 
+const char *attach_tier_word(enum attach_tier tier)
+{
+	static const char *const words[ATTACH_TIERS] = {"pairs", "first", "plain"};
+
+	return words[tier];
+}
+
+static void raise_files_limit(void)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l))
+		return;
+	l.rlim_cur = l.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &l);
+}
+
 int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *kernel)
 {
 	struct attach *a = calloc(1, sizeof(*a));
 
 	if (!a)
 		return -ENOMEM;
+	raise_files_limit();
 	a->skel = skel;
 	a->multi = attach_takes_pairs(kernel);
 	a->has_loop = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_loop, NULL) == 1;
@@ -172,26 +238,47 @@ int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *
 /* --- links --------------------------------------------------------------------------------------
  */
 
-static void drop_links(struct attach *a, size_t keep)
-{
-	while (a->n_links > keep) {
-		struct link *l = &a->links[--a->n_links];
+/* What probes are placed for. */
+struct place {
+	const char *path; /* names the very file, whatever its name is now or in whose namespace */
+	unsigned pid;     /* 0: every process */
+	unsigned file;    /* its number */
+};
 
-		if (l->perf)
-			bpf_link__destroy(l->perf);
+static void drop_links(struct attach_set *s, bool entries_only)
+{
+	size_t keep = 0;
+
+	for (size_t i = 0; i < s->n; i++) {
+		struct link l = s->v[i];
+
+		if (entries_only && !l.is_entry)
+			s->v[keep++] = l;
+		else if (l.perf)
+			bpf_link__destroy(l.perf);
 		else
-			close(l->fd);
+			close(l.fd);
 	}
+	s->n = keep;
 }
 
-static int keep_link(struct attach *a, struct link l)
+void attach_set_free(struct attach_set *s)
 {
-	struct link *links = realloc(a->links, (a->n_links + 1) * sizeof(*links));
+	if (!s)
+		return;
+	drop_links(s, false);
+	free(s->v);
+	free(s);
+}
 
-	if (!links)
+static int keep_link(struct attach_set *s, struct link l)
+{
+	struct link *v = realloc(s->v, (s->n + 1) * sizeof(*v));
+
+	if (!v)
 		return -ENOMEM;
-	a->links = links;
-	a->links[a->n_links++] = l;
+	s->v = v;
+	s->v[s->n++] = l;
 	return 0;
 }
 
@@ -203,57 +290,56 @@ struct link_create_multi {
 	uint32_t count, multi_flags, pid, pad;
 };
 
-static int link_multi(struct attach *a, struct bpf_program *prog, bool at_return, const char *path,
-		      const uint64_t *offsets, const uint64_t *cookies, uint32_t count)
-{
-	struct link_create_multi attr = {
-		.prog_fd = (uint32_t)bpf_program__fd(prog),
-		.attach_type = TRACE_UPROBE_MULTI,
-		.path = (uintptr_t)path,
-		.offsets = (uintptr_t)offsets,
-		.cookies = (uintptr_t)cookies,
-		.count = count,
-		.multi_flags = at_return ? UPROBE_MULTI_RETURN : 0,
-	};
-	int fd, err;
-
-	if (!count)
-		return 0;
-	fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof(attr));
-	if (fd < 0)
-		return -errno;
-	err = keep_link(a, (struct link){.fd = fd});
-	if (err)
-		close(fd);
-	return err;
-}
-
-static int link_perf(struct attach *a, struct bpf_program *prog, bool at_return, const char *path,
-		     uint64_t offset)
-{
-	LIBBPF_OPTS(bpf_uprobe_opts, opts, .retprobe = at_return);
-	struct bpf_link *link;
-	int err;
-
-	if (!prog)
-		return 0;
-	link = bpf_program__attach_uprobe_opts(prog, -1, path, offset, &opts);
-	if (!link)
-		return -errno;
-	err = keep_link(a, (struct link){.perf = link});
-	if (err)
-		bpf_link__destroy(link);
-	return err;
-}
-
-/* --- files --------------------------------------------------------------------------------------
- */
-
 /* The places of one program in a file, in the shape in which the kernel takes them. */
 struct batch {
 	uint64_t *offsets, *cookies; /* owned by the caller: room for all sites */
 	uint32_t n;
 };
+
+static int link_multi(struct attach_set *s, const struct bpf_program *prog, unsigned way,
+		      const struct place *at, const struct batch *b)
+{
+	struct link_create_multi attr = {
+		.prog_fd = (uint32_t)bpf_program__fd(prog),
+		.attach_type = TRACE_UPROBE_MULTI,
+		.path = (uintptr_t)at->path,
+		.offsets = (uintptr_t)b->offsets,
+		.cookies = (uintptr_t)b->cookies,
+		.count = b->n,
+		.multi_flags = way == SITE_RETURN ? UPROBE_MULTI_RETURN : 0,
+		.pid = at->pid,
+	};
+	int fd, err;
+
+	if (!b->n)
+		return 0;
+	fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof(attr));
+	if (fd < 0)
+		return -errno;
+	err = keep_link(s, (struct link){.fd = fd, .is_entry = way == SITE_ENTRY});
+	if (err)
+		close(fd);
+	return err;
+}
+
+static int link_perf(struct attach_set *s, const struct bpf_program *prog, unsigned way,
+		     const struct place *at, uint64_t offset)
+{
+	LIBBPF_OPTS(bpf_uprobe_opts, opts, .retprobe = way == SITE_RETURN);
+	struct bpf_link *link;
+	int err;
+
+	if (!prog)
+		return 0;
+	link = bpf_program__attach_uprobe_opts(prog, at->pid ? (pid_t)at->pid : -1, at->path,
+					       offset, &opts);
+	if (!link)
+		return -errno;
+	err = keep_link(s, (struct link){.perf = link, .is_entry = way == SITE_ENTRY});
+	if (err)
+		bpf_link__destroy(link);
+	return err;
+}
 
 #if defined(__x86_64__)
 #define RETURN_POPS 8 /* ret takes the return address off the stack */
@@ -261,58 +347,55 @@ struct batch {
 #define RETURN_POPS 0
 #endif
 
-/* See bpf/calls.bpf.h. */
-static uint64_t cookie_of(const struct site *s, unsigned way)
+/* See proto/calls.h. */
+static uint64_t cookie_of(const struct site *s, unsigned way, unsigned file)
 {
-	int64_t sp = way == SITE_RETURN ? -RETURN_POPS : (int64_t)s->sp;
-
-	return (uint64_t)sp << 8 | (uint64_t)s->call;
+	return sslc_cookie(s->call, way == SITE_RETURN ? -RETURN_POPS : s->sp, file);
 }
 
 static void collect(struct batch *b, const struct attach *a, const struct sites *s,
-		    const struct bpf_program *prog, unsigned at)
+		    const struct bpf_program *prog, unsigned way, unsigned file)
 {
 	b->n = 0;
 	for (size_t i = 0; i < s->n; i++) {
 		const struct pair *p = &a->multi_pairs[s->v[i].call];
 
-		if (!(s->v[i].at & at) || (at & SITE_ENTRY ? p->enter : p->leave) != prog)
+		if (!(s->v[i].at & way) || (way == SITE_ENTRY ? p->enter : p->leave) != prog)
 			continue;
 		b->offsets[b->n] = s->v[i].offset;
-		b->cookies[b->n++] = cookie_of(&s->v[i], at);
+		b->cookies[b->n++] = cookie_of(&s->v[i], way, file);
 	}
 }
 
-/* One link for each program and way of probing. Ways out first: a call that is entered is then also
- * seen leaving. */
-static int link_sites(struct attach *a, const char *path, const struct sites *s, struct batch *b)
+/* One link for each program and way of probing. */
+static int link_sites(struct attach *a, struct attach_set *set, const struct place *at,
+		      const struct sites *s, struct batch *b)
 {
 	static const unsigned ways[] = {SITE_RETURN, SITE_EXIT, SITE_ENTRY};
 	int err = 0;
 
 	for (size_t w = 0; w < sizeof(ways) / sizeof(ways[0]); w++)
 		for (size_t i = 0; i < N_MULTI && !err; i++) {
-			struct bpf_program *prog = a->multi_progs[i];
-
-			collect(b, a, s, prog, ways[w]);
-			err = link_multi(a, prog, ways[w] == SITE_RETURN, path, b->offsets,
-					 b->cookies, b->n);
+			collect(b, a, s, a->multi_progs[i], ways[w], at->file);
+			err = link_multi(set, a->multi_progs[i], ways[w], at, b);
 		}
 	return err;
 }
 
-static int attach_by_multi(struct attach *a, const char *path, const struct sites *s)
+static int place_by_multi(struct attach *a, struct attach_set *set, const struct place *at,
+			  const struct sites *s)
 {
 	struct batch b = {.offsets = calloc(s->n, sizeof(uint64_t)),
 			  .cookies = calloc(s->n, sizeof(uint64_t))};
-	int err = b.offsets && b.cookies ? link_sites(a, path, s, &b) : -ENOMEM;
+	int err = b.offsets && b.cookies ? link_sites(a, set, at, s, &b) : -ENOMEM;
 
 	free(b.offsets);
 	free(b.cookies);
 	return err;
 }
 
-static int attach_site_by_perf(struct attach *a, const char *path, const struct site *s)
+static int place_by_perf(struct attach *a, struct attach_set *set, const struct place *at,
+			 const struct site *s)
 {
 	const struct pair *p = &a->pairs[s->call];
 	struct bpf_program *leave = a->has_loop ? p->leave : p->leave_old;
@@ -320,67 +403,600 @@ static int attach_site_by_perf(struct attach *a, const char *path, const struct 
 	int err = 0;
 
 	if (s->at & SITE_RETURN)
-		err = link_perf(a, leave, true, path, s->offset);
+		err = link_perf(set, leave, SITE_RETURN, at, s->offset);
 	if (!err && s->at & SITE_EXIT)
-		err = link_perf(a, leave, false, path, s->offset);
+		err = link_perf(set, leave, SITE_EXIT, at, s->offset);
 	if (!err && s->at & SITE_ENTRY)
-		err = link_perf(a, enter, false, path, s->offset);
+		err = link_perf(set, enter, SITE_ENTRY, at, s->offset);
 	return err;
 }
 
-static int attach_by_perf(struct attach *a, const char *path, const struct sites *s)
+/* All or none: half of the probes would show half of a conversation. */
+static int place(struct attach *a, const struct place *at, const struct sites *s,
+		 struct attach_set **out)
 {
+	struct attach_set *set = calloc(1, sizeof(*set));
 	int err = 0;
 
-	for (size_t i = 0; i < s->n && !err; i++)
-		err = attach_site_by_perf(a, path, &s->v[i]);
-	return err;
+	if (!set)
+		return -ENOMEM;
+	if (a->multi)
+		err = place_by_multi(a, set, at, s);
+	for (size_t i = 0; !a->multi && i < s->n && !err; i++)
+		err = place_by_perf(a, set, at, &s->v[i]);
+	if (err) {
+		attach_set_free(set);
+		return err;
+	}
+	*out = set;
+	return 0;
+}
+
+static void name_fd(int fd, char *out, size_t room)
+{
+	snprintf(out, room, "/proc/self/fd/%d", fd);
+}
+
+int attach_sites(struct attach *a, int fd, const struct sites *sites, unsigned pid,
+		 struct attach_set **out)
+{
+	char path[64];
+	struct place at = {.path = path, .pid = pid};
+
+	name_fd(fd, path, sizeof(path));
+	return place(a, &at, sites, out);
+}
+
+/* --- what the kernel can do ---------------------------------------------------------------------
+ */
+
+static int place_canary(struct attach *a, unsigned way, unsigned pid, struct attach_set **out)
+{
+	struct site site = {
+		.offset = harm_canary_offset(), .call = SSLC_CALL_BIND, .at = way, .sp = 0};
+	struct sites sites = {.v = &site, .n = 1};
+	struct place at = {.path = "/proc/self/exe", .pid = pid};
+
+	return site.offset ? place(a, &at, &sites, out) : -ENOENT;
 }
 
 int attach_check_harm(struct attach *a)
 {
-	static const char self[] = "/proc/self/exe";
-	const uint64_t offset = harm_canary_offset(), cookie = SSLC_CALL_BIND;
-	const struct pair *p = &a->pairs[SSLC_CALL_BIND];
-	size_t before = a->n_links;
-	int lives, err;
+	struct attach_set *set = NULL;
+	int lives, err = place_canary(a, SITE_RETURN, 0, &set);
 
-	if (!offset)
-		return 0;
-	err = a->multi ? link_multi(a, a->skel->progs.multi_leave, true, self, &offset, &cookie, 1)
-		       : link_perf(a, a->has_loop ? p->leave : p->leave_old, true, self, offset);
+	if (err)
+		return err == -ENOENT ? 0 : err;
+	lives = harm_sandboxed_survives(harm_canary);
+	attach_set_free(set);
+	return lives == 0 ? -EOWNERDEAD : 0;
+}
+
+int attach_check_process(struct attach *a)
+{
+	struct attach_set *set = NULL;
+	struct harm_threaded child;
+	struct calls calls;
+	uint64_t key;
+	int err;
+
+	if (!a->multi)
+		return -ENOTSUP;
+	err = harm_threaded_start(&child);
 	if (err)
 		return err;
-	lives = harm_sandboxed_survives(harm_canary);
-	drop_links(a, before);
-	return lives == 0 ? -EOWNERDEAD : 0;
+	err = place_canary(a, SITE_ENTRY, (unsigned)child.pid, &set);
+	if (!err)
+		err = harm_threaded_call(&child);
+	key = (uint64_t)child.pid << 32 | child.tid;
+	if (!err && bpf_map_lookup_elem(bpf_map__fd(a->skel->maps.calls), &key, &calls))
+		err = -ENOTSUP;
+	attach_set_free(set);
+	harm_threaded_stop(&child);
+	return err;
+}
+
+/* --- files --------------------------------------------------------------------------------------
+ */
+
+static struct probed *file_at(const struct attach *a, unsigned number)
+{
+	return number && number <= a->n_files ? &a->files[number - 1] : NULL;
+}
+
+unsigned attach_count(const struct attach *a)
+{
+	return (unsigned)a->n_files;
+}
+
+void attach_identity(const struct attach *a, unsigned number, uint64_t *dev, uint64_t *ino)
+{
+	const struct probed *f = file_at(a, number);
+
+	*dev = f ? f->dev : 0;
+	*ino = f ? f->ino : 0;
+}
+
+int attach_fd(const struct attach *a, unsigned number)
+{
+	const struct probed *f = file_at(a, number);
+
+	return f ? f->fd : -EBADF;
+}
+
+/* Where the file is probed in a tier. sites_fini() them, whatever is returned. */
+static int find_sites(const struct attach *a, int fd, enum attach_tier tier, struct sites *out)
+{
+	/* Perf events tell no cookie before 5.15, and inside a function one is needed. */
+	*out = (struct sites){.pairs = a->multi && tier == ATTACH_PAIRS,
+			      .calls = a->calls,
+			      .plain = tier == ATTACH_PLAIN};
+	return sites_find(fd, out);
+}
+
+/* Room for one file more, with a descriptor of its own. */
+static int new_file(struct attach *a, int fd, struct probed **out)
+{
+	struct probed *files = realloc(a->files, (a->n_files + 1) * sizeof(*files)), f = {.fd = -1};
+	struct stat st;
+	char path[64];
+
+	if (!files)
+		return -ENOMEM;
+	a->files = files;
+	name_fd(fd, path, sizeof(path));
+	f.fd = open(path, O_PATH | O_CLOEXEC);
+	if (f.fd < 0 || fstat(f.fd, &st)) {
+		int err = -errno;
+
+		if (f.fd >= 0)
+			close(f.fd);
+		return err;
+	}
+	f.dev = st.st_dev;
+	f.ino = st.st_ino;
+	f.tier = a->multi ? ATTACH_PAIRS : ATTACH_FIRST;
+	a->files[a->n_files] = f;
+	*out = &a->files[a->n_files];
+	return 0;
+}
+
+/* Those beyond the last number that a cookie can tell have none. */
+static unsigned cookie_number(size_t number)
+{
+	return number <= SSLC_FILES_MAX ? (unsigned)number : 0;
+}
+
+static int place_on(struct attach *a, const struct probed *f, unsigned pid, const struct sites *s,
+		    struct attach_set **out)
+{
+	char path[64];
+	struct place at = {
+		.path = path, .pid = pid, .file = cookie_number((size_t)(f - a->files) + 1)};
+
+	name_fd(f->fd, path, sizeof(path));
+	return place(a, &at, s, out);
+}
+
+static int add_file(struct attach *a, int fd, const struct sites *s)
+{
+	struct probed *f = NULL;
+	int err = new_file(a, fd, &f);
+
+	if (err)
+		return err;
+	err = place_on(a, f, 0, s, &f->shared);
+	if (err)
+		close(f->fd);
+	else
+		a->n_files++;
+	return err;
 }
 
 int attach_file(struct attach *a, int fd, struct attach_found *found)
 {
-	/* Perf events tell no cookie before 5.15, and inside a function one is needed. */
-	struct sites s = {.pairs = a->multi, .calls = a->calls};
-	size_t before = a->n_links;
-	char path[64];
-	int n = sites_find(fd, &s), err = 0;
+	enum attach_tier tier = a->multi ? ATTACH_PAIRS : ATTACH_FIRST;
+	struct sites s;
+	int n = find_sites(a, fd, tier, &s), err = n > 0 ? add_file(a, fd, &s) : 0;
 
-	if (n > 0) {
-		/* Names the very file, whatever its name is now or in whose mount namespace. */
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-		err = a->multi ? attach_by_multi(a, path, &s) : attach_by_perf(a, path, &s);
-	}
-	if (err) /* half of the probes would show half of a conversation */
-		drop_links(a, before);
-	*found = (struct attach_found){err ? 0 : s.families, s.why_not};
+	*found = (struct attach_found){.families = err ? 0 : s.families,
+				       .why_not = s.why_not,
+				       .number = n > 0 && !err ? attach_count(a) : 0,
+				       .tier = tier};
 	sites_fini(&s);
 	return err ? err : n;
+}
+
+/* --- exchange -----------------------------------------------------------------------------------
+ */
+
+static bool is_underway(int map, const struct underway *u)
+{
+	struct calls cs;
+
+	if (bpf_map_lookup_elem(map, &u->thread, &cs))
+		return false;
+	for (unsigned i = 0; i < cs.depth && i < CALL_DEPTH; i++)
+		if (cs.v[i].sp == u->sp && cs.v[i].kind == u->kind)
+			return true;
+	return false;
+}
+
+static int note_thread(struct retired *r, uint64_t thread, const struct calls *cs)
+{
+	for (unsigned i = 0; i < cs->depth && i < CALL_DEPTH; i++) {
+		struct underway *calls = realloc(r->calls, (r->n + 1) * sizeof(*calls));
+
+		if (!calls)
+			return -ENOMEM;
+		r->calls = calls;
+		r->calls[r->n++] = (struct underway){
+			.thread = thread, .sp = cs->v[i].sp, .kind = cs->v[i].kind};
+	}
+	return 0;
+}
+
+/* All calls of the host that last now. Goroutines' are not among them: their probes lie in the same
+ * places in each tier. */
+static int note_calls(int map, struct retired *r)
+{
+	uint64_t key, *at = NULL;
+	struct calls cs;
+	int err = 0;
+
+	for (unsigned i = 0; i < 2 * MAX_CALLS && !err; i++) {
+		if (bpf_map_get_next_key(map, at, &key))
+			break;
+		at = &key;
+		if (!bpf_map_lookup_elem(map, &key, &cs))
+			err = note_thread(r, key, &cs);
+	}
+	return err;
+}
+
+static void free_retired(struct retired *r)
+{
+	attach_set_free(r->set);
+	free(r->calls);
+	free(r);
+}
+
+/* Takes the set: no call is entered by it any more, and those that were may still leave. */
+static void retire(struct attach *a, struct attach_set *set)
+{
+	struct retired *r;
+
+	if (!set)
+		return;
+	drop_links(set, true);
+	r = calloc(1, sizeof(*r));
+	if (!r) {
+		attach_set_free(set);
+		return;
+	}
+	r->set = set;
+	if (note_calls(bpf_map__fd(a->skel->maps.calls), r) || !r->n) {
+		free_retired(r);
+		return;
+	}
+	r->next = a->retired;
+	a->retired = r;
+}
+
+void attach_tick(struct attach *a)
+{
+	int map = bpf_map__fd(a->skel->maps.calls);
+
+	for (struct retired **at = &a->retired; *at;) {
+		struct retired *r = *at;
+
+		while (r->n && !is_underway(map, &r->calls[r->n - 1]))
+			r->n--;
+		if (r->n) {
+			at = &r->next;
+			continue;
+		}
+		*at = r->next;
+		free_retired(r);
+	}
+}
+
+/* While both old and new probes are there: see bpf/go.bpf.h. */
+static void begin_exchange(struct attach *a)
+{
+	a->skel->bss->exchanging = 1;
+}
+
+static void end_exchange(struct attach *a)
+{
+	a->skel->bss->exchanging = 0;
+}
+
+static bool same_sites(const struct sites *a, const struct sites *b)
+{
+	if (a->n != b->n)
+		return false;
+	for (size_t i = 0; i < a->n; i++)
+		if (a->v[i].offset != b->v[i].offset || a->v[i].call != b->v[i].call ||
+		    a->v[i].at != b->v[i].at || a->v[i].sp != b->v[i].sp)
+			return false;
+	return true;
+}
+
+/* The sites of the next tier that has others than the present one. */
+static int find_next(const struct attach *a, const struct probed *f, int fd, struct sites *out)
+{
+	struct sites now;
+	int n = find_sites(a, fd, f->tier, &now);
+
+	*out = (struct sites){0};
+	for (int tier = (int)f->tier + 1; n > 0 && tier < ATTACH_TIERS; tier++) {
+		n = find_sites(a, fd, (enum attach_tier)tier, out);
+		if (n <= 0 || !same_sites(&now, out)) {
+			sites_fini(&now);
+			return n > 0 ? tier : n ? n : -ENOENT;
+		}
+		sites_fini(out);
+	}
+	sites_fini(&now);
+	return n < 0 ? n : -ENOENT;
+}
+
+/* For all processes that have their own, or for none of them. */
+static int replace_own(struct attach *a, struct probed *f, const struct sites *s)
+{
+	struct attach_set **sets = calloc(f->n_own + 1, sizeof(struct attach_set *));
+	int err = sets ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < f->n_own && !err; i++) {
+		err = place_on(a, f, f->own[i].pid, s, &sets[i]);
+		if (err == -ESRCH)
+			err = 0; /* the process is gone */
+	}
+	for (size_t i = 0; sets && i < f->n_own; i++) {
+		if (err) {
+			attach_set_free(sets[i]);
+			continue;
+		}
+		retire(a, f->own[i].set);
+		f->own[i].set = sets[i];
+	}
+	free(sets);
+	return err;
+}
+
+static int replace(struct attach *a, struct probed *f, const struct sites *s)
+{
+	struct attach_set *set;
+	int err;
+
+	if (f->is_split)
+		return replace_own(a, f, s);
+	err = place_on(a, f, 0, s, &set);
+	if (err)
+		return err;
+	retire(a, f->shared);
+	f->shared = set;
+	return 0;
+}
+
+int attach_next_tier(struct attach *a, unsigned number)
+{
+	struct probed *f = file_at(a, number);
+	struct sites s = {0};
+	int fd, tier, err;
+	char path[64];
+
+	if (!f)
+		return -ENOENT;
+	name_fd(f->fd, path, sizeof(path));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	tier = find_next(a, f, fd, &s);
+	err = tier < 0 ? tier : 0;
+	if (!err) {
+		begin_exchange(a);
+		err = replace(a, f, &s);
+		end_exchange(a);
+	}
+	if (!err)
+		f->tier = (enum attach_tier)tier;
+	sites_fini(&s);
+	close(fd);
+	return err ? err : tier;
+}
+
+/* --- one process each ---------------------------------------------------------------------------
+ */
+
+static struct own *find_own(const struct probed *f, unsigned pid)
+{
+	for (size_t i = 0; i < f->n_own; i++)
+		if (f->own[i].pid == pid)
+			return &f->own[i];
+	return NULL;
+}
+
+static void remove_own(struct probed *f, struct own *o)
+{
+	attach_set_free(o->set);
+	*o = f->own[--f->n_own];
+}
+
+static void remove_all_own(struct probed *f)
+{
+	while (f->n_own)
+		remove_own(f, &f->own[f->n_own - 1]);
+	free(f->own);
+	f->own = NULL;
+}
+
+static int add_own(struct attach *a, struct probed *f, unsigned pid, const struct sites *s)
+{
+	struct own *own = realloc(f->own, (f->n_own + 1) * sizeof(*own)), *old, new = {.pid = pid};
+	struct process_stat st;
+	int err;
+
+	if (!own)
+		return -ENOMEM;
+	f->own = own;
+	if (!process_stat(pid, &st))
+		return -ESRCH;
+	new.start_ticks = st.start_ticks;
+	old = find_own(f, pid);
+	if (old && old->start_ticks == st.start_ticks)
+		return 0;
+	if (old)
+		remove_own(f, old);
+	err = place_on(a, f, pid, s, &new.set);
+	if (!err)
+		f->own[f->n_own++] = new;
+	return err;
+}
+
+/* The sites of the file in its present tier, read anew. */
+static int sites_now(const struct attach *a, const struct probed *f, struct sites *out)
+{
+	char path[64];
+	int fd, n;
+
+	*out = (struct sites){0};
+	name_fd(f->fd, path, sizeof(path));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = find_sites(a, fd, f->tier, out);
+	close(fd);
+	return n > 0 ? 0 : n ? n : -ENOENT;
+}
+
+int attach_split(struct attach *a, unsigned number, const unsigned pids[], size_t n)
+{
+	struct probed *f = file_at(a, number);
+	struct sites s = {0};
+	int err;
+
+	if (!f || f->is_split)
+		return f ? -EALREADY : -ENOENT;
+	begin_exchange(a);
+	err = sites_now(a, f, &s);
+	for (size_t i = 0; i < n && !err; i++) {
+		err = add_own(a, f, pids[i], &s);
+		if (err == -ESRCH)
+			err = 0;
+	}
+	if (err) {
+		remove_all_own(f);
+	} else { /* the same places: who was entered by these leaves by the others */
+		attach_set_free(f->shared);
+		f->shared = NULL;
+		f->is_split = true;
+	}
+	end_exchange(a);
+	sites_fini(&s);
+	return err;
+}
+
+bool attach_is_split(const struct attach *a, unsigned number)
+{
+	const struct probed *f = file_at(a, number);
+
+	return f && f->is_split;
+}
+
+int attach_add(struct attach *a, unsigned number, unsigned pid)
+{
+	struct probed *f = file_at(a, number);
+	struct sites s = {0};
+	int err = f && f->is_split ? sites_now(a, f, &s) : -ENOENT;
+
+	if (!err)
+		err = add_own(a, f, pid, &s);
+	sites_fini(&s);
+	return err;
+}
+
+void attach_remove(struct attach *a, unsigned number, unsigned pid)
+{
+	struct probed *f = file_at(a, number);
+	struct own *o = f ? find_own(f, pid) : NULL;
+
+	if (o)
+		remove_own(f, o);
+}
+
+int attach_share(struct attach *a, unsigned number)
+{
+	struct probed *f = file_at(a, number);
+	struct sites s = {0};
+	int err;
+
+	if (!f || !f->is_split)
+		return f ? 0 : -ENOENT;
+	begin_exchange(a);
+	err = sites_now(a, f, &s);
+	if (!err)
+		err = place_on(a, f, 0, &s, &f->shared);
+	if (!err) {
+		f->is_split = false;
+		remove_all_own(f);
+	}
+	end_exchange(a);
+	sites_fini(&s);
+	return err;
+}
+
+/* Keys of both maps of calls; the first members are all that is looked at. */
+static void forget_goroutines(int map, unsigned pid)
+{
+	struct {
+		uint64_t g;
+		uint32_t tgid, pad;
+	} key, next;
+	bool more = !bpf_map_get_next_key(map, NULL, &next);
+
+	for (unsigned i = 0; more && i < 8 * MAX_CALLS; i++) {
+		key = next;
+		more = !bpf_map_get_next_key(map, &key, &next);
+		if (key.tgid == pid)
+			bpf_map_delete_elem(map, &key);
+	}
+}
+
+void attach_forget_calls(struct attach *a, unsigned pid)
+{
+	char path[64];
+	struct dirent *e;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "/proc/%u/task", pid);
+	d = opendir(path);
+	while (d && (e = readdir(d))) {
+		uint64_t key = (uint64_t)pid << 32 | strtoul(e->d_name, NULL, 10);
+
+		bpf_map_delete_elem(bpf_map__fd(a->skel->maps.calls), &key);
+	}
+	if (d)
+		closedir(d);
+	forget_goroutines(bpf_map__fd(a->skel->maps.go_calls), pid);
 }
 
 void attach_free(struct attach *a)
 {
 	if (!a)
 		return;
-	drop_links(a, 0);
-	free(a->links);
+	while (a->retired) {
+		struct retired *r = a->retired;
+
+		a->retired = r->next;
+		free_retired(r);
+	}
+	for (size_t i = 0; i < a->n_files; i++) {
+		attach_set_free(a->files[i].shared);
+		remove_all_own(&a->files[i]);
+		close(a->files[i].fd);
+	}
+	free(a->files);
 	free(a);
 }

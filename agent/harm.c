@@ -6,8 +6,11 @@
 #include "harm.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,4 +97,76 @@ int harm_sandboxed_survives(int (*fn)(void))
 	if (WIFEXITED(status) && WEXITSTATUS(status) == NO_SANDBOX)
 		return -ENOTSUP; /* no seccomp, nobody to harm with it */
 	return WIFEXITED(status) && WEXITSTATUS(status) == LIVED;
+}
+
+/* --- a child with threads -----------------------------------------------------------------------
+ */
+
+static void *call_when_told(void *ctx)
+{
+	const struct harm_threaded *c = ctx;
+	unsigned tid = (unsigned)syscall(SYS_gettid);
+	char go;
+
+	if (read(c->from, &go, 1) != 1)
+		return NULL;
+	(void)harm_canary();
+	if (write(c->to, &tid, sizeof(tid)) == sizeof(tid))
+		(void)!read(c->from, &go, 1); /* until the parent is gone, or has done with it */
+	return NULL;
+}
+
+static void run_threaded(struct harm_threaded *c)
+{
+	pthread_t thread;
+
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (!pthread_create(&thread, NULL, call_when_told, c))
+		(void)pthread_join(thread, NULL);
+	_exit(0);
+}
+
+int harm_threaded_start(struct harm_threaded *c)
+{
+	int down[2], up[2], err;
+
+	if (pipe2(down, O_CLOEXEC))
+		return -errno;
+	if (pipe2(up, O_CLOEXEC)) {
+		err = -errno;
+		close(down[0]);
+		close(down[1]);
+		return err;
+	}
+	*c = (struct harm_threaded){.pid = fork(), .to = down[1], .from = up[0]};
+	if (!c->pid) {
+		close(down[1]);
+		c->to = up[1];
+		c->from = down[0];
+		run_threaded(c);
+	}
+	err = c->pid < 0 ? -errno : 0;
+	close(down[0]);
+	close(up[1]);
+	if (err) {
+		close(c->to);
+		close(c->from);
+	}
+	return err;
+}
+
+int harm_threaded_call(struct harm_threaded *c)
+{
+	if (write(c->to, "", 1) != 1)
+		return -errno;
+	return read(c->from, &c->tid, sizeof(c->tid)) == sizeof(c->tid) ? 0 : -EPIPE;
+}
+
+void harm_threaded_stop(struct harm_threaded *c)
+{
+	close(c->to);
+	close(c->from);
+	kill(c->pid, SIGKILL);
+	while (waitpid(c->pid, NULL, 0) < 0 && errno == EINTR)
+		;
 }

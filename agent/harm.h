@@ -25,4 +25,16 @@ uint64_t harm_canary_offset(void);
  */
 int harm_sandboxed_survives(int (*fn)(void)) __attribute__((warn_unused_result));
 
+/* A child with a second thread, which calls the canary when it is told to. */
+struct harm_threaded {
+	int pid;
+	unsigned tid; /* of the second thread, once it has called */
+	int to, from; /* pipes; owned */
+};
+/** 0 or -errno. */
+int harm_threaded_start(struct harm_threaded *c) __attribute__((warn_unused_result));
+/** Returns when the call is over; the thread lives on. 0 or -errno. */
+int harm_threaded_call(struct harm_threaded *c) __attribute__((warn_unused_result));
+void harm_threaded_stop(struct harm_threaded *c);
+
 #endif

@@ -80,7 +80,7 @@ int sites_find(int fd, struct sites *out)
 		if (out->movers > before)
 			out->families |= finders[i].family;
 	}
-	if (!err)
+	if (!err && !out->plain)
 		err = sites_cheapen(out, fd);
 	return err ? err : (int)out->movers;
 }

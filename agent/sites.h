@@ -45,6 +45,7 @@ struct site {
 struct sites {          /* grows; start from {0} */
 	bool pairs;     /* set before finding: sites inside functions are wanted */
 	bool calls;     /* the same: call instructions may be probed, see harm.h */
+	bool plain;     /* the same: public functions at their first instructions, and no more */
 	struct site *v; /* owned */
 	size_t n;
 	size_t movers;       /* functions among them that move plaintext */

@@ -314,7 +314,7 @@ int sites_openssl(int fd, struct sites *out)
 
 	if (n <= 0)
 		return n;
-	n = add_internals(out, fd, offsets);
+	n = out->plain ? 0 : add_internals(out, fd, offsets);
 	if (n < 0)
 		return n;
 	log_debug("sites: OpenSSL: probes on %s",

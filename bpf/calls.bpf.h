@@ -413,18 +413,12 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, __u
 }
 
 /*
- * 1. Since 6.6 one link carries all probes of a file (uprobe_multi), and a cookie says which
- * function was called (the lower 8 bits), and how far below the stack pointer of its first
- * instruction the present one is: probes lie inside functions too, wherever they cost least.
+ * 1. Since 6.6 one link carries all probes of a file (uprobe_multi), and a cookie tells about each:
+ * see proto/calls.h. Probes lie inside functions too, wherever they cost least.
  */
-static __always_inline enum sslc_call cookie_kind(__u64 cookie)
-{
-	return cookie & 0xff;
-}
-
 static __always_inline __u64 cookie_sp(struct pt_regs *ctx, __u64 cookie)
 {
-	return PT_REGS_SP(ctx) + ((__s64)cookie >> 8);
+	return PT_REGS_SP(ctx) + sslc_cookie_sp(cookie);
 }
 
 SEC("uprobe") int multi_enter(struct pt_regs *ctx)
@@ -432,13 +426,13 @@ SEC("uprobe") int multi_enter(struct pt_regs *ctx)
 	__u64 cookie = bpf_get_attach_cookie(ctx);
 
 	keep_thread_stack(ctx);
-	return enter(ctx, cookie_kind(cookie), cookie_sp(ctx, cookie));
+	return enter(ctx, sslc_cookie_call(cookie), cookie_sp(ctx, cookie));
 }
 
 SEC("uprobe") int multi_leave(struct pt_regs *ctx)
 {
 	__u64 cookie = bpf_get_attach_cookie(ctx);
-	enum sslc_call kind = cookie_kind(cookie);
+	enum sslc_call kind = sslc_cookie_call(cookie);
 	struct emit e = {};
 
 	keep_thread_stack(ctx);

@@ -9,6 +9,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
 #include "event.h"
+#include "calls.h"
 #include "ring.h"
 #include "maps.bpf.h"
 #include "ring.bpf.h"

@@ -130,10 +130,25 @@ static __always_inline bool go_call_of(struct pt_regs *ctx, enum sslc_call kind,
 	return (__u8)a.a1 == TLS_APPLICATION;
 }
 
+/* The same write again, by a second probe at one place: while the agent exchanges probes. A read
+ * takes its own place on the stack of calls again. */
+static __always_inline bool is_told_already(const struct calls *cs, const struct call *c)
+{
+	__u32 d = cs->depth - 1;
+	const struct call *top;
+
+	barrier_var(d); /* 5.10 forgets its bound */
+	top = &cs->v[d & CALL_MASK];
+	return d < CALL_DEPTH && is_go_write(c->kind) && top->kind == c->kind && top->sp == c->sp &&
+	       top->ssl == c->ssl && top->buf == c->buf && top->len == c->len;
+}
+
 static __always_inline bool go_push(struct calls *cs, const struct call *c)
 {
 	__u32 d;
 
+	if (is_told_already(cs, c))
+		return false;
 	for (int i = 0; i < CALL_DEPTH; i++) { /* what is not above us has ended, by a panic */
 		d = cs->depth - 1;
 		if (d < CALL_DEPTH && cs->v[d].sp >= c->sp)
@@ -222,6 +237,9 @@ static __always_inline bool go_pop(struct pt_regs *ctx, enum sslc_call kind, str
 	return false;
 }
 
+/* Set by the agent while a file has old and new probes: each call may leave twice. */
+volatile __u32 exchanging = 0;
+
 /* True when *e is to be emitted. */
 static __always_inline bool go_leave(struct pt_regs *ctx, enum sslc_call kind, struct emit *e)
 {
@@ -229,7 +247,8 @@ static __always_inline bool go_leave(struct pt_regs *ctx, enum sslc_call kind, s
 	__u64 n = is_go_bind(kind) ? 0 : go_result(ctx, kind);
 
 	if (!go_pop(ctx, kind, &c, &outer)) {
-		if (!is_go_write(kind) && n) /* other records than data are written, too */
+		/* Other records than data are written, too. */
+		if (!is_go_write(kind) && n && !exchanging)
 			count(LOSS_NO_ENTRY, 1);
 		return false;
 	}
@@ -249,7 +268,7 @@ SEC("uprobe") int multi_go_enter(struct pt_regs *ctx)
 	struct emit e = {};
 
 	keep_thread_stack(ctx);
-	if (go_enter(ctx, bpf_get_attach_cookie(ctx), &e))
+	if (go_enter(ctx, sslc_cookie_call(bpf_get_attach_cookie(ctx)), &e))
 		emit_loop(&e);
 	return 0;
 }
@@ -259,7 +278,7 @@ SEC("uprobe") int multi_go_leave(struct pt_regs *ctx)
 	struct emit e = {};
 
 	keep_thread_stack(ctx);
-	if (go_leave(ctx, bpf_get_attach_cookie(ctx), &e))
+	if (go_leave(ctx, sslc_cookie_call(bpf_get_attach_cookie(ctx)), &e))
 		emit_loop(&e);
 	return 0;
 }

@@ -25,29 +25,8 @@ enum loss {
 	LOSS_MAX,
 };
 
-#define CALL_DEPTH 4 /* a power of two, for the verifier's sake */
-#define CALL_MASK  (CALL_DEPTH - 1)
-#define MAX_CALLS  16384
-#define MAX_CONNS  65536
-#define MAX_SOCKS  65536
-
-/* One TLS call that has been entered and not yet left. */
-struct call {
-	__u64 sp; /* stack pointer at entry: names the call when it returns */
-	__u64 ssl;
-	__u64 buf;
-	__u64 len;  /* asked for */
-	__u64 outp; /* size_t * of the _ex and _ex2 calls */
-	__u64 kind;
-};
-
-/* A thread's stack of them. Made at the first call, removed at thread exit. */
-struct calls {
-	__u32 depth;
-	__u32 seq;      /* see sslc_ev_wire */
-	__u64 loose_ns; /* last time when an object without a connection was called here */
-	struct call v[CALL_DEPTH];
-};
+#define MAX_CONNS 65536
+#define MAX_SOCKS 65536
 
 /* A TLS object. Made when first seen, removed when freed or given another transport; the oldest go
  * when the table is full. */

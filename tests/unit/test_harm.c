@@ -47,6 +47,21 @@ static void test_offset_names_the_bytes_of_the_function(void **state)
 	close(fd);
 }
 
+static void test_threaded_child_tells_its_second_thread(void **state)
+{
+	struct harm_threaded c;
+	char path[64];
+
+	(void)state;
+	assert_int_equal(harm_threaded_start(&c), 0);
+	assert_int_equal(harm_threaded_call(&c), 0);
+	assert_int_not_equal(c.tid, c.pid);
+	snprintf(path, sizeof(path), "/proc/%d/task/%u", c.pid, c.tid);
+	assert_int_equal(access(path, F_OK), 0); /* it lives on */
+	harm_threaded_stop(&c);
+	assert_int_not_equal(access(path, F_OK), 0);
+}
+
 static bool has_shadow_stacks(const char *text)
 {
 	char path[64];
@@ -76,6 +91,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_function_without_system_calls_survives),
 		cmocka_unit_test(test_function_that_makes_one_is_killed),
+		cmocka_unit_test(test_threaded_child_tells_its_second_thread),
+		cmocka_unit_test(test_threaded_child_tells_its_second_thread),
 		cmocka_unit_test(test_shadow_stacks_are_told_by_the_processors_flags),
 		cmocka_unit_test(test_offset_names_the_bytes_of_the_function),
 	};
