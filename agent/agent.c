@@ -76,6 +76,13 @@ static void on_unbound(void *ctx, const struct sslc_conn_id *conn, uint64_t byte
 	coverage_unbound(((struct agent *)ctx)->coverage, conn, bytes);
 }
 
+static void on_unexplained(void *ctx, unsigned file, uint64_t opened_ns)
+{
+	struct agent *a = ctx;
+
+	a->capture->ops->doubt(a->capture, file, opened_ns);
+}
+
 static void on_file(void *ctx, int fd, const char *path, const struct capture_file *found)
 {
 	struct stat st;
@@ -214,6 +221,7 @@ static int open_stages(struct agent *a)
 				.opened = on_opened,
 				.ended = on_ended,
 				.unbound = on_unbound,
+				.unexplained = on_unexplained,
 				.starttls = conf->starttls,
 				.ctx = a};
 	int err;

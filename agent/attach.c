@@ -69,6 +69,7 @@ struct probed {
 	int fd; /* O_PATH; owned */
 	uint64_t dev, ino;
 	enum attach_tier tier;
+	int functions; /* that move plaintext */
 	bool is_split;
 	struct attach_set *shared; /* NULL once it is split */
 	struct own *own;
@@ -77,7 +78,8 @@ struct probed {
 
 /* A call that was going on when its entry's probe was taken off. */
 struct underway {
-	uint64_t thread, sp, kind; /* pid_tgid */
+	uint64_t thread, sp; /* pid_tgid */
+	uint32_t kind;
 };
 
 /* Exits that calls will pass which were entered before. */
@@ -517,6 +519,20 @@ void attach_identity(const struct attach *a, unsigned number, uint64_t *dev, uin
 	*ino = f ? f->ino : 0;
 }
 
+int attach_functions(const struct attach *a, unsigned number)
+{
+	const struct probed *f = file_at(a, number);
+
+	return f ? f->functions : 0;
+}
+
+enum attach_tier attach_tier(const struct attach *a, unsigned number)
+{
+	const struct probed *f = file_at(a, number);
+
+	return f ? f->tier : ATTACH_PLAIN;
+}
+
 int attach_fd(const struct attach *a, unsigned number)
 {
 	const struct probed *f = file_at(a, number);
@@ -586,11 +602,13 @@ static int add_file(struct attach *a, int fd, const struct sites *s)
 	if (err)
 		return err;
 	err = place_on(a, f, 0, s, &f->shared);
-	if (err)
+	if (err) {
 		close(f->fd);
-	else
-		a->n_files++;
-	return err;
+		return err;
+	}
+	f->functions = (int)s->movers;
+	a->n_files++;
+	return 0;
 }
 
 int attach_file(struct attach *a, int fd, struct attach_found *found)
@@ -800,8 +818,10 @@ int attach_next_tier(struct attach *a, unsigned number)
 		err = replace(a, f, &s);
 		end_exchange(a);
 	}
-	if (!err)
+	if (!err) {
 		f->tier = (enum attach_tier)tier;
+		f->functions = (int)s.movers;
+	}
 	sites_fini(&s);
 	close(fd);
 	return err ? err : tier;

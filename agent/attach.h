@@ -70,6 +70,9 @@ void attach_free(struct attach *a);
 unsigned attach_count(const struct attach *a);
 /** stat(2)'s identity of a file. */
 void attach_identity(const struct attach *a, unsigned number, uint64_t *dev, uint64_t *ino);
+/** How many functions are probed that move plaintext. */
+int attach_functions(const struct attach *a, unsigned number);
+enum attach_tier attach_tier(const struct attach *a, unsigned number);
 /** An O_PATH descriptor of the file; borrowed. */
 int attach_fd(const struct attach *a, unsigned number);
 /**

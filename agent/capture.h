@@ -25,6 +25,8 @@ enum flow_hook {
 struct capture_file {
 	int functions;       /* that are probed now; 0: none of ours inside; or -errno */
 	const char *why_not; /* static text: TLS code that is not probed; NULL: none was seen */
+	const char *tier;    /* static: how it is probed, attach_tier_word(); NULL: it is not */
+	const char *lowered_from; /* the same, before connections went unexplained; NULL: never */
 };
 
 struct capture_conf {
@@ -61,6 +63,9 @@ struct capture_ops {
 	void (*stats)(const struct capture *c, struct capture_stats *out);
 	void (*skip_flow)(struct capture *c,
 			  uint64_t flow); /* its bytes are not wanted: stop copying them */
+	/* A connection that was opened at that time carried more than the calls of a probed file
+	 * (struct sslc_ev_sock) explain. */
+	void (*doubt)(struct capture *c, unsigned file, uint64_t opened_ns);
 	void (*tick)(struct capture *c);  /* about once a second: rescan, read loss counters */
 	void (*close)(struct capture *c); /* accepts NULL */
 };

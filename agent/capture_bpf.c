@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "doubt.h"
 #include "libwatch.h"
 #include "reader.h"
 
@@ -33,6 +34,9 @@ static COUNTER_DEFINE(libs_attached, "capture_libs_attached",
 		      "files with probes: TLS libraries, and programs with TLS inside");
 static COUNTER_DEFINE(libs_failed, "capture_libs_failed",
 		      "files with TLS that could not be probed");
+static COUNTER_DEFINE(libs_lowered, "capture_libs_lowered",
+		      "times a file's probes were replaced by simpler ones: connections carried "
+		      "more than was captured");
 static COUNTER_DEFINE(events_seen, "capture_events", "events read from the kernel");
 static COUNTER_DEFINE(ring_high, "capture_ring_high",
 		      "most bytes that were in the kernel ring buffer at once (gauge)");
@@ -89,6 +93,8 @@ struct source {
 	struct libwatch *watch;
 	int epoll_fd;
 	struct attach *attach;
+	struct doubts *doubts;
+	uint64_t calls_lost; /* as of the last look */
 };
 
 /* Any file with code: a program, a library. True when it holds TLS code. */
@@ -100,6 +106,7 @@ static bool on_library(void *ctx, int fd, const char *path)
 	int n = attach_file(s->attach, fd, &found);
 
 	if (n > 0) {
+		doubts_begin(s->doubts, found.number, clock_mono_ns());
 		counter_inc(&libs_attached);
 		log_info("capture: probes on %s", path);
 	} else if (n < 0 && (n != -ENOEXEC || is_library)) {
@@ -113,8 +120,43 @@ static bool on_library(void *ctx, int fd, const char *path)
 	}
 	if (n != -ENOEXEC || is_library)
 		s->conf.on_file(s->conf.ctx, fd, path,
-				&(struct capture_file){.functions = n, .why_not = found.why_not});
+				&(struct capture_file){.functions = n,
+						       .why_not = found.why_not,
+						       .tier = n > 0 ? attach_tier_word(found.tier)
+								     : NULL});
 	return n > 0;
+}
+
+/* Says it to people, and to whoever keeps account of files. */
+static void tell_lowered(struct source *s, unsigned file, int tier, const char *from)
+{
+	char link[64], path[4200];
+	ssize_t n;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", attach_fd(s->attach, file));
+	n = readlink(link, path, sizeof(path) - 1);
+	path[n > 0 ? n : 0] = '\0';
+	counter_inc(&libs_lowered);
+	log_warn("capture: %s: %d connections carried more than their TLS calls explain: its "
+		 "probes are now \"%s\" instead of \"%s\"",
+		 path, DOUBTS_ENOUGH, attach_tier_word((enum attach_tier)tier), from);
+	s->conf.on_file(s->conf.ctx, attach_fd(s->attach, file), path,
+			&(struct capture_file){.functions = attach_functions(s->attach, file),
+					       .tier = attach_tier_word((enum attach_tier)tier),
+					       .lowered_from = from});
+}
+
+/* The file's probes miss something: those of the next tier rely on less. */
+static void lower(struct source *s, unsigned file)
+{
+	enum attach_tier from = attach_tier(s->attach, file);
+	int tier = attach_next_tier(s->attach, file);
+
+	if (tier >= 0)
+		tell_lowered(s, file, tier, attach_tier_word(from));
+	else if (tier != -ENOENT)
+		log_warn("capture: probes of a lower tier: %s", strerror(-tier));
+	doubts_begin(s->doubts, file, clock_mono_ns());
 }
 
 static void on_event(void *ctx, const struct sslc_event *ev)
@@ -287,6 +329,7 @@ static void source_close(struct capture *c)
 		return;
 	libwatch_close(s->watch);
 	attach_free(s->attach);
+	doubts_free(s->doubts);
 	reader_free(s->reader);
 	capture_bpf__destroy(s->skel);
 	if (s->epoll_fd >= 0)
@@ -309,7 +352,9 @@ static int source_open(struct capture **out, const struct capture_conf *conf)
 		err = -errno;
 		goto fail;
 	}
-	err = load(s);
+	err = doubts_new(&s->doubts);
+	if (!err)
+		err = load(s);
 	if (!err)
 		err = open_reader(s);
 	if (err) {
@@ -411,12 +456,16 @@ static void count_operations_missed(const struct capture_bpf *k)
 	counter_set(&operations_missed, sum);
 }
 
-static void source_tick(struct capture *c)
+/* Calls of which nothing is known, not even how much they moved. */
+static bool is_call_lost(const struct counter *c)
 {
-	struct source *s = (struct source *)c;
+	return strstr(c->name, "_calls_lost_");
+}
+
+static void read_losses(struct source *s)
+{
 	int n_cpus = libbpf_num_possible_cpus(), fd = bpf_map__fd(s->skel->maps.losses);
-	uint64_t *v = calloc(n_cpus > 0 ? (size_t)n_cpus : 1, sizeof(*v));
-	struct reader_stats stats;
+	uint64_t *v = calloc(n_cpus > 0 ? (size_t)n_cpus : 1, sizeof(*v)), calls = 0;
 
 	for (uint32_t key = 0; v && n_cpus > 0 && key < N_LOSSES; key++) {
 		uint64_t sum = 0;
@@ -426,8 +475,30 @@ static void source_tick(struct capture *c)
 		for (int i = 0; i < n_cpus; i++)
 			sum += v[i];
 		counter_set(&losses[key], sum);
+		calls += is_call_lost(&losses[key]) ? sum : 0;
 	}
 	free(v);
+	if (calls != s->calls_lost)
+		doubts_lost(s->doubts, clock_mono_ns());
+	s->calls_lost = calls;
+}
+
+static void source_doubt(struct capture *c, unsigned file, uint64_t opened_ns)
+{
+	struct source *s = (struct source *)c;
+
+	read_losses(s);
+	if (doubts_add(s->doubts, file, opened_ns))
+		lower(s, file);
+}
+
+static void source_tick(struct capture *c)
+{
+	struct source *s = (struct source *)c;
+	struct reader_stats stats;
+
+	read_losses(s);
+	attach_tick(s->attach);
 	reader_stats(s->reader, &stats);
 	counter_set(&ring_high, stats.ring_high);
 	counter_set(&queue_high, stats.queue_high);
@@ -442,6 +513,7 @@ const struct capture_ops capture_bpf_ops = {
 	.finish = source_finish,
 	.stats = source_stats,
 	.skip_flow = source_skip_flow,
+	.doubt = source_doubt,
 	.tick = source_tick,
 	.close = source_close,
 };

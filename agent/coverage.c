@@ -36,9 +36,10 @@ struct file {
 	char *path;
 	bool was_probed; /* functions says how that went */
 	int functions;
-	const char *why_not; /* static text, or NULL */
-	bool was_searched;   /* the rest says what was found */
-	int family;          /* enum family, or -ENOENT */
+	const char *why_not;             /* static text, or NULL */
+	const char *tier, *lowered_from; /* static, or NULL: struct capture_file */
+	bool was_searched;               /* the rest says what was found */
+	int family;                      /* enum family, or -ENOENT */
 	bool has_symbols;
 };
 
@@ -174,6 +175,8 @@ void coverage_file(struct coverage *c, uint64_t dev, uint64_t ino, const char *p
 	f->was_probed = true;
 	f->functions = found->functions;
 	f->why_not = found->why_not;
+	f->tier = found->tier;
+	f->lowered_from = found->lowered_from;
 }
 
 static void search(struct coverage *c, struct file *f, int fd)
@@ -650,9 +653,9 @@ static json_t *library_json(const struct coverage *c, const struct file *f)
 		why_not = "not a kind of library that is probed in this version";
 	else if (!f->functions)
 		why_not = "no function inside that moves plaintext";
-	return json_pack("{s:o, s:I, s:I, s:i, s:s?}", "path", text(f->path), "dev",
+	return json_pack("{s:o, s:I, s:I, s:i, s:s?, s:s?, s:s?}", "path", text(f->path), "dev",
 			 (json_int_t)f->dev, "ino", (json_int_t)f->ino, "functions", f->functions,
-			 "why_not", why_not);
+			 "why_not", why_not, "tier", f->tier, "lowered_from", f->lowered_from);
 }
 
 json_t *coverage_json(struct coverage *c)

@@ -118,7 +118,7 @@ struct flow {
 	struct early *early; /* owned; 0-RTT bytes that stand at off[SSLC_DIR_OUT], not told yet */
 
 	/* For its account. */
-	uint64_t start_ns, bytes;
+	uint64_t start_ns, opened_ns, bytes;
 	uint32_t tgid;
 	uint8_t confidence; /* enum flow_confidence */
 	bool is_late;
@@ -479,6 +479,7 @@ static void on_open(struct flows *t, const struct sslc_ev_open *in)
 	counter_inc(&flows_seen);
 	f->id = ev.ev.flow;
 	f->start_ns = ev.conn.start_ns;
+	f->opened_ns = ev.ev.ts_ns;
 	f->tgid = ev.conn.tgid;
 	f->is_late = ev.flags & SSLC_OPEN_LATE;
 	queue_push(&t->by_age, &f->age);
@@ -950,12 +951,13 @@ static void on_destroyed(struct flows *t, struct flow *f, uint64_t ts_ns)
 }
 
 /* Before the end is settled. A connection's second layer is not known here: allowed for. */
-static void audit(struct flow *f, const struct sslc_ev_sock *ev)
+static void audit(const struct flows *t, struct flow *f, const struct sslc_ev_sock *ev)
 {
 	if (!ev->is_counted || f->verdict != WANTED || f->candidate)
 		return;
 	counter_inc(&flows_audited);
 	for (unsigned dir = 0; dir < 2; dir++) {
+		bool is_known = f->is_unexplained;
 		enum audit_verdict v;
 
 		f->audit[dir].wire = ev->moved[dir];
@@ -968,6 +970,8 @@ static void audit(struct flow *f, const struct sslc_ev_sock *ev)
 				  f->audit[dir].calls, f->audit[dir].wire);
 		if (v == AUDIT_DOUBLE)
 			counter_inc(&flows_double);
+		if (f->is_unexplained && !is_known && !f->is_late && t->conf.unexplained)
+			t->conf.unexplained(t->conf.ctx, ev->file[dir], f->opened_ns);
 	}
 	if (f->is_unexplained)
 		counter_inc(&flows_missed);
@@ -1006,7 +1010,7 @@ static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 		hold_end(t, f, ENDING_FIN, ts_ns);
 		break;
 	case SSLC_SOCK_DESTROYED:
-		audit(f, ev);
+		audit(t, f, ev);
 		on_destroyed(t, f, ts_ns);
 		break;
 	default:

@@ -54,6 +54,9 @@ struct flows_conf {
 	flow_account_fn opened, ended;
 	/* Plaintext whose connection was not found in time; NULL: nobody asks. */
 	void (*unbound)(void *ctx, const struct sslc_conn_id *conn, uint64_t bytes);
+	/* A connection that was opened at that time carried more than the TLS calls of a probed
+	 * file (struct sslc_ev_sock) explain. NULL: nobody asks. */
+	void (*unexplained)(void *ctx, unsigned file, uint64_t opened_ns);
 	void *ctx;
 };
 

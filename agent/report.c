@@ -408,9 +408,19 @@ static void print_processes(FILE *out, const json_t *rows)
 	free(t.cells);
 }
 
+/* Why it is not probed, or not as it was first. */
+static void put_remark(struct table *t, const json_t *row)
+{
+	if (*string_at(row, "lowered_from"))
+		put(t, 2, "%s instead of %s: connections carried more than was captured",
+		    string_at(row, "tier"), string_at(row, "lowered_from"));
+	else
+		put(t, 2, "%s", *string_at(row, "why_not") ? string_at(row, "why_not") : "-");
+}
+
 static void print_libraries(FILE *out, const json_t *rows)
 {
-	static const char *const headings[] = {"LIBRARY FILE", "PROBED", "WHY NOT"};
+	static const char *const headings[] = {"LIBRARY FILE", "PROBED", "REMARK"};
 	const json_t *row;
 	struct table t;
 
@@ -423,7 +433,7 @@ static void print_libraries(FILE *out, const json_t *rows)
 			continue;
 		put(&t, 0, "%s", string_at(row, "path"));
 		put(&t, 1, "%s", count_at(row, "functions") ? "yes" : "no");
-		put(&t, 2, "%s", *string_at(row, "why_not") ? string_at(row, "why_not") : "-");
+		put_remark(&t, row);
 		table_end_row(&t);
 	}
 	if (t.n_rows > 1) {

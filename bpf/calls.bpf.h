@@ -71,8 +71,8 @@ static __always_inline bool is_other_type(struct pt_regs *ctx, enum sslc_call ki
 	return kind == SSLC_CALL_RECV_TYPED && (__u32)PT_REGS_PARM2(ctx) != TLS_APPLICATION;
 }
 
-/* sp: at the call's first instruction. */
-static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64 sp)
+/* sp: at the call's first instruction. file: 0 where cookies do not tell it. */
+static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64 sp, __u32 file)
 {
 	__u64 tid = bpf_get_current_pid_tgid();
 	struct calls *cs;
@@ -100,6 +100,7 @@ static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64
 	buffer_argument(ctx, kind, c);
 	c->outp = out_argument(ctx, kind);
 	c->kind = kind;
+	c->file = file;
 	cs->depth = d + 1;
 	return 0;
 }
@@ -164,7 +165,7 @@ static __always_inline __u64 advance(__u64 *pos, __u64 n)
 	return at;
 }
 
-static __always_inline bool place(struct conn *c, struct emit *e, __u64 n)
+static __always_inline bool place(struct conn *c, struct emit *e, __u64 n, __u32 file)
 {
 	struct sock_info *info;
 
@@ -181,6 +182,7 @@ static __always_inline bool place(struct conn *c, struct emit *e, __u64 n)
 		return false;
 	}
 	e->pos = advance(&info->pos[e->dir & 1], n);
+	info->file[e->dir & 1] = file;
 	return !is_shed(info, n);
 }
 
@@ -402,7 +404,7 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, __u
 	if (!n)
 		return false;
 	tell_outer(&outer, call.ssl, n);
-	if (!place(c, e, n))
+	if (!place(c, e, n, call.file))
 		return false;
 	e->conn.life = c->life;
 	e->flags = early_flags(c, kind, call.ssl, &outer);
@@ -426,7 +428,8 @@ SEC("uprobe") int multi_enter(struct pt_regs *ctx)
 	__u64 cookie = bpf_get_attach_cookie(ctx);
 
 	keep_thread_stack(ctx);
-	return enter(ctx, sslc_cookie_call(cookie), cookie_sp(ctx, cookie));
+	return enter(ctx, sslc_cookie_call(cookie), cookie_sp(ctx, cookie),
+		     sslc_cookie_file(cookie));
 }
 
 SEC("uprobe") int multi_leave(struct pt_regs *ctx)
@@ -478,7 +481,7 @@ SEC("uprobe") int multi_forget(struct pt_regs *ctx)
 #define TLS_CALL_EMITS(name, kind, how, how_old)                                                   \
 	SEC("uprobe") int enter_##name(struct pt_regs *ctx)                                        \
 	{                                                                                          \
-		return enter(ctx, kind, PT_REGS_SP(ctx));                                          \
+		return enter(ctx, kind, PT_REGS_SP(ctx), 0);                                       \
 	}                                                                                          \
 	TLS_LEAVE(leave_##name, kind, how)                                                         \
 	TLS_LEAVE(leave_old_##name, kind, how_old)

@@ -184,7 +184,7 @@ static __always_inline bool go_tell(const struct call *call, const struct call *
 	e->dir = dir;
 	e->type = SSLC_EV_DATA;
 	if (!n || !c || c->excluded || is_told_elsewhere(c, call->ssl, dir, outer) ||
-	    !place(c, e, n))
+	    !place(c, e, n, call->file))
 		return false;
 	e->conn.life = c->life;
 	e->ts_ns = bpf_ktime_get_ns();
@@ -195,7 +195,8 @@ static __always_inline bool go_tell(const struct call *call, const struct call *
 }
 
 /* True when *e is to be emitted. */
-static __always_inline bool go_enter(struct pt_regs *ctx, enum sslc_call kind, struct emit *e)
+static __always_inline bool go_enter(struct pt_regs *ctx, enum sslc_call kind, __u32 file,
+				     struct emit *e)
 {
 	struct call c, outer = {};
 	struct calls *cs;
@@ -203,6 +204,7 @@ static __always_inline bool go_enter(struct pt_regs *ctx, enum sslc_call kind, s
 
 	if (bpf_get_current_pid_tgid() >> 32 == self_tgid || !go_call_of(ctx, kind, &c))
 		return false;
+	c.file = file;
 	if (is_go_bind(kind))
 		go_renew(c.ssl);
 	g = go_g(ctx, kind);
@@ -265,10 +267,11 @@ static __always_inline bool go_leave(struct pt_regs *ctx, enum sslc_call kind, s
 /* As in calls.bpf.h: one pair for all since 6.6, where the cookie tells the kind of call. */
 SEC("uprobe") int multi_go_enter(struct pt_regs *ctx)
 {
+	__u64 cookie = bpf_get_attach_cookie(ctx);
 	struct emit e = {};
 
 	keep_thread_stack(ctx);
-	if (go_enter(ctx, sslc_cookie_call(bpf_get_attach_cookie(ctx)), &e))
+	if (go_enter(ctx, sslc_cookie_call(cookie), sslc_cookie_file(cookie), &e))
 		emit_loop(&e);
 	return 0;
 }
@@ -283,20 +286,20 @@ SEC("uprobe") int multi_go_leave(struct pt_regs *ctx)
 	return 0;
 }
 
-#define GO_PROGRAM(program, what, kind, how)                                                       \
+#define GO_PROGRAM(program, what, how)                                                             \
 	SEC("uprobe") int program(struct pt_regs *ctx)                                             \
 	{                                                                                          \
 		struct emit e = {};                                                                \
                                                                                                    \
-		if (what(ctx, kind, &e))                                                           \
+		if (what)                                                                          \
 			how(&e);                                                                   \
 		return 0;                                                                          \
 	}
 #define GO_CALL(name, kind)                                                                        \
-	GO_PROGRAM(enter_##name, go_enter, kind, emit_loop)                                        \
-	GO_PROGRAM(enter_old_##name, go_enter, kind, emit_bounded)                                 \
-	GO_PROGRAM(leave_##name, go_leave, kind, emit_loop)                                        \
-	GO_PROGRAM(leave_old_##name, go_leave, kind, emit_bounded)
+	GO_PROGRAM(enter_##name, go_enter(ctx, kind, 0, &e), emit_loop)                            \
+	GO_PROGRAM(enter_old_##name, go_enter(ctx, kind, 0, &e), emit_bounded)                     \
+	GO_PROGRAM(leave_##name, go_leave(ctx, kind, &e), emit_loop)                               \
+	GO_PROGRAM(leave_old_##name, go_leave(ctx, kind, &e), emit_bounded)
 
 GO_CALL(go_read, SSLC_CALL_GO_READ)
 GO_CALL(go_write, SSLC_CALL_GO_WRITE)

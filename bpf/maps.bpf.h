@@ -60,9 +60,9 @@ struct sock_info {
 	__u32 counted;  /* those are known */
 	__u32 eof;      /* end of stream told already */
 	__u16 announced;
-	__u8 shed; /* its bytes are not told for now: see proto/ring.h */
-	__u8 cut;  /* some were not told: their end is, with the connection's */
-	__u32 pad;
+	__u8 shed;     /* its bytes are not told for now: see proto/ring.h */
+	__u8 cut;      /* some were not told: their end is, with the connection's */
+	__u16 file[2]; /* number of the probed file by whose calls bytes were told last */
 };
 
 struct {

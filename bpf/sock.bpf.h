@@ -353,6 +353,8 @@ static __always_inline void sock_info_end(__u64 key, struct sock_info *info, str
 	ev = begin_sock(info->flow, SSLC_SOCK_DESTROYED);
 	if (ev) {
 		count_up_to(ev, info, ended);
+		ev->file[0] = info->file[0];
+		ev->file[1] = info->file[1];
 		ring_submit(ev);
 	}
 	bpf_map_delete_elem(&skipped, &info->flow);
@@ -553,6 +555,7 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 		return true;
 	c->sk = key;
 	c->flow = info->flow;
+	info->file[0] = info->file[1] = call->file;
 	if (c->pos[0] | c->pos[1]) {
 		tell_bind(&id, c);
 		c->pos[0] = c->pos[1] = 0;

@@ -17,7 +17,8 @@ struct call {
 	__u64 buf;
 	__u64 len;  /* asked for */
 	__u64 outp; /* size_t * of the _ex and _ex2 calls */
-	__u64 kind;
+	__u32 kind; /* enum sslc_call */
+	__u32 file; /* number of the probed file; 0: not known */
 };
 
 /* A thread's stack of them. Made at the first call, removed at thread exit. */

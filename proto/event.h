@@ -168,8 +168,9 @@ struct sslc_ev_bind {
 
 struct sslc_ev_sock {
 	struct sslc_event ev;
-	__u32 what;       /* enum sslc_sock_what */
-	__u32 is_counted; /* moved[] is known; only with SSLC_SOCK_DESTROYED */
+	__u16 what;       /* enum sslc_sock_what */
+	__u16 is_counted; /* moved[] is known; only with SSLC_SOCK_DESTROYED, as the next */
+	__u16 file[2]; /* which probed file's calls moved its bytes, by enum sslc_dir; 0: unknown */
 	/* Bytes that the process took from the socket and gave to it since the first TLS record
 	 * that was seen, by enum sslc_dir. */
 	__u64 moved[2];

@@ -17,6 +17,7 @@
 #include <dlfcn.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -184,22 +185,70 @@ static void test_probes_of_one_process_leave_others_alone(void **state)
 	stop(other);
 }
 
-static void test_each_tier_shows_the_calls_and_the_last_has_none_below(void **state)
+/* A child that waits in SSL_read until the other end of its socket is closed. */
+static int waiting_child(int *end)
+{
+	int pair[2], pid;
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	*end = pair[0];
+	pid = fork();
+	if (!pid) {
+		SSL *ssl;
+		char c;
+
+		(void)dup2(pair[1], 3);
+		(void)close_range(4, ~0u, 0);
+		alarm(30);
+		(void)signal(SIGPIPE, SIG_IGN);
+		ssl = SSL_new(SSL_CTX_new(TLS_server_method()));
+		SSL_set_fd(ssl, 3);
+		SSL_set_accept_state(ssl);
+		(void)SSL_read(ssl, &c, 1);
+		pause();
+	}
+	close(pair[1]);
+	return pid;
+}
+
+/* How many calls its only thread is in. */
+static bool becomes(const struct fixture *f, int pid, unsigned depth)
+{
+	uint64_t key = (uint64_t)pid << 32 | (unsigned)pid;
+	struct calls cs;
+
+	for (int i = 0; i < 400; i++) {
+		usleep(5000);
+		if (!bpf_map_lookup_elem(bpf_map__fd(f->skel->maps.calls), &key, &cs) &&
+		    cs.depth == depth)
+			return true;
+	}
+	return false;
+}
+
+/* A call that was entered under the first tier leaves under the last: through the old exits. */
+static void test_each_tier_shows_all_calls_and_the_last_has_none_below(void **state)
 {
 	struct fixture *f = of(state);
 	unsigned number = probe_libssl(f);
-	int pid = calling_child(), tier, last = ATTACH_PAIRS;
+	int end, waits = waiting_child(&end), pid = calling_child(), tier, last = ATTACH_PAIRS;
 
+	assert_true(becomes(f, waits, 1));
 	while ((tier = attach_next_tier(f->a, number)) > 0) {
 		assert_true(tier > last);
 		assert_true(is_seen(f, pid, true));
+		attach_tick(f->a);
 		last = tier;
 	}
 	assert_int_equal(tier, -ENOENT);
 	assert_int_equal(last, ATTACH_PLAIN);
 	assert_int_equal(attach_next_tier(f->a, 7), -ENOENT);
+	assert_int_equal(shutdown(end, SHUT_WR), 0);
+	assert_true(becomes(f, waits, 0));
 	attach_tick(f->a);
+	close(end);
 	stop(pid);
+	stop(waits);
 }
 
 int main(void)
@@ -207,7 +256,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_file_keeps_its_identity),
 		cmocka_unit_test(test_probes_of_one_process_leave_others_alone),
-		cmocka_unit_test(test_each_tier_shows_the_calls_and_the_last_has_none_below),
+		cmocka_unit_test(test_each_tier_shows_all_calls_and_the_last_has_none_below),
 	};
 
 	return cmocka_run_group_tests(tests, open_fixture, close_fixture);

@@ -52,7 +52,10 @@ struct rig {
 	uint64_t skipped[8];
 	size_t n_skipped;
 	uint64_t ts_ns;
-	uint8_t seq; /* of the only thread */
+	uint8_t seq;         /* of the only thread */
+	unsigned doubted[4]; /* files, in their order */
+	uint64_t doubted_ns; /* when the last one's connection was opened */
+	size_t n_doubted;
 };
 
 static void on_skip(void *ctx, uint64_t flow)
@@ -63,10 +66,20 @@ static void on_skip(void *ctx, uint64_t flow)
 	r->skipped[r->n_skipped++] = flow;
 }
 
+static void on_unexplained(void *ctx, unsigned file, uint64_t opened_ns)
+{
+	struct rig *r = ctx;
+
+	assert_true(r->n_doubted < 4);
+	r->doubted[r->n_doubted++] = file;
+	r->doubted_ns = opened_ns;
+}
+
 static struct rig *rig_for(const char *expr, enum prelude_mode starttls)
 {
 	struct rig *r = calloc(1, sizeof(*r));
-	struct flows_conf conf = {.skip = on_skip, .ctx = r, .starttls = starttls};
+	struct flows_conf conf = {
+		.skip = on_skip, .unexplained = on_unexplained, .ctx = r, .starttls = starttls};
 
 	memcpy(conf.agent, "0123456789abcdef", 16);
 	r->ts_ns = NOW_NS;
@@ -274,6 +287,7 @@ static void feed_counted_end(struct rig *r, uint64_t flow, uint64_t in, uint64_t
 	struct sslc_ev_sock ev = {.ev = {SSLC_EV_SOCK, sizeof(ev), r->ts_ns++, flow},
 				  .what = SSLC_SOCK_DESTROYED,
 				  .is_counted = 1,
+				  .file = {5, 6},
 				  .moved = {in, out}};
 
 	feed(r, &ev, sizeof(ev));
@@ -594,7 +608,7 @@ static void test_a_socket_that_carried_more_than_was_captured(void **state)
 	struct rig *r = rig_with(NULL);
 	uint64_t audited = counter_named("flow_connections_audited"),
 		 missed = counter_named("flow_connections_unexplained"),
-		 twice = counter_named("flow_connections_double");
+		 twice = counter_named("flow_connections_double"), opened_ns = 0;
 
 	(void)state;
 	for (uint64_t id = 1; id <= 4; id++) {
@@ -603,6 +617,7 @@ static void test_a_socket_that_carried_more_than_was_captured(void **state)
 		ev.local_port = (uint16_t)(5000 + id);
 		ev.iss = (uint32_t)id;
 		feed(r, &ev, sizeof(ev));
+		opened_ns = id == 3 ? ev.ev.ts_ns : opened_ns;
 		feed_data(r, id, SSLC_DIR_OUT, 0, "question");
 		feed_data(r, id, SSLC_DIR_IN, 0, "answer");
 	}
@@ -613,6 +628,10 @@ static void test_a_socket_that_carried_more_than_was_captured(void **state)
 	feed_counted_end(r, 3, 200000, 200000); /* once a connection */
 	assert_int_equal(counter_named("flow_connections_unexplained"), missed + 2);
 	feed_sock(r, 4, SSLC_SOCK_DESTROYED); /* not counted: nothing to say */
+	assert_int_equal(r->n_doubted, 2);
+	assert_int_equal(r->doubted[0], 5);
+	assert_int_equal(r->doubted[1], 5);
+	assert_int_equal(r->doubted_ns, opened_ns);
 	assert_int_equal(counter_named("flow_connections_audited"), audited + 3);
 	assert_int_equal(counter_named("flow_connections_double"), twice);
 	rig_free(r);

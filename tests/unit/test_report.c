@@ -76,7 +76,7 @@ static void test_one_agents_answer_becomes_a_table(void **state)
 		     "20   nginx        OpenSSL  bpf          11      1024   exact 10, matched 1  "
 		     "-\n"
 		     "\n"
-		     "LIBRARY FILE      PROBED  WHY NOT\n"
+		     "LIBRARY FILE      PROBED  REMARK\n"
 		     "/lib/libssl.so.0  no      broken\n"
 		     "/lib/libssl.so.3  yes     -\n");
 }
