@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "ring.h" /* types inside the next one */
@@ -82,6 +83,8 @@ static struct counter losses[] = {
 		 "filling"},
 	{.name = "capture_flows_shed",
 	 .help = "connections given up while the kernel ring buffer was filling or full"},
+	{.name = "capture_operations_second",
+	 .help = "socket operations that the first program missed and the second one looked at"},
 };
 #define N_LOSSES (sizeof(losses) / sizeof(losses[0]))
 
@@ -217,12 +220,25 @@ static int learn_self(struct source *s)
 	return bpf_prog_test_run_opts(bpf_program__fd(s->skel->progs.learn_self), &opts);
 }
 
+/* Whether threads may be switched inside a tracepoint's program. */
+static bool switches_in_tracepoints(void)
+{
+	struct utsname u;
+
+	return !uname(&u) && strtoul(u.release, NULL, 10) >= 7;
+}
+
 static void choose_flow_hook(struct capture_bpf *k, enum flow_hook hook, const struct btf *btf)
 {
 	unsigned n = recvmsg_parameters(btf);
+	bool twice = switches_in_tracepoints();
 
-	choose(k->progs.tp_send, hook == FLOW_HOOK_TRACEPOINT);
-	choose(k->progs.tp_recv, hook == FLOW_HOOK_TRACEPOINT);
+	choose(k->progs.tp_send, hook == FLOW_HOOK_TRACEPOINT && !twice);
+	choose(k->progs.tp_recv, hook == FLOW_HOOK_TRACEPOINT && !twice);
+	choose(k->progs.tp_send_first, hook == FLOW_HOOK_TRACEPOINT && twice);
+	choose(k->progs.tp_send_second, hook == FLOW_HOOK_TRACEPOINT && twice);
+	choose(k->progs.tp_recv_first, hook == FLOW_HOOK_TRACEPOINT && twice);
+	choose(k->progs.tp_recv_second, hook == FLOW_HOOK_TRACEPOINT && twice);
 	choose(k->progs.fexit_send, hook == FLOW_HOOK_FEXIT);
 	choose(k->progs.fexit_recv4, hook == FLOW_HOOK_FEXIT && n == 4);
 	choose(k->progs.fexit_recv5, hook == FLOW_HOOK_FEXIT && n == 5);
@@ -444,10 +460,11 @@ static uint64_t misses(const struct bpf_program *prog)
 static void count_operations_missed(const struct capture_bpf *k)
 {
 	const struct bpf_program *const progs[] = {
-		k->progs.tp_send,      k->progs.tp_recv,        k->progs.fexit_send,
-		k->progs.fexit_recv4,  k->progs.fexit_recv5,    k->progs.fexit_recv6,
-		k->progs.kprobe_send,  k->progs.kretprobe_send, k->progs.kprobe_recv,
-		k->progs.kprobe_recv6, k->progs.kretprobe_recv,
+		k->progs.tp_send,        k->progs.tp_recv,        k->progs.fexit_send,
+		k->progs.fexit_recv4,    k->progs.fexit_recv5,    k->progs.fexit_recv6,
+		k->progs.kprobe_send,    k->progs.kretprobe_send, k->progs.kprobe_recv,
+		k->progs.kprobe_recv6,   k->progs.kretprobe_recv, k->progs.tp_send_second,
+		k->progs.tp_recv_second, /* those of the first do no harm */
 	};
 	uint64_t sum = 0;
 

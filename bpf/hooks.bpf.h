@@ -152,6 +152,37 @@ int BPF_PROG(tp_recv, struct sock *sk, int ret, int flags)
 	return on_receive(sk, true, ret, flags);
 }
 
+/* Since Linux 7, each twice: see struct twin_event. */
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(tp_send_first, struct sock *sk, int ret, int flags)
+{
+	return twin_takes(TWIN_SEND, sk, (__u32)ret) ? on_send(sk, true, ret) : 0;
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(tp_send_second, struct sock *sk, int ret, int flags)
+{
+	if (!twin_missed(TWIN_SEND, sk, (__u32)ret))
+		return 0;
+	count(LOSS_SECOND, 1);
+	return on_send(sk, true, ret);
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(tp_recv_first, struct sock *sk, int ret, int flags)
+{
+	return twin_takes(TWIN_RECV, sk, (__u32)ret) ? on_receive(sk, true, ret, flags) : 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(tp_recv_second, struct sock *sk, int ret, int flags)
+{
+	if (!twin_missed(TWIN_RECV, sk, (__u32)ret))
+		return 0;
+	count(LOSS_SECOND, 1);
+	return on_receive(sk, true, ret, flags);
+}
+
 /*
  * 2. Function exits, since 5.5 on x86-64, 6.4 on arm64. tcp_recvmsg() has six parameters
  * before 5.19, which took `nonblock` away, five after it, and four (no `addr_len`) in 7.x; `flags`
@@ -286,16 +317,15 @@ static __always_inline void set_state(struct sock *sk, int old, int new)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_set_state, struct sock *sk, int old, int new)
 {
-	set_first_running(FIRST_SET_STATE, 1);
-	set_state(sk, old, new);
-	set_first_running(FIRST_SET_STATE, 0);
+	if (twin_takes(TWIN_SET_STATE, sk, new))
+		set_state(sk, old, new);
 	return 0;
 }
 
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(on_set_state_nested, struct sock *sk, int old, int new)
+int BPF_PROG(on_set_state_second, struct sock *sk, int old, int new)
 {
-	if (is_first_running(FIRST_SET_STATE))
+	if (twin_missed(TWIN_SET_STATE, sk, new))
 		set_state(sk, old, new);
 	return 0;
 }
@@ -314,16 +344,15 @@ static __always_inline void destroy(struct sock *sk)
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(on_destroy_sock, struct sock *sk)
 {
-	set_first_running(FIRST_DESTROY, 1);
-	destroy(sk);
-	set_first_running(FIRST_DESTROY, 0);
+	if (twin_takes(TWIN_DESTROY, sk, 0))
+		destroy(sk);
 	return 0;
 }
 
 SEC("tp_btf/tcp_destroy_sock")
-int BPF_PROG(on_destroy_sock_nested, struct sock *sk)
+int BPF_PROG(on_destroy_sock_second, struct sock *sk)
 {
-	if (is_first_running(FIRST_DESTROY))
+	if (twin_missed(TWIN_DESTROY, sk, 0))
 		destroy(sk);
 	return 0;
 }

@@ -22,6 +22,7 @@ enum loss {
 	LOSS_DATAGRAMS,       /* bytes: DTLS, QUIC */
 	LOSS_SHED,            /* bytes of connections given up while the ring was filling */
 	LOSS_SHED_FLOWS,      /* how many */
+	LOSS_SECOND,          /* none: socket operations that the second program had to look at */
 	LOSS_MAX,
 };
 
@@ -63,6 +64,8 @@ struct sock_info {
 	__u8 shed;     /* its bytes are not told for now: see proto/ring.h */
 	__u8 cut;      /* some were not told: their end is, with the connection's */
 	__u16 file[2]; /* number of the probed file by whose calls bytes were told last */
+	__u32 told;    /* 1 << enum sslc_sock_what */
+	__u32 pad;
 };
 
 struct {
@@ -149,33 +152,60 @@ struct {
 } entered SEC(".maps");
 
 /*
- * The kernel does not run a program that is already running on the same CPU, and a socket's state
- * changes in softirqs too: an event that interrupts the program for another one would be missed.
- * Each such tracepoint therefore has two programs; the second acts only while the first one is
- * running.
+ * The kernel does not run a program that is already running on the same CPU: what happens in a
+ * softirq meanwhile, or, since Linux 7, in a thread that took the CPU over inside a tracepoint,
+ * would be missed. Such a tracepoint therefore has two programs, which are called one after the
+ * other: the second acts when the first was not run. A thread does nothing else between the two,
+ * but for softirqs, whose events have other values.
  */
-enum first { FIRST_SET_STATE, FIRST_DESTROY, FIRST_MAX };
+enum twin { TWIN_SEND, TWIN_RECV, TWIN_SET_STATE, TWIN_DESTROY };
+
+struct twin_key {
+	__u64 tid; /* pid_tgid; of a CPU's idle task its number, which no thread has */
+	__u32 which;
+	__u32 pad;
+};
+
+struct twin_event {
+	__u64 sk;
+	__u64 value; /* what else tells events of that kind apart */
+};
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, FIRST_MAX);
-	__type(key, __u32);
-	__type(value, __u32);
-} first_running SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_LRU_HASH); /* the second program may be missed */
+	__uint(max_entries, MAX_CALLS);
+	__type(key, struct twin_key);
+	__type(value, struct twin_event);
+} twins SEC(".maps");
 
-static __always_inline bool is_first_running(enum first which)
+static __always_inline struct twin_key twin_key_of(enum twin which)
 {
-	__u32 key = which, *v = bpf_map_lookup_elem(&first_running, &key);
+	struct twin_key key = {.tid = bpf_get_current_pid_tgid(), .which = which};
 
-	return v && *v;
+	if (!key.tid)
+		key.tid = bpf_get_smp_processor_id() + 1;
+	return key;
 }
 
-static __always_inline void set_first_running(enum first which, __u32 running)
+/* In the first program: whether to act. If it cannot be noted, the second one will. */
+static __always_inline bool twin_takes(enum twin which, const void *sk, __u64 value)
 {
-	__u32 key = which, *v = bpf_map_lookup_elem(&first_running, &key);
+	struct twin_key key = twin_key_of(which);
+	struct twin_event ev = {.sk = (__u64)sk, .value = value};
 
-	if (v)
-		*v = running;
+	return !bpf_map_update_elem(&twins, &key, &ev, BPF_ANY);
+}
+
+/* In the second program: whether the first one was missed. */
+static __always_inline bool twin_missed(enum twin which, const void *sk, __u64 value)
+{
+	struct twin_key key = twin_key_of(which);
+	struct twin_event *ev = bpf_map_lookup_elem(&twins, &key);
+
+	if (!ev || ev->sk != (__u64)sk || ev->value != value)
+		return true;
+	bpf_map_delete_elem(&twins, &key);
+	return false;
 }
 
 /*

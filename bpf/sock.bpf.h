@@ -334,9 +334,12 @@ static __always_inline void tell_lost(const struct sock_info *info)
 	ring_submit(ev);
 }
 
-/* One of a TLS connection's ends. */
-static __always_inline void tell_end(const struct sock_info *info, enum sslc_sock_what what)
+/* One of a TLS connection's ends, once. */
+static __always_inline void tell_end(struct sock_info *info, enum sslc_sock_what what)
 {
+	if (info->told & 1u << what)
+		return;
+	info->told |= 1u << what;
 	if (info->cut)
 		tell_lost(info);
 	tell_sock(info->flow, what);
