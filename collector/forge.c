@@ -95,21 +95,25 @@ static uint64_t sum_bytes(const uint8_t *src, size_t len)
 	return sum + sum_tail(src, len);
 }
 
+/* Two words in one register of any 64-bit machine. */
+typedef uint64_t pair __attribute__((vector_size(16)));
+
 /* The payload is read once: four independent sums keep the adders busy while the bytes are stored.
  */
 static uint64_t sum_copy(uint8_t *dst, const uint8_t *src, size_t len)
 {
-	uint64_t sum[4] = {0}, w[4];
+	pair sum[4] = {0}, w[4];
 
 	for (; len >= sizeof(w); dst += sizeof(w), src += sizeof(w), len -= sizeof(w)) {
 		memcpy(w, src, sizeof(w));
 		memcpy(dst, w, sizeof(w));
 		for (int i = 0; i < 4; i++)
-			sum[i] += sum_word(w[i]);
+			sum[i] += (w[i] & UINT32_MAX) + (w[i] >> 32);
 	}
 	if (len > 0)
 		memcpy(dst, src, len);
-	return sum[0] + sum[1] + sum[2] + sum[3] + sum_bytes(src, len);
+	sum[0] += sum[1] + sum[2] + sum[3];
+	return sum[0][0] + sum[0][1] + sum_bytes(src, len);
 }
 
 static void put_checksum(uint8_t *p, uint64_t sum)
@@ -205,9 +209,14 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 {
 	uint32_t head_len = TCP_LEN + (uint32_t)seg->options.len;
 	uint32_t tcp_len = head_len + (uint32_t)seg->payload.len;
-	uint8_t *ip = put_ethernet(out->frame, f), *tcp = ip + ip_len(f);
+	size_t len = ETH_LEN + (f->vlan ? TAG_LEN : 0) + ip_len(f) + tcp_len;
+	uint8_t *frame = out->room ? out->room(out->ctx, len) : NULL, *ip, *tcp;
 	uint64_t sum;
 
+	if (!frame)
+		frame = out->frame;
+	ip = put_ethernet(frame, f);
+	tcp = ip + ip_len(f);
 	sum = f->family == 6 ? put_ip6(ip, f, seg->dir, tcp_len)
 			     : put_ip4(ip, f, seg->dir, tcp_len);
 	put_tcp(tcp, f, seg);
@@ -215,8 +224,7 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 	sum += sum_copy(tcp + head_len, seg->payload.p, seg->payload.len);
 	put_checksum(tcp + 16, sum);
 	account(f, seg);
-	out->emit(out->ctx, span_of(out->frame, (size_t)(tcp - out->frame) + tcp_len),
-		  f->last_ts_ns, seg->first);
+	out->emit(out->ctx, span_of(frame, len), f->last_ts_ns, seg->first);
 }
 
 static void emit_bare(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint8_t flags)

@@ -22,6 +22,9 @@ struct forge_flow; /* see below: allocated inside struct session */
 /* Where frames go. `first`: SYN, or the first segment of a message. */
 struct forge_out {
 	void (*emit)(void *ctx, struct span l2, uint64_t ts_ns, bool first);
+	/* Where emit() would like the next frame of `len` bytes to be built, to spare a copy; NULL:
+	 * no wish. May be NULL. */
+	uint8_t *(*room)(void *ctx, size_t len);
 	void *ctx;
 	uint8_t *frame; /* caller's scratch of FORGE_FRAME_MAX bytes, borrowed */
 };

@@ -103,9 +103,17 @@ static void on_packet(void *ctx, struct span l2, uint64_t ts_ns, bool first)
 	sinks_packet(e->t->sinks, l2, ts_ns, &flow, first);
 }
 
+static uint8_t *room_for(void *ctx, size_t len)
+{
+	const struct emission *e = ctx;
+
+	return sinks_room(e->t->sinks, len);
+}
+
 static struct forge_out out_of(struct emission *e)
 {
-	return (struct forge_out){.emit = on_packet, .ctx = e, .frame = e->t->frame};
+	return (struct forge_out){
+		.emit = on_packet, .room = room_for, .ctx = e, .frame = e->t->frame};
 }
 
 /* The flow's own time now, for packets that no frame caused. */

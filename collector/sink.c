@@ -65,6 +65,13 @@ fail:
 	return err;
 }
 
+uint8_t *sinks_room(struct sink_set *set, size_t len)
+{
+	struct sink *s = set->n == 1 ? set->v[0] : NULL; /* several sinks: it is copied anyway */
+
+	return s && s->ops->room ? s->ops->room(s, len) : NULL;
+}
+
 void sinks_packet(struct sink_set *set, struct span l2, uint64_t ts_ns,
 		  const struct sink_flow *flow, bool first)
 {

@@ -24,6 +24,9 @@ struct sink_conf {
 struct sink_ops {
 	const char *name;
 	int (*open)(struct sink **out, const struct sink_conf *conf); /* logs its own error */
+	/* Where the next frame of at most `len` bytes may be built, for packet() to take it without
+	 * a copy; good until the next call. NULL: nowhere. May be NULL. */
+	uint8_t *(*room)(struct sink *s, size_t len);
 	/* One whole Ethernet frame. first: it begins a message or a connection (where a comment
 	 * belongs). May be NULL. Copies what it keeps. Trouble is counted and logged by the sink,
 	 * never returned. */
@@ -44,7 +47,7 @@ struct sink { /* first member of each kind's own struct */
 	const struct sink_ops *ops;
 };
 
-extern const struct sink_ops sink_iface_ops; /* AF_PACKET, sendmmsg */
+extern const struct sink_ops sink_iface_ops; /* AF_XDP or AF_PACKET */
 extern const struct sink_ops sink_pcap_ops;  /* pcapng, or classic when the name ends in .pcap */
 extern const struct sink_ops sink_text_ops;  /* one readable line a message on stdout */
 
@@ -57,6 +60,8 @@ struct sink_set {
 
 /** Open all of conf[n]; on failure those already open are closed again. 0 or -errno (logged). */
 int sinks_open(struct sink_set *set, const struct sink_conf *conf, unsigned n) WARN_UNUSED;
+/** Where the next packet may be built to spare its copy; NULL: anywhere. */
+uint8_t *sinks_room(struct sink_set *set, size_t len);
 void sinks_packet(struct sink_set *set, struct span l2, uint64_t ts_ns,
 		  const struct sink_flow *flow, bool first);
 void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir,

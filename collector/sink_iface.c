@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sink_iface: packets onto a network interface. Frames come in, are copied into a batch and leave
- * with one sendmmsg(2) a batch. The socket is bound to the interface and to no protocol: it never
- * receives. A frame that cannot leave is counted under its reason; an interface that goes away is
- * waited for.
+ * together: through an AF_XDP socket where there can be one (xsk.h), else with one sendmmsg(2) a
+ * batch. Neither socket receives anything. A frame that cannot leave is counted under its reason;
+ * an interface that goes away is waited for.
  */
 #include "sink.h"
 
@@ -25,14 +25,19 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "xsk.h"
 
-#define IFACE_BATCH     64     /* frames a sendmmsg: more gains nothing (measured on veth) */
+#define IFACE_BATCH     64     /* frames a flush: more gains nothing (measured on veth) */
 #define IFACE_MTU_MIN   68     /* RFC 791: what every link carries; smaller is no Ethernet */
 #define IFACE_MTU_MAX   65535u /* bounds the batch memory */
 #define IFACE_RETRY_NS  50000  /* a full queue of a 10 Gbit/s port drains in some hundred µs: */
 #define IFACE_RETRY_MAX 8      /* tries in all for one flush, then frames are dropped */
 #define IFACE_SNDBUF    (8u << 20) /* holds a batch of the largest frames on their way */
 #define IFACE_WARN_MS   10000      /* between two lines about the same trouble */
+#define IFACE_TAG_LEN   4          /* an 802.1Q tag may exceed the MTU, on every Ethernet */
+#define IFACE_KICK      16 /* frames that every kernel takes at once from an AF_XDP socket */
+#define IFACE_XSK_TRIES 5  /* once a second: the kernel takes an old AF_XDP socket apart later */
+#define IFACE_DRAIN_MS  20 /* a driver may still send from our memory when the sink is closed */
 
 static COUNTER_DEFINE(c_packets, "sink_iface_packets", "packets sent on interfaces");
 static COUNTER_DEFINE(c_bytes, "sink_iface_bytes", "bytes sent on interfaces");
@@ -48,9 +53,12 @@ struct iface_sink {
 	char name[IFNAMSIZ];
 	int ifindex;
 	uint32_t mtu;
-	int fd;          /* -1 exactly while the interface is gone or down */
-	uint8_t *arena;  /* IFACE_BATCH slots */
-	size_t slot_len; /* mtu and Ethernet header */
+	int fd;             /* -1 exactly while the interface is gone or down */
+	struct xsk *xsk;    /* NULL: frames go through fd */
+	unsigned xsk_tries; /* to get one, while its queue is busy */
+	uint8_t *slot;      /* where the next frame goes; NULL: not chosen yet */
+	uint8_t *arena;     /* IFACE_BATCH slots, for fd */
+	size_t slot_len;    /* mtu, Ethernet header, tag */
 	struct mmsghdr msg[IFACE_BATCH];
 	struct iovec iov[IFACE_BATCH];
 	unsigned n;     /* frames waiting in the batch */
@@ -106,17 +114,19 @@ static int iface_query(const char *name, struct iface_info *info)
 /* Slots for the present MTU. The batch must be empty. */
 static int arena_resize(struct iface_sink *s, uint32_t mtu)
 {
-	size_t slot_len = mtu + ETH_HLEN;
+	size_t slot_len = mtu + ETH_HLEN + IFACE_TAG_LEN;
 	uint8_t *arena = calloc(IFACE_BATCH, slot_len);
 
 	if (!arena)
 		return -ENOMEM;
 	free(s->arena);
 	s->arena = arena;
+	if (s->slot && s->xsk)
+		xsk_give_back(s->xsk, s->slot);
+	s->slot = NULL;
 	s->slot_len = slot_len;
 	s->mtu = mtu;
 	for (unsigned i = 0; i < IFACE_BATCH; i++) {
-		s->iov[i].iov_base = arena + i * slot_len;
 		s->msg[i].msg_hdr = (struct msghdr){.msg_iov = &s->iov[i], .msg_iovlen = 1};
 	}
 	return 0;
@@ -151,6 +161,22 @@ static int packet_socket(int ifindex)
 	return fd;
 }
 
+/* The faster way, where it exists. The batch must be empty. */
+static void xsk_attach(struct iface_sink *s)
+{
+	int err = xsk_open(&s->xsk, s->ifindex, s->slot_len);
+
+	if (!err)
+		s->xsk_tries = 0;
+	else if (err != -EBUSY)
+		s->xsk_tries = 0;
+	else if (s->xsk_tries)
+		s->xsk_tries--;
+	if (!s->xsk_tries)
+		log_info("sink_iface: interface %s: packets leave through %s", s->name,
+			 err ? "a packet socket" : "AF_XDP");
+}
+
 /* Take the interface as it is now; it must be up. */
 static int iface_attach(struct iface_sink *s, const struct iface_info *info)
 {
@@ -167,6 +193,9 @@ static int iface_attach(struct iface_sink *s, const struct iface_info *info)
 	s->fd = fd;
 	s->ifindex = info->ifindex;
 	s->is_jammed = false;
+	s->xsk_tries = IFACE_XSK_TRIES;
+	if (info->flags & IFF_UP)
+		xsk_attach(s);
 	return 0;
 }
 
@@ -175,6 +204,10 @@ static void iface_detach(struct iface_sink *s)
 	if (s->fd >= 0)
 		close(s->fd);
 	s->fd = -1;
+	xsk_close(s->xsk);
+	s->xsk = NULL;
+	s->slot = NULL;
+	s->xsk_tries = 0;
 }
 
 static void lose_gone(struct iface_sink *s, uint64_t packets)
@@ -185,12 +218,15 @@ static void lose_gone(struct iface_sink *s, uint64_t packets)
 
 static void iface_gone(struct iface_sink *s, int err)
 {
+	unsigned under_way = s->xsk ? xsk_in_flight(s->xsk) : 0;
+
 	iface_detach(s);
 	s->lost_gone = 0;
 	log_error("sink_iface: interface %s is %s: %s; packets for it are counted as lost until it "
 		  "is "
 		  "back",
 		  s->name, err == -ENETDOWN ? "down" : "gone", strerror(-err));
+	lose_gone(s, under_way);
 }
 
 /* Sending */
@@ -265,9 +301,8 @@ static unsigned send_failed(struct iface_sink *s, unsigned at, int err, unsigned
 	}
 }
 
-static void iface_flush(struct sink *sink)
+static void batch_flush(struct iface_sink *s)
 {
-	struct iface_sink *s = (struct iface_sink *)sink;
 	unsigned at = 0, tries = 0;
 
 	while (at < s->n) {
@@ -281,6 +316,170 @@ static void iface_flush(struct sink *sink)
 		}
 	}
 	s->n = 0;
+	s->slot = NULL;
+}
+
+static size_t frame_max(struct span l2, size_t mtu)
+{
+	bool tagged = l2.len > 13 && l2.p[12] == 0x81 && l2.p[13] == 0x00;
+
+	return mtu + ETH_HLEN + (tagged ? IFACE_TAG_LEN : 0);
+}
+
+/*
+ * An AF_XDP socket compares no length with the MTU, which may have shrunk since the last tick.
+ * False when the interface is gone, with all that was given.
+ */
+static bool xsk_put_batch(struct iface_sink *s)
+{
+	struct ifreq req;
+
+	memset(&req, 0, sizeof(req));
+	memcpy(req.ifr_name, s->name, sizeof(req.ifr_name));
+	if (ioctl(s->fd, SIOCGIFMTU, &req)) {
+		int err = -errno;
+
+		iface_gone(s, err);
+		lose_gone(s, s->n);
+		s->n = 0;
+		return false;
+	}
+	for (unsigned i = 0; i < s->n; i++) {
+		const struct iovec *v = &s->iov[i];
+
+		if (v->iov_len <=
+		    frame_max(span_of(v->iov_base, v->iov_len), (size_t)req.ifr_mtu)) {
+			xsk_put(s->xsk, v->iov_base, v->iov_len);
+		} else {
+			lose_size(s, v->iov_len);
+			xsk_give_back(s->xsk, v->iov_base);
+		}
+	}
+	s->n = 0;
+	return true;
+}
+
+/* How long a flush goes on that is not taken as a whole. */
+struct patience {
+	unsigned turns; /* that need not show progress: not every kernel tells how much it took */
+	unsigned tries; /* that waited for a full queue */
+};
+
+/* What a failed kick means. False: another one makes no sense now. */
+static bool kick_again(struct iface_sink *s, int err, bool moved, struct patience *p)
+{
+	switch (err) {
+	case -EINTR:
+		return true;
+	case -EBUSY:
+		lose_nobufs(s);
+		return true;
+	case -EAGAIN:
+		if (moved)
+			return true;
+		if (p->turns > 0) {
+			p->turns--;
+			return true;
+		}
+		if (!s->is_jammed && p->tries++ < IFACE_RETRY_MAX) {
+			retry_pause();
+			return true;
+		}
+		s->is_jammed = true; /* what is queued waits for the next flush */
+		return false;
+	default: /* ENXIO, ENETDOWN, and what else makes the socket useless */
+		iface_gone(s, err);
+		return false;
+	}
+}
+
+static void xsk_flush(struct iface_sink *s)
+{
+	struct patience p = {0};
+	bool moved, again = true;
+
+	if (!xsk_put_batch(s))
+		return;
+	p.turns = xsk_in_flight(s->xsk) / IFACE_KICK + 1;
+	while (again) {
+		struct xsk_done done;
+		int err = xsk_kick(s->xsk, &done, &moved);
+
+		counter_add(&c_packets, done.frames);
+		counter_add(&c_bytes, done.bytes);
+		if (done.frames > 0)
+			s->is_jammed = false;
+		again = err && kick_again(s, err, moved, &p);
+	}
+}
+
+/* A driver may still be sending from the memory that goes with the socket. */
+static void xsk_detach(struct iface_sink *s)
+{
+	struct timespec t = {.tv_nsec = NS_PER_MS};
+
+	for (unsigned i = 0; s->xsk && i < IFACE_DRAIN_MS && xsk_in_flight(s->xsk) > 0; i++) {
+		if (i > 0)
+			(void)nanosleep(&t, NULL);
+		xsk_flush(s);
+	}
+	for (unsigned n = s->xsk ? xsk_in_flight(s->xsk) : 0; n > 0; n--)
+		lose_nobufs(s);
+	xsk_close(s->xsk);
+	s->xsk = NULL;
+	s->slot = NULL;
+}
+
+static void iface_flush(struct sink *sink)
+{
+	struct iface_sink *s = (struct iface_sink *)sink;
+
+	if (s->xsk && (s->n > 0 || xsk_in_flight(s->xsk) > 0))
+		xsk_flush(s);
+	else if (!s->xsk)
+		batch_flush(s);
+}
+
+/* Where the next frame goes; NULL when every place is taken by frames that wait. */
+static uint8_t *slot_next(struct iface_sink *s)
+{
+	if (!s->slot && s->xsk) {
+		s->slot = xsk_take(s->xsk);
+		if (!s->slot) {
+			xsk_flush(s);
+			s->slot = s->xsk ? xsk_take(s->xsk) : NULL;
+		}
+	} else if (!s->slot) {
+		s->slot = s->arena + s->n * s->slot_len;
+	}
+	return s->slot;
+}
+
+static uint8_t *iface_room(struct sink *sink, size_t len)
+{
+	struct iface_sink *s = (struct iface_sink *)sink;
+
+	return s->fd >= 0 && len <= s->slot_len ? slot_next(s) : NULL;
+}
+
+static void batch_add(struct iface_sink *s, struct span l2)
+{
+	uint8_t *slot = slot_next(s);
+
+	if (s->fd < 0) {
+		lose_gone(s, 1);
+		return;
+	}
+	if (!slot) {
+		lose_nobufs(s);
+		return;
+	}
+	if (slot != l2.p)
+		memcpy(slot, l2.p, l2.len);
+	s->iov[s->n++] = (struct iovec){.iov_base = slot, .iov_len = l2.len};
+	s->slot = NULL;
+	if (s->n == IFACE_BATCH)
+		iface_flush(&s->sink);
 }
 
 static void iface_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
@@ -291,19 +490,30 @@ static void iface_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 	(void)ts_ns;
 	(void)flow;
 	(void)first;
-	if (s->fd < 0) {
+	if (s->fd < 0)
 		lose_gone(s, 1);
-	} else if (l2.len > s->slot_len) {
+	else if (l2.len > frame_max(l2, s->mtu))
 		lose_size(s, l2.len);
-	} else {
-		memcpy(s->iov[s->n].iov_base, l2.p, l2.len);
-		s->iov[s->n].iov_len = l2.len;
-		if (++s->n == IFACE_BATCH)
-			iface_flush(sink);
-	}
+	else
+		batch_add(s, l2);
 }
 
 /* Once a second */
+
+/* Slots for another MTU; the batch is empty. */
+static void mtu_changed(struct iface_sink *s, uint32_t mtu)
+{
+	if (arena_resize(s, mtu))
+		return;
+	log_info("sink_iface: interface %s: MTU is now %u", s->name, s->mtu);
+	if (s->xsk && s->slot_len <= xsk_frame_max(s->xsk))
+		return;
+	xsk_detach(s);
+	if (s->fd < 0)
+		return;
+	s->xsk_tries = IFACE_XSK_TRIES;
+	xsk_attach(s);
+}
 
 static void try_again(struct iface_sink *s, const struct iface_info *info)
 {
@@ -330,8 +540,10 @@ static void iface_tick(struct sink *sink, uint64_t now_ns)
 		iface_gone(s, -ENODEV);
 	if (s->fd < 0)
 		try_again(s, &info);
-	else if (info.mtu != s->mtu && !arena_resize(s, info.mtu))
-		log_info("sink_iface: interface %s: MTU is now %u", s->name, s->mtu);
+	else if (info.mtu != s->mtu)
+		mtu_changed(s, info.mtu);
+	else if (!s->xsk && s->xsk_tries)
+		xsk_attach(s);
 }
 
 static uint32_t iface_mtu(const struct sink *sink)
@@ -448,6 +660,7 @@ static void iface_close(struct sink *sink)
 	if (!s)
 		return;
 	iface_flush(sink);
+	xsk_detach(s);
 	iface_detach(s);
 	arena_cleanse(s);
 	free(s);
@@ -486,6 +699,7 @@ fail:
 const struct sink_ops sink_iface_ops = {
 	.name = "iface",
 	.open = iface_open,
+	.room = iface_room,
 	.packet = iface_packet,
 	.flush = iface_flush,
 	.tick = iface_tick,
