@@ -37,6 +37,9 @@
 #define OUTPUT_RESUME   (64u << 10)
 #define REPLY_MAX       (4u << 20) /* one full envelope of pings answered one by one: 1.9 MB */
 #define LINE_MS         100        /* at most one line so often about strangers */
+#define RECORD_LEN      16384      /* the most that one TLS record carries (RFC 8446, 5.1) */
+#define READ_RECORDS    16         /* of one link before the others, the timers and a flush */
+#define READ_MARK       (1u << 20) /* never reached: makes libevent ask for whole records */
 
 static COUNTER_DEFINE(n_accepted, "link_accepted", "links that passed TLS and authentication");
 static COUNTER_DEFINE(n_tls, "link_refused_tls", "connections whose TLS handshake failed");
@@ -63,8 +66,10 @@ enum link_state {
 
 struct link {
 	struct queue_node node;  /* acceptor.links */
-	struct queue_node dirty; /* acceptor.dirty: bytes came in since the last flush */
-	struct acceptor *a;      /* borrowed */
+	struct queue_node dirty; /* acceptor.dirty: bytes came in that are not acknowledged */
+	uint64_t dirty_ns;       /* since when */
+	size_t dirty_len;
+	struct acceptor *a; /* borrowed */
 	struct bufferevent *bev;
 	SSL *ssl; /* borrowed from bev */
 	struct ingest *ingest;
@@ -81,10 +86,12 @@ struct acceptor {
 	struct acceptor_conf conf;
 	SSL_CTX *ctx;
 	struct evconnlistener *listener;
-	struct event *resume;            /* listens again after EMFILE */
-	struct queue links, dirty, dead; /* a link is in links or in dead */
+	struct event *resume;     /* listens again after EMFILE */
+	struct queue links, dead; /* a link is in one of them */
+	struct queue dirty;       /* longest waiting first */
 	unsigned n_links, n_strangers;
 	struct buf reply; /* scratch, empty between callbacks */
+	uint8_t record[RECORD_LEN];
 	struct log_rate rate, rate_accept;
 	uint16_t port;
 };
@@ -311,12 +318,23 @@ static void on_connected(struct link *l)
 
 /* ---- bytes ---- */
 
+static void link_dirty(struct link *l, size_t len, uint64_t now_ns)
+{
+	if (!queue_is_in(&l->dirty)) {
+		queue_push(&l->a->dirty, &l->dirty);
+		l->dirty_ns = now_ns;
+		l->dirty_len = 0;
+	}
+	l->dirty_len += len;
+}
+
 static void read_link(struct link *l, struct span bytes)
 {
 	struct acceptor *a = l->a;
+	uint64_t now_ns = clock_mono_ns();
 	int err;
 
-	err = ingest_bytes(l->ingest, bytes, &a->reply, clock_mono_ns());
+	err = ingest_bytes(l->ingest, bytes, &a->reply, now_ns);
 	if (err) {
 		link_end(l);
 		return;
@@ -326,8 +344,8 @@ static void read_link(struct link *l, struct span bytes)
 		log_info("acceptor: link up peer=%s links=%u", l->peer, a->n_links);
 	}
 	if (l->state == LINK_UP)
-		l->deadline_ns = clock_mono_ns() + ACCEPTOR_SILENT_S * NS_PER_S;
-	queue_push(&a->dirty, &l->dirty);
+		l->deadline_ns = now_ns + ACCEPTOR_SILENT_S * NS_PER_S;
+	link_dirty(l, bytes.len, now_ns);
 	link_send(l);
 }
 
@@ -356,15 +374,60 @@ static void read_bytes(struct link *l, struct span bytes)
 	}
 }
 
-static void on_read(struct bufferevent *bev, void *ctx)
+/* Hand over what libevent has read. Returns how much that was. */
+static size_t read_input(struct link *l, struct bufferevent *bev)
 {
 	struct evbuffer *in = bufferevent_get_input(bev);
+	size_t len = evbuffer_get_length(in);
 	struct evbuffer_iovec v;
 
 	while (evbuffer_peek(in, -1, NULL, &v, 1) > 0 && v.iov_len) {
-		read_bytes(ctx, span_of(v.iov_base, v.iov_len));
+		read_bytes(l, span_of(v.iov_base, v.iov_len));
 		evbuffer_drain(in, v.iov_len);
 	}
+	return len;
+}
+
+static void on_event(struct bufferevent *bev, short what, void *ctx);
+
+/*
+ * libevent reads one record and returns to its loop. After a full one there are mostly more; each
+ * of these is read as a whole, so OpenSSL holds nothing back that the socket does not announce
+ * again.
+ */
+static void read_more(struct link *l)
+{
+	struct acceptor *a = l->a;
+	int n = RECORD_LEN;
+
+	for (unsigned i = 0; i < READ_RECORDS && n == RECORD_LEN; i++) {
+		if (l->state != LINK_UP || l->paused)
+			return;
+		ERR_clear_error();
+		n = SSL_read(l->ssl, a->record, RECORD_LEN);
+		if (n > 0)
+			read_bytes(l, span_of(a->record, (size_t)n));
+	}
+	if (n > 0)
+		return;
+	switch (SSL_get_error(l->ssl, n)) {
+	case SSL_ERROR_WANT_READ:
+	case SSL_ERROR_WANT_WRITE: /* libevent asks again when the socket has more */
+		break;
+	case SSL_ERROR_ZERO_RETURN:
+		on_event(l->bev, BEV_EVENT_READING | BEV_EVENT_EOF, l);
+		break;
+	default:
+		on_event(l->bev, BEV_EVENT_READING | BEV_EVENT_ERROR, l);
+	}
+}
+
+static void on_read(struct bufferevent *bev, void *ctx)
+{
+	struct link *l = ctx;
+
+	if (read_input(l, bev) >= RECORD_LEN)
+		read_more(l);
 }
 
 static void on_write(struct bufferevent *bev, void *ctx)
@@ -383,13 +446,16 @@ static void on_write(struct bufferevent *bev, void *ctx)
 /* ---- ends ---- */
 
 /* The first code of OpenSSL's own; libevent mixes SSL_get_error() values, which are small, among
- * them. */
+ * them. What our own reads left is still with OpenSSL. */
 static unsigned long bev_code(struct bufferevent *bev)
 {
 	unsigned long code, found = 0;
 
 	while ((code = bufferevent_get_openssl_error(bev)))
 		if (!found && (ERR_GET_LIB(code) || ERR_SYSTEM_ERROR(code)))
+			found = code;
+	while ((code = ERR_get_error()))
+		if (!found)
 			found = code;
 	return found;
 }
@@ -463,7 +529,7 @@ static void on_event(struct bufferevent *bev, short what, void *ctx)
 	}
 	if (!(what & (BEV_EVENT_EOF | BEV_EVENT_ERROR)) || l->state == LINK_DEAD)
 		return;
-	on_read(bev, l); /* what came before the end */
+	(void)read_input(l, bev); /* what came before the end */
 	if (l->state == LINK_HANDSHAKE) {
 		handshake_failed(l, what);
 		if (what & BEV_EVENT_ERROR) {
@@ -515,13 +581,28 @@ void acceptor_tick(struct acceptor *a, uint64_t now_ns)
 	reap(a);
 }
 
-void acceptor_flushed(struct acceptor *a)
+/* ns until what came in on a link is to be acknowledged. */
+static uint64_t ack_wait(const struct link *l, uint64_t now_ns)
 {
-	struct queue_node *n;
+	uint64_t due_ns = l->dirty_ns + ACCEPTOR_ACK_MS * NS_PER_MS;
 
-	while ((n = queue_first(&a->dirty))) {
+	return l->dirty_len >= ACCEPTOR_ACK_BYTES || now_ns >= due_ns ? 0 : due_ns - now_ns;
+}
+
+uint64_t acceptor_flushed(struct acceptor *a, uint64_t now_ns)
+{
+	struct queue_node *n = queue_first(&a->dirty), *next;
+	uint64_t wait_ns = UINT64_MAX;
+
+	for (; n; n = next) {
 		struct link *l = queue_entry(n, struct link, dirty);
+		uint64_t ns = ack_wait(l, now_ns);
 
+		next = queue_next(&a->dirty, n);
+		if (ns && l->state == LINK_UP) {
+			wait_ns = ns < wait_ns ? ns : wait_ns;
+			continue;
+		}
 		queue_remove(n);
 		if (l->state != LINK_UP)
 			continue;
@@ -529,6 +610,7 @@ void acceptor_flushed(struct acceptor *a)
 		link_send(l);
 	}
 	reap(a);
+	return wait_ns;
 }
 
 /* ---- listening ---- */
@@ -589,6 +671,7 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
 	link_state_set(l, LINK_HANDSHAKE, ACCEPTOR_HANDSHAKE_S);
 	bufferevent_setcb(l->bev, on_read, on_write, on_event, l);
 	bufferevent_setwatermark(l->bev, EV_WRITE, OUTPUT_RESUME, 0);
+	bufferevent_setwatermark(l->bev, EV_READ, 0, READ_MARK);
 	bufferevent_enable(l->bev, EV_READ | EV_WRITE);
 }
 
@@ -767,6 +850,7 @@ void acceptor_close(struct acceptor *a)
 	if (a->resume)
 		event_free(a->resume);
 	buf_fini(&a->reply);
+	explicit_bzero(a->record, sizeof(a->record)); /* held plaintext */
 	SSL_CTX_free(a->ctx);
 	free(a);
 }

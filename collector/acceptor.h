@@ -39,8 +39,14 @@ struct acceptor;
 int acceptor_open(struct acceptor **out, const struct acceptor_conf *conf) WARN_UNUSED;
 /** The port it listens on. */
 uint16_t acceptor_port(const struct acceptor *a);
-/** Sinks are flushed: acknowledge what came in since the last call. Cheap when nothing did. */
-void acceptor_flushed(struct acceptor *a);
+/**
+ * Sinks are flushed: acknowledge what came in, when it is much or has waited for ACCEPTOR_ACK_MS:
+ * an answer costs both ends a TLS record and a wake-up. Cheap when nothing came in. Returns ns
+ * until it wants to be called again; UINT64_MAX: when something came in.
+ */
+uint64_t acceptor_flushed(struct acceptor *a, uint64_t now_ns);
+#define ACCEPTOR_ACK_MS    5
+#define ACCEPTOR_ACK_BYTES (256u << 10)
 /** About once a second: close links that are silent, late, or replaced by newer ones. */
 void acceptor_tick(struct acceptor *a, uint64_t now_ns);
 /** Accept nobody any more; links go on. */

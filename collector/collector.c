@@ -259,7 +259,7 @@ static int collector_open(struct collector *c, const struct collector_conf *conf
 
 static void collector_loop(struct collector *c)
 {
-	uint64_t wait_ns = NS_PER_MS;
+	uint64_t wait_ns = NS_PER_MS, ack_ns;
 	bool second = false;
 
 	while (!c->stop) {
@@ -272,7 +272,9 @@ static void collector_loop(struct collector *c)
 			return;
 		}
 		wait_ns = middle_round(&c->middle, &second);
-		acceptor_flushed(c->acceptor);
+		ack_ns = acceptor_flushed(c->acceptor, clock_mono_ns());
+		if (ack_ns < wait_ns)
+			wait_ns = ack_ns;
 		if (!second)
 			continue;
 		ingest_hub_tick(c->hub, clock_mono_ns());

@@ -140,7 +140,7 @@ static void *server_main(void *arg)
 
 	while (!atomic_load(&s->stop)) {
 		event_base_loop(s->base, EVLOOP_ONCE);
-		acceptor_flushed(s->acceptor);
+		(void)acceptor_flushed(s->acceptor, clock_mono_ns());
 		if (atomic_exchange(&s->forget,
 				    false)) { /* as if no link had been up for the grace */
 			uint64_t later_ns = clock_mono_ns() + INGEST_AGENT_GRACE_S * NS_PER_S;
