@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sink_iface: real frames through a veth pair in a network namespace of this process alone; what
- * arrives is read with a packet socket on the other end. Needs root.
+ * arrives is read with a packet socket on the other end. Everything is done twice: as it is, and as
+ * on a kernel without AF_XDP. Needs root.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,11 +28,21 @@
 #include "../../collector/sink.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "../../collector/xsk.h"
 
 #define PROTO 0x88b5 /* IEEE 802: local experiments; nothing else on the wire uses it */
 
 static bool is_ready;
+static bool is_plain; /* no AF_XDP */
 static char errors[] = "/tmp/test_sink_iface.XXXXXX";
+
+int __real_xsk_open(struct xsk **out, int ifindex, size_t frame_max);
+int __wrap_xsk_open(struct xsk **out, int ifindex, size_t frame_max);
+
+int __wrap_xsk_open(struct xsk **out, int ifindex, size_t frame_max)
+{
+	return is_plain ? -EAFNOSUPPORT : __real_xsk_open(out, ifindex, frame_max);
+}
 
 static void need_namespace(void)
 {
@@ -78,15 +89,20 @@ static int open_receiver(void)
 	return fd;
 }
 
-static void put(struct sink *s, uint32_t i, size_t len)
+static void fill(uint8_t *frame, uint32_t i, size_t len)
 {
-	static uint8_t frame[70000];
-
 	memset(frame, (int)(i & 0xff), len);
 	memset(frame, 0xff, 6);
 	frame[12] = PROTO >> 8;
 	frame[13] = PROTO & 0xff;
 	memcpy(frame + 14, &i, sizeof(i));
+}
+
+static void put(struct sink *s, uint32_t i, size_t len)
+{
+	static uint8_t frame[70000];
+
+	fill(frame, i, len);
 	sink_iface_ops.packet(s, span_of(frame, len), 0, NULL, false);
 }
 
@@ -186,6 +202,98 @@ static void test_frames_arrive_whole_and_in_order(void **state)
 	assert_int_equal(counter_value("sink_iface_packets") - packets, 201);
 	assert_int_equal(counter_value("sink_iface_bytes") - bytes, 200 * 1514 + 60);
 	close(fd);
+	delete_pair();
+}
+
+/* The interface's queue takes one AF_XDP socket: the second sink has to do without. */
+static void test_two_sinks_on_one_interface_both_send(void **state)
+{
+	struct sink *a = NULL, *b = NULL;
+	const char *log;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	fd = open_receiver();
+	catch_log();
+	assert_int_equal(open_sink(&a, "sinkout"), 0);
+	assert_int_equal(open_sink(&b, "sinkout"), 0);
+	for (unsigned i = 0; i < 6; i++)
+		sink_iface_ops.tick(b, 0);
+	log = caught_log();
+	assert_int_equal(count_of(log, "through AF_XDP"), is_plain ? 0 : 1);
+	assert_int_equal(count_of(log, "through a packet socket"), is_plain ? 2 : 1);
+	for (uint32_t i = 0; i < 100; i++)
+		put(a, i, 1514);
+	sink_iface_ops.flush(a);
+	for (uint32_t i = 100; i < 200; i++)
+		put(b, i, 1514);
+	sink_iface_ops.flush(b);
+	assert_int_equal(receive(fd, 0, 1514), 200);
+	sink_iface_ops.close(b);
+	sink_iface_ops.close(a);
+	close(fd);
+	delete_pair();
+}
+
+/* Many more than there are buffers, and flushes between them at any place. */
+static void test_frames_built_in_place_arrive(void **state)
+{
+	struct sink *s = NULL;
+	uint32_t sent = 0;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	fd = open_receiver();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	assert_null(sink_iface_ops.room(s, 1519)); /* no frame of this interface is so large */
+	for (unsigned round = 0; round < 40; round++) {
+		for (unsigned i = 0; i < 37; i++) {
+			uint8_t *frame = sink_iface_ops.room(s, 1514);
+
+			assert_non_null(frame);
+			assert_ptr_equal(frame, sink_iface_ops.room(s, 60));
+			if (i == 20)
+				sink_iface_ops.flush(s); /* the place may be another now */
+			frame = sink_iface_ops.room(s, 1514);
+			fill(frame, sent++, 1514);
+			sink_iface_ops.packet(s, span_of(frame, 1514), 0, NULL, false);
+		}
+		if (round == 17)
+			sink_iface_ops.tick(s, 0);
+		sink_iface_ops.flush(s);
+		assert_int_equal(receive(fd, sent - 37, 1514), 37);
+	}
+	assert_true(sent > 1024);
+	sink_iface_ops.close(s);
+	close(fd);
+	delete_pair();
+}
+
+static void test_a_tag_may_exceed_the_mtu(void **state)
+{
+	const uint8_t tag[4] = {0x81, 0x00, 0x00, 0x05};
+	uint64_t lost, packets;
+	uint8_t frame[1519];
+	struct sink *s = NULL;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	lost = counter_value("sink_iface_lost_size");
+	packets = counter_value("sink_iface_packets");
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	fill(frame, 0, sizeof(frame));
+	memcpy(frame + 12, tag, sizeof(tag));
+	sink_iface_ops.packet(s, span_of(frame, 1518), 0, NULL, false);
+	sink_iface_ops.packet(s, span_of(frame, 1519), 0, NULL, false);
+	sink_iface_ops.flush(s);
+	assert_int_equal(counter_value("sink_iface_lost_size") - lost, 1);
+	assert_int_equal(counter_value("sink_iface_packets") - packets, 1);
+	sink_iface_ops.close(s);
 	delete_pair();
 }
 
@@ -423,6 +531,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_frames_arrive_whole_and_in_order),
+		cmocka_unit_test(test_two_sinks_on_one_interface_both_send),
+		cmocka_unit_test(test_frames_built_in_place_arrive),
+		cmocka_unit_test(test_a_tag_may_exceed_the_mtu),
 		cmocka_unit_test(test_a_frame_over_the_mtu_is_counted_and_the_rest_goes_on),
 		cmocka_unit_test(test_an_interface_that_goes_away_is_waited_for),
 		cmocka_unit_test(test_an_idle_sink_notices_a_new_interface_of_the_same_name),
@@ -432,5 +543,8 @@ int main(void)
 		cmocka_unit_test(test_an_address_on_the_interface_is_warned_of),
 	};
 
-	return cmocka_run_group_tests(tests, enter_namespace, remove_file);
+	int failed = cmocka_run_group_tests_name("as it is", tests, enter_namespace, NULL);
+
+	is_plain = true;
+	return failed + cmocka_run_group_tests_name("packet socket", tests, NULL, remove_file);
 }
