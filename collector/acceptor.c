@@ -35,11 +35,12 @@
 #define PAUSE_ACCEPT_MS 100          /* after EMFILE: others may close in the meantime */
 #define OUTPUT_MAX      (256u << 10) /* answers that wait for a slow reader: stop reading it */
 #define OUTPUT_RESUME   (64u << 10)
-#define REPLY_MAX       (4u << 20) /* one full envelope of pings answered one by one: 1.9 MB */
-#define LINE_MS         100        /* at most one line so often about strangers */
-#define RECORD_LEN      16384      /* the most that one TLS record carries (RFC 8446, 5.1) */
-#define READ_RECORDS    16         /* of one link before the others, the timers and a flush */
-#define READ_MARK       (1u << 20) /* never reached: makes libevent ask for whole records */
+#define REPLY_MAX       (4u << 20)  /* one full envelope of pings answered one by one: 1.9 MB */
+#define LINE_MS         100         /* at most one line so often about strangers */
+#define RECORD_LEN      16384       /* the most that one TLS record carries (RFC 8446, 5.1) */
+#define READ_RECORDS    16          /* of one link before the others, the timers and a flush */
+#define READ_LEN        (64u << 10) /* one read(2) of a link that is up: four full records */
+#define READ_MARK       (1u << 20)  /* never reached: makes libevent ask for whole records */
 
 static COUNTER_DEFINE(n_accepted, "link_accepted", "links that passed TLS and authentication");
 static COUNTER_DEFINE(n_tls, "link_refused_tls", "connections whose TLS handshake failed");
@@ -67,7 +68,8 @@ enum link_state {
 struct link {
 	struct queue_node node;  /* acceptor.links */
 	struct queue_node dirty; /* acceptor.dirty: bytes came in that are not acknowledged */
-	uint64_t dirty_ns;       /* since when */
+	struct queue_node again; /* acceptor.again: OpenSSL has more */
+	uint64_t dirty_ns;       /* since when dirty */
 	size_t dirty_len;
 	struct acceptor *a; /* borrowed */
 	struct bufferevent *bev;
@@ -89,6 +91,8 @@ struct acceptor {
 	struct event *resume;     /* listens again after EMFILE */
 	struct queue links, dead; /* a link is in one of them */
 	struct queue dirty;       /* longest waiting first */
+	struct queue again;       /* to be read from by go_on */
+	struct event *go_on;
 	unsigned n_links, n_strangers;
 	struct buf reply; /* scratch, empty between callbacks */
 	uint8_t record[RECORD_LEN];
@@ -149,6 +153,7 @@ static void link_kill(struct link *l)
 	l->state = LINK_DEAD;
 	bufferevent_disable(l->bev, EV_READ | EV_WRITE);
 	queue_remove(&l->dirty);
+	queue_remove(&l->again);
 	queue_push(&l->a->dead, &l->node);
 	link_count(l, false);
 	l->a->n_strangers--;
@@ -318,6 +323,16 @@ static void on_connected(struct link *l)
 
 /* ---- bytes ---- */
 
+/*
+ * Fewer and larger read(2). Not before the link is up: strangers get no such buffer, and what is
+ * read along with the end of the handshake, libevent would not ask for.
+ */
+static void link_read_ahead(struct link *l)
+{
+	SSL_set_default_read_buffer_len(l->ssl, READ_LEN);
+	SSL_set_read_ahead(l->ssl, 1);
+}
+
 static void link_dirty(struct link *l, size_t len, uint64_t now_ns)
 {
 	if (!queue_is_in(&l->dirty)) {
@@ -341,6 +356,7 @@ static void read_link(struct link *l, struct span bytes)
 	}
 	if (l->state == LINK_HELLO && ingest_is_greeted(l->ingest)) {
 		link_state_set(l, LINK_UP, ACCEPTOR_SILENT_S);
+		link_read_ahead(l);
 		log_info("acceptor: link up peer=%s links=%u", l->peer, a->n_links);
 	}
 	if (l->state == LINK_UP)
@@ -390,26 +406,40 @@ static size_t read_input(struct link *l, struct bufferevent *bev)
 
 static void on_event(struct bufferevent *bev, short what, void *ctx);
 
+/* OpenSSL holds bytes that the socket will not announce again. */
+static void link_again(struct link *l)
+{
+	static const struct timeval now = {0};
+
+	if (l->state != LINK_UP || !SSL_has_pending(l->ssl))
+		return;
+	queue_push(&l->a->again, &l->again);
+	event_add(l->a->go_on, &now);
+}
+
 /*
- * libevent reads one record and returns to its loop. After a full one there are mostly more; each
- * of these is read as a whole, so OpenSSL holds nothing back that the socket does not announce
- * again.
+ * libevent reads one record and returns to its loop. A link that is up has OpenSSL read many at
+ * once (link_read_ahead): the rest of them is taken here, and what follows a full record, where
+ * there is mostly more. n: length of the record before.
  */
-static void read_more(struct link *l)
+static void read_more(struct link *l, int n)
 {
 	struct acceptor *a = l->a;
-	int n = RECORD_LEN;
 
-	for (unsigned i = 0; i < READ_RECORDS && n == RECORD_LEN; i++) {
+	for (unsigned i = 0; i < READ_RECORDS && n > 0; i++) {
 		if (l->state != LINK_UP || l->paused)
+			return;
+		if (n < RECORD_LEN && !SSL_has_pending(l->ssl))
 			return;
 		ERR_clear_error();
 		n = SSL_read(l->ssl, a->record, RECORD_LEN);
 		if (n > 0)
 			read_bytes(l, span_of(a->record, (size_t)n));
 	}
-	if (n > 0)
+	if (n > 0) {
+		link_again(l);
 		return;
+	}
 	switch (SSL_get_error(l->ssl, n)) {
 	case SSL_ERROR_WANT_READ:
 	case SSL_ERROR_WANT_WRITE: /* libevent asks again when the socket has more */
@@ -422,12 +452,28 @@ static void read_more(struct link *l)
 	}
 }
 
+static void on_go_on(evutil_socket_t fd, short what, void *ctx)
+{
+	struct acceptor *a = ctx;
+	struct queue_node *last = a->again.head.prev, *n;
+
+	(void)fd;
+	(void)what;
+	/* those that are queued meanwhile wait for the next turn */
+	for (bool more = last != &a->again.head; more && (n = queue_first(&a->again));) {
+		more = n != last;
+		queue_remove(n);
+		read_more(queue_entry(n, struct link, again), 1);
+	}
+}
+
 static void on_read(struct bufferevent *bev, void *ctx)
 {
 	struct link *l = ctx;
 
-	if (read_input(l, bev) >= RECORD_LEN)
-		read_more(l);
+	size_t len = read_input(l, bev);
+
+	read_more(l, len < RECORD_LEN ? 1 : RECORD_LEN);
 }
 
 static void on_write(struct bufferevent *bev, void *ctx)
@@ -440,6 +486,7 @@ static void on_write(struct bufferevent *bev, void *ctx)
 	} else if (l->paused && l->state == LINK_UP) {
 		l->paused = false;
 		bufferevent_enable(bev, EV_READ);
+		link_again(l);
 	}
 }
 
@@ -808,6 +855,7 @@ int acceptor_open(struct acceptor **out, const struct acceptor_conf *conf)
 		a->conf.max_links = ACCEPTOR_LINKS_MAX;
 	queue_init(&a->links);
 	queue_init(&a->dirty);
+	queue_init(&a->again);
 	queue_init(&a->dead);
 	buf_init(&a->reply, REPLY_MAX);
 	err = tls_server_ctx(&a->ctx, &conf->files, conf->insecure);
@@ -815,7 +863,8 @@ int acceptor_open(struct acceptor **out, const struct acceptor_conf *conf)
 		goto fail;
 	SSL_CTX_set_alpn_select_cb(a->ctx, on_alpn, NULL);
 	a->resume = event_new(conf->base, -1, 0, on_resume, a);
-	err = a->resume ? acceptor_listen(a) : -ENOMEM;
+	a->go_on = evtimer_new(conf->base, on_go_on, a);
+	err = a->resume && a->go_on ? acceptor_listen(a) : -ENOMEM;
 	if (err)
 		goto fail;
 	*out = a;
@@ -849,6 +898,8 @@ void acceptor_close(struct acceptor *a)
 	reap(a);
 	if (a->resume)
 		event_free(a->resume);
+	if (a->go_on)
+		event_free(a->go_on);
 	buf_fini(&a->reply);
 	explicit_bzero(a->record, sizeof(a->record)); /* held plaintext */
 	SSL_CTX_free(a->ctx);
