@@ -5,6 +5,7 @@
  */
 #include "hmap.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -136,9 +137,8 @@ static uint64_t le64(const uint8_t *p, size_t n)
 {
 	uint64_t v = 0;
 
-	for (size_t i = 0; i < n; i++)
-		v |= (uint64_t)p[i] << 8 * i;
-	return v;
+	memcpy(&v, p, n);
+	return le64toh(v);
 }
 
 static void sip_word(struct sip *s, uint64_t word)
