@@ -16,8 +16,16 @@
 	19 /* 512 KiB: what a link costs the collector, whatever level the agent chose             \
 	    */
 
+/* Data that do not get smaller: compressed or encrypted before. Tried again after 2, 4, ... blocks.
+ */
+#define POOR(raw_len) ((raw_len) / 16 * 15)
+#define JUDGED_FROM   4096u /* bytes; less says little */
+#define POOR_ROWS_MAX 6
+
 struct zblock_enc {
-	ZSTD_CCtx *zstd; /* NULL: stored */
+	ZSTD_CCtx *zstd;    /* NULL: stored */
+	unsigned poor_rows; /* times in a row that it was not worth it */
+	unsigned skip;      /* blocks that are not tried */
 	bool spent;
 };
 
@@ -88,6 +96,28 @@ static void put_header(struct buf *b, enum zblock_kind kind, bool zstd, size_t r
 	wr_u64be(b, seq);
 }
 
+static void judge(struct zblock_enc *e, size_t raw_len, size_t wire_len)
+{
+	if (raw_len < JUDGED_FROM)
+		return;
+	if (wire_len < POOR(raw_len))
+		e->poor_rows = 0;
+	else if (e->poor_rows < POOR_ROWS_MAX)
+		e->poor_rows++;
+	e->skip = e->poor_rows ? 1u << e->poor_rows : 0;
+}
+
+bool zblock_enc_pays(struct zblock_enc *e)
+{
+	if (!e->zstd)
+		return false;
+	if (e->skip) {
+		e->skip--;
+		return false;
+	}
+	return true;
+}
+
 static int encode(struct zblock_enc *e, enum zblock_kind kind, uint64_t seq, struct span frames,
 		  struct buf *out)
 {
@@ -110,6 +140,7 @@ static int encode(struct zblock_enc *e, enum zblock_kind kind, uint64_t seq, str
 	size_t wire_len = out->len - start - ZBLOCK_HEADER_LEN;
 
 	wr_u32be_at(out, start + 4, (uint32_t)wire_len);
+	judge(e, frames.len, wire_len);
 	return wire_len > ZBLOCK_WIRE_MAX ? -EMSGSIZE : 0;
 }
 
@@ -124,6 +155,18 @@ int zblock_encode(struct zblock_enc *e, enum zblock_kind kind, uint64_t seq, str
 		e->spent = true;
 	}
 	return err;
+}
+
+int zblock_encode_stored(struct zblock_enc *e, uint64_t seq, size_t len, struct buf *out)
+{
+	if (e->spent)
+		return -EIO;
+	if (len > ZBLOCK_RAW_MAX || buf_reserve(out, ZBLOCK_HEADER_LEN)) {
+		e->spent = true;
+		return -EMSGSIZE;
+	}
+	put_header(out, ZBLOCK_DATA, false, len, seq);
+	return 0;
 }
 
 int zblock_dec_new(struct zblock_dec **out)

@@ -30,6 +30,18 @@ void zblock_enc_free(struct zblock_enc *e);
 int zblock_encode(struct zblock_enc *e, enum zblock_kind kind, uint64_t seq, struct span frames,
 		  struct buf *out) WARN_UNUSED;
 
+/**
+ * Whether the next block is better compressed, as far as the last ones tell. Asked once a block;
+ * who is told false gives it to zblock_encode_stored().
+ */
+bool zblock_enc_pays(struct zblock_enc *e);
+/**
+ * Append the header of a block whose `len` bytes of frames, as they are, the caller sends behind
+ * it. Errors as above.
+ */
+int zblock_encode_stored(struct zblock_enc *e, uint64_t seq, size_t len,
+			 struct buf *out) WARN_UNUSED;
+
 struct zblock {
 	enum zblock_kind kind;
 	uint64_t seq;

@@ -227,6 +227,72 @@ static void test_the_second_alike_block_is_much_smaller_than_the_first(void **st
 	zblock_enc_free(e);
 }
 
+static void test_a_stored_block_is_its_header_and_then_the_bytes(void **state)
+{
+	struct span frames = vector_read("frame_data"), want = vector_read("zblock_stored");
+	struct zblock_enc *e = enc_new(1);
+	struct buf b;
+
+	(void)state;
+	buf_init(&b, 1 << 16);
+	assert_int_equal(zblock_encode_stored(e, 1, frames.len, &b), 0);
+	wr_bytes(&b, frames.p, frames.len);
+	assert_true(span_eq(buf_span(&b), want));
+	assert_int_equal(zblock_encode_stored(e, 2, ZBLOCK_RAW_MAX + 1, &b), -EMSGSIZE);
+	assert_int_equal(zblock_encode_stored(e, 2, 1, &b), -EIO); /* spent */
+	buf_fini(&b);
+	zblock_enc_free(e);
+	vector_free(frames);
+	vector_free(want);
+}
+
+/* How many of `n` blocks are compressed; a decoder gets them all. */
+static unsigned n_compressed(struct zblock_enc *e, struct zblock_dec *d, uint64_t *seq, unsigned n,
+			     unsigned bits)
+{
+	static uint8_t raw[1 << 16];
+	unsigned compressed = 0;
+	struct zblock z;
+	struct buf b;
+
+	buf_init(&b, 1 << 20);
+	for (unsigned i = 0; i < n; i++) {
+		fill(raw, sizeof(raw), (uint32_t)++ * seq, (uint8_t)bits);
+		buf_reset(&b);
+		if (zblock_enc_pays(e)) {
+			compressed++;
+			assert_int_equal(
+				zblock_encode(e, ZBLOCK_DATA, *seq, span_of(raw, sizeof(raw)), &b),
+				0);
+		} else {
+			assert_int_equal(zblock_encode_stored(e, *seq, sizeof(raw), &b), 0);
+			wr_bytes(&b, raw, sizeof(raw));
+		}
+		assert_true(zblock_decode(d, buf_span(&b), &z) == (ssize_t)b.len);
+		assert_true(span_eq(z.frames, span_of(raw, sizeof(raw))));
+	}
+	buf_fini(&b);
+	return compressed;
+}
+
+static void test_what_does_not_compress_is_tried_now_and_then_only(void **state)
+{
+	struct zblock_enc *e = enc_new(1), *none = enc_new(0);
+	struct zblock_dec *d = dec_new();
+	uint64_t seq = 0;
+
+	(void)state;
+	assert_int_equal(n_compressed(e, d, &seq, 20, 7), 20);
+	assert_in_range(n_compressed(e, d, &seq, 1000, 255), 5, 25);
+	/* Found out by the next try, and never in doubt from then on. */
+	assert_in_range(n_compressed(e, d, &seq, 200, 7), 130, 200);
+	assert_int_equal(n_compressed(e, d, &seq, 20, 7), 20);
+	assert_false(zblock_enc_pays(none));
+	zblock_enc_free(e);
+	zblock_enc_free(none);
+	zblock_dec_free(d);
+}
+
 static void test_our_blocks_are_one_stream_for_any_zstd_reader(void **state)
 {
 	struct zblock_enc *e = enc_new(3);
@@ -355,6 +421,8 @@ int main(void)
 		cmocka_unit_test(test_blocks_of_every_size_and_level_come_back),
 		cmocka_unit_test(test_bytes_that_do_not_compress_stay_within_the_wire_limit),
 		cmocka_unit_test(test_the_second_alike_block_is_much_smaller_than_the_first),
+		cmocka_unit_test(test_a_stored_block_is_its_header_and_then_the_bytes),
+		cmocka_unit_test(test_what_does_not_compress_is_tried_now_and_then_only),
 		cmocka_unit_test(test_our_blocks_are_one_stream_for_any_zstd_reader),
 		cmocka_unit_test(test_broken_headers_are_refused),
 		cmocka_unit_test(test_lengths_that_lie_about_zstd_data_are_refused),
