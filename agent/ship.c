@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ship: see ship.h. Frames in from the pipeline thread, numbered blocks out to the uplink thread.
- * Frames collect in `current`, whose memory is there from the start; sealing copies them into a
- * block of exactly their size. One mutex guards everything. Never does I/O but for the eventfd,
+ * Frames collect in `current`, whose memory is there from the start. A full one becomes a block as
+ * it is, and other memory takes its place, that of the block freed last because it is still in the
+ * cache; sealed before, its frames are copied into a block of exactly their size. One mutex guards
+ * everything. Never does I/O but for the eventfd,
  * never looks into plaintext.
  *
  * Bytes held = frames in blocks and in current + flow records. An open flow's record counts for one
@@ -44,12 +46,21 @@ static COUNTER_DEFINE(bytes_lost_memory, "ship_bytes_lost_memory",
 static COUNTER_DEFINE(bytes_no_flow, "ship_bytes_no_flow",
 		      "plaintext bytes of flows without a record: no room");
 
+#define SPARES_MAX 8 /* what is sent and not acknowledged, on a link that is not far */
+
 struct block {
 	struct queue_node node;
 	uint64_t seq;
 	uint8_t *p; /* owned; NULL when shedding left nothing: an empty block keeps the sequence
 		       whole */
 	size_t len;
+	bool is_large; /* CURRENT_MAX bytes are at p */
+};
+
+/* Memory of CURRENT_MAX bytes for the next `current`. */
+struct spare {
+	uint8_t *p;
+	size_t stale; /* bytes that still are what they were; cleansed within a second */
 };
 
 struct flow {
@@ -79,6 +90,8 @@ struct ship {
 	struct block *next;  /* first one not sent; NULL: none */
 	struct block *lent;  /* to the uplink: neither freed nor changed */
 	struct buf current;
+	struct spare spares[SPARES_MAX];
+	unsigned n_spares;
 	uint64_t next_seq; /* of the block that `current` will be */
 	uint64_t lent_seq; /* highest ever lent: what is beyond, the peer cannot know */
 	uint64_t sent_seq; /* highest ever returned as sent */
@@ -132,14 +145,36 @@ static size_t block_cost(const struct block *b)
 	return sizeof(*b) + b->len;
 }
 
-static void block_free(struct block *b)
+static void block_free(struct ship *s, struct block *b)
 {
-	if (!b)
-		return;
+	if (b->is_large && s->n_spares < SPARES_MAX) {
+		s->spares[s->n_spares++] = (struct spare){.p = b->p, .stale = b->len};
+		b->p = NULL;
+	}
 	if (b->p)
 		explicit_bzero(b->p, b->len);
 	free(b->p);
 	free(b);
+}
+
+static void spares_cleanse(struct ship *s)
+{
+	for (unsigned i = 0; i < s->n_spares; i++) {
+		explicit_bzero(s->spares[i].p, s->spares[i].stale);
+		s->spares[i].stale = 0;
+	}
+}
+
+static void spares_free(struct ship *s)
+{
+	spares_cleanse(s);
+	while (s->n_spares)
+		free(s->spares[--s->n_spares].p);
+}
+
+static uint8_t *spare_take(struct ship *s)
+{
+	return s->n_spares ? s->spares[--s->n_spares].p : malloc(CURRENT_MAX);
 }
 
 static struct block *block_of(struct queue_node *n)
@@ -157,20 +192,44 @@ static struct block *block_next(const struct ship *s, const struct block *b)
 	return block_of(queue_next(&s->blocks, &b->node));
 }
 
-static struct block *block_new(struct span frames, uint64_t seq)
+static bool block_copy(struct block *b, const struct buf *from)
+{
+	b->p = malloc(from->len);
+	if (b->p)
+		memcpy(b->p, from->p, from->len);
+	return b->p;
+}
+
+/* The block has the memory, `current` other one. */
+static bool block_swap(struct ship *s, struct block *b)
+{
+	uint8_t *other = spare_take(s);
+
+	if (!other)
+		return false;
+	b->is_large = true;
+	b->p = s->current.p;
+	s->current.p = other;
+	return true;
+}
+
+/* A block of what is in `current`, which is empty then. NULL: out of memory. */
+static struct block *block_new(struct ship *s)
 {
 	struct block *b = calloc(1, sizeof(*b));
+	bool swap = s->current.len >= SHIP_BLOCK_TARGET;
 
 	if (!b)
 		return NULL;
-	b->p = malloc(frames.len);
-	if (!b->p) {
+	if (swap ? !block_swap(s, b) : !block_copy(b, &s->current)) {
 		free(b);
 		return NULL;
 	}
-	memcpy(b->p, frames.p, frames.len);
-	b->len = frames.len;
-	b->seq = seq;
+	b->len = s->current.len;
+	b->seq = s->next_seq;
+	if (!swap)
+		explicit_bzero(s->current.p, s->current.len);
+	buf_reset(&s->current);
 	return b;
 }
 
@@ -315,6 +374,7 @@ static void block_shrink(struct block *b, size_t len)
 	if (len == b->len)
 		return;
 	b->len = len;
+	b->is_large = false;
 	if (len)
 		p = realloc(b->p, len);
 	else
@@ -424,15 +484,13 @@ static bool seal(struct ship *s)
 {
 	if (!s->current.len)
 		return true;
-	struct block *b = block_new(buf_span(&s->current), s->next_seq);
+	struct block *b = block_new(s);
 
 	if (!b) {
 		lose_current(s);
 		return false;
 	}
 	s->next_seq++;
-	explicit_bzero(s->current.p, s->current.len);
-	buf_reset(&s->current);
 	hold(s, sizeof(*b));
 	queue_push(&s->blocks, &b->node);
 	if (!s->next)
@@ -551,11 +609,12 @@ void ship_free(struct ship *s)
 	while ((q = queue_first(&s->blocks))) {
 		queue_remove(q);
 		unhold(s, block_cost(block_of(q)));
-		block_free(block_of(q));
+		block_free(s, block_of(q));
 	}
 	unhold(s, s->current.len);
 	assert(!s->held);
 	hmap_fini(&s->flows);
+	spares_free(s);
 	buf_cleanse(&s->current);
 	buf_fini(&s->scratch);
 	if (s->wake_fd >= 0)
@@ -714,6 +773,22 @@ void ship_flush(struct ship *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
+void ship_tidy(struct ship *s)
+{
+	pthread_mutex_lock(&s->lock);
+	spares_cleanse(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool ship_is_crowded(struct ship *s)
+{
+	pthread_mutex_lock(&s->lock);
+	bool crowded = s->held > s->max_bytes / 4 * 3;
+
+	pthread_mutex_unlock(&s->lock);
+	return crowded;
+}
+
 bool ship_is_empty(struct ship *s)
 {
 	pthread_mutex_lock(&s->lock);
@@ -739,7 +814,9 @@ bool ship_take(struct ship *s, struct ship_block *out)
 		s->lent = b;
 		if (b->seq > s->lent_seq)
 			s->lent_seq = b->seq;
-		*out = (struct ship_block){.seq = b->seq, .frames = span_of(b->p, b->len)};
+		*out = (struct ship_block){.seq = b->seq,
+					   .frames = span_of(b->p, b->len),
+					   .behind = s->next_seq - 1 - b->seq};
 	} else {
 		unwake(s);
 	}
@@ -758,7 +835,7 @@ static void release(struct ship *s)
 			s->next = block_next(s, b);
 		queue_remove(&b->node);
 		unhold(s, block_cost(b));
-		block_free(b);
+		block_free(s, b);
 	}
 	while ((f = flow_of_ended(queue_first(&s->closing))) && f->close_seq <= s->acked_seq)
 		flow_free(s, f);

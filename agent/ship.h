@@ -32,6 +32,10 @@ void ship_stats(struct ship *s, const struct frame_stats *m);
 /** Seal the block being filled, if it holds anything, and wake the uplink. Call when input pauses.
  */
 void ship_flush(struct ship *s);
+/** About once a second: memory that is kept for later forgets what it held. */
+void ship_tidy(struct ship *s);
+/** True when little more fits: three quarters of the bound are in use. */
+bool ship_is_crowded(struct ship *s);
 /** True when nothing is held: all acknowledged. */
 bool ship_is_empty(struct ship *s);
 
@@ -39,6 +43,7 @@ bool ship_is_empty(struct ship *s);
 struct ship_block {
 	uint64_t seq;       /* from 1 upwards, without holes */
 	struct span frames; /* borrowed until ship_return() */
+	uint64_t behind;    /* sealed blocks that come after it */
 };
 /** Readable (poll) while a sealed, unsent block may be there; ship_take() resets it when none is
  * left. */

@@ -257,6 +257,63 @@ static void test_a_block_is_sealed_at_its_target_size(void **state)
 	ship_free(s);
 }
 
+static void test_memory_of_full_blocks_is_used_again_and_forgets_what_it_held(void **state)
+{
+	struct ship *s = ship_of(8 << 20);
+	static const uint8_t zero[1000];
+	struct peer p = {0};
+	const uint8_t *mine;
+
+	(void)state;
+	open_flow(s, 1);
+	send_data(s, 1, 0, 1 << 20); /* four full blocks */
+	ship_flush(s);
+	assert_int_equal(send_all(s, &p), 4);
+	assert_int_equal(s->n_spares, 0);
+	ship_ack(s, p.last_seq);
+	assert_int_equal(s->n_spares, 4);
+	mine = s->spares[3].p;
+	assert_memory_not_equal(mine, zero, sizeof(zero));
+	ship_tidy(s);
+	for (unsigned i = 0; i < 4; i++)
+		for (size_t at = 0; at < SHIP_BLOCK_TARGET; at += sizeof(zero))
+			assert_memory_equal(s->spares[i].p + at, zero, sizeof(zero));
+	send_data(s, 1, 1 << 20, 300 << 10);
+	assert_ptr_equal(s->current.p, mine); /* the one freed last comes first */
+	ship_flush(s);
+	send_all(s, &p);
+	assert_int_equal(p.flow[1].bytes, (1 << 20) + (300 << 10));
+	ship_free(s);
+}
+
+static void test_how_much_waits_is_told(void **state)
+{
+	struct ship *s = ship_of(1 << 20);
+	struct peer p = {0};
+	struct ship_block b;
+
+	(void)state;
+	open_flow(s, 1);
+	ship_flush(s);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_false(ship_is_crowded(s));
+		send_data(s, 1, i * 250000, 250000);
+		ship_flush(s);
+	}
+	assert_false(ship_is_crowded(s));
+	send_data(s, 1, 750000, 50000);
+	assert_true(ship_is_crowded(s));
+	assert_true(ship_take(s, &b));
+	assert_int_equal(b.behind, 3);
+	ship_return(s, false);
+	ship_flush(s);
+	assert_int_equal(send_all(s, &p), 5);
+	assert_true(ship_is_crowded(s)); /* until it is acknowledged */
+	ship_ack(s, p.last_seq);
+	assert_false(ship_is_crowded(s));
+	ship_free(s);
+}
+
 static void test_after_a_break_only_what_is_missing_is_sent_again(void **state)
 {
 	struct ship *s = ship_of(1 << 20);
@@ -747,6 +804,8 @@ int main(void)
 		cmocka_unit_test(test_the_wake_descriptor_is_readable_while_a_block_waits),
 		cmocka_unit_test(test_long_data_is_cut_and_only_its_last_frame_ends_the_message),
 		cmocka_unit_test(test_a_block_is_sealed_at_its_target_size),
+		cmocka_unit_test(test_memory_of_full_blocks_is_used_again_and_forgets_what_it_held),
+		cmocka_unit_test(test_how_much_waits_is_told),
 		cmocka_unit_test(test_after_a_break_only_what_is_missing_is_sent_again),
 		cmocka_unit_test(test_an_acknowledgement_of_what_was_never_sent_frees_nothing),
 		cmocka_unit_test(test_a_lent_block_stays_valid_until_it_is_returned),
