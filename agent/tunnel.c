@@ -2,15 +2,13 @@
 /*
  * tunnel: the uplink. Blocks from ship in, TLS to the collector out, acknowledgements back to ship.
  * One thread with its own event loop, which never blocks and can always be stopped: names are
- * looked up beside it, in resolve. Back-pressure stays in ship: at most OUTPUT_MAX encoded bytes
- * wait here. Never looks into a frame of a block, never touches a flow.
+ * looked up beside it, in resolve. Back-pressure stays in ship: at most one block waits here, and
+ * one that is not worth compressing goes to TLS from where ship has it. Never looks into a frame of
+ * a block, never touches a flow.
  */
 #include "tunnel.h"
 
 #include <errno.h>
-#include <event2/buffer.h>
-#include <event2/bufferevent.h>
-#include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -45,11 +43,19 @@
 #define DRAIN_POLL_MS  2
 #define SAY_AGAIN_MS   60000 /* the same trouble is told once a minute */
 #define LOST_LINE_MS   1000
-#define OUTPUT_MAX     (1u << 20) /* encoded bytes waiting for the socket */
-#define OUTPUT_RESUME  (512u << 10)
-#define UNSENT_MAX     (128 << 10) /* of those, in the kernel: a ping must not wait long */
-#define IN_MAX         (ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX)
-#define REOPEN_MAX     (256u << 20) /* all open flows told again; a flow takes 100 to 1700 bytes */
+#define UNSENT_MAX     (512 << 10) /* bytes in the kernel: a ping must not wait long */
+/* TLS records that leave in one call: each call costs more than to copy a record. */
+#define WIRE_MAX (128u << 10)
+/* Acknowledgements wake nobody: they are read when something is sent, or after ACK_MS. */
+#define ACK_WAKES_AT 4096 /* bytes */
+#define ACK_MS       20
+/* So many blocks wait behind one, and the peer takes all we give: our own time is what is short. */
+#define HURRY_BLOCKS 32
+#define CALM_MS      200        /* the peer has not kept us waiting for so long */
+#define OUT_KEPT     (2u << 20) /* memory for output that stays */
+#define IN_MAX       (ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX)
+#define REOPEN_MAX   (256u << 20) /* all open flows told again; a flow takes 100 to 1700 bytes */
+#define OUT_MAX      (REOPEN_MAX + (2u << 20)) /* those, and one envelope */
 
 static COUNTER_DEFINE(n_connected, "tunnel_connected", "links to the collector that came up");
 static COUNTER_DEFINE(n_lost, "tunnel_lost", "links to the collector that were lost");
@@ -75,6 +81,7 @@ struct tunnel {
 	char where[300]; /* "HOST:PORT" */
 	int zstd_level;
 	struct trust trust;
+	BIO_METHOD *method;
 	struct ship *ship; /* borrowed */
 	uint8_t agent[16];
 	char name[256]; /* of this host */
@@ -84,17 +91,27 @@ struct tunnel {
 	/* The thread's. */
 	struct event_base *base;
 	struct event *stop_ev, *wake_ev, *tick_ev, *retry_ev, *resolve_ev, *connect_ev;
+	struct event *read_ev, *write_ev, *ack_ev;
 	enum tunnel_state state;
 	struct resolve *resolve;
 	const struct addrinfo *addr; /* the one being tried; borrowed from resolve */
-	int fd;                      /* while it connects, else -1 */
-	struct bufferevent *bev;
-	SSL *ssl; /* borrowed from bev */
+	int fd;                      /* -1: none */
+	SSL *ssl;
+	bool receiving; /* inside receive() */
 	struct zblock_enc *enc;
 	struct zblock_dec *dec;
-	struct buf in, out, frames;
-	uint64_t since_ns; /* start of TLS; once up: when it came up */
-	uint64_t alive_ns; /* last byte received, or taken by the peer */
+	struct buf in, frames;
+	/* What TLS gets, in this order. */
+	struct buf out;
+	size_t out_at;      /* bytes of `out` that TLS has taken */
+	struct span lent;   /* of a block that ship has lent us */
+	struct buf behind;  /* control envelopes */
+	struct buf wire;    /* what TLS has made of it, for the socket */
+	size_t wire_at;     /* bytes of `wire` that the socket has taken */
+	uint64_t sent_seq;  /* newest block that TLS has taken on this link */
+	uint64_t waited_ns; /* the socket took no more */
+	uint64_t since_ns;  /* start of TLS; once up: when it came up */
+	uint64_t alive_ns;  /* last byte received, or taken by the peer */
 	uint64_t tx_ns, ping_ns;
 	unsigned backoff_ms;
 	bool acked; /* this link had a block acknowledged */
@@ -107,6 +124,8 @@ struct tunnel {
 };
 
 static void connect_next(struct tunnel *t, int last_err);
+static void fail_tls(struct tunnel *t, unsigned long code, int sock_err);
+static void receive(struct tunnel *t);
 
 /* ---- what people read ---- */
 
@@ -146,26 +165,75 @@ static void event_drop(struct event **ev)
 	*ev = NULL;
 }
 
+static bool output_waits(const struct tunnel *t)
+{
+	return t->out_at < t->out.len || t->lent.len || t->behind.len || t->wire.len;
+}
+
+/* No memory is kept that only telling all flows again has needed. */
+static void output_trim(struct buf *b)
+{
+	if (b->cap > OUT_KEPT)
+		buf_cleanse(b);
+	buf_reset(b);
+}
+
+static void output_forget(struct tunnel *t)
+{
+	if (t->lent.len)
+		ship_return(t->ship, false);
+	t->lent = span_of(NULL, 0);
+	t->out_at = 0;
+	output_trim(&t->out);
+	output_trim(&t->behind);
+	buf_reset(&t->wire);
+	t->wire_at = 0;
+}
+
+/* What the socket takes of what TLS has written. 0; -EAGAIN: it takes no more; -errno. */
+static int wire_flush(struct tunnel *t)
+{
+	while (t->wire_at < t->wire.len) {
+		ssize_t n =
+			send(t->fd, t->wire.p + t->wire_at, t->wire.len - t->wire_at, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		t->wire_at += (size_t)n;
+		t->alive_ns = clock_mono_ns();
+	}
+	t->wire_at = 0;
+	buf_reset(&t->wire);
+	return 0;
+}
+
 /* Back to nothing: no socket, no lookup, no codec. Safe in every state. */
 static void link_close(struct tunnel *t)
 {
 	event_drop(&t->wake_ev);
+	event_drop(&t->read_ev);
+	event_drop(&t->write_ev);
+	event_drop(&t->ack_ev);
 	event_drop(&t->connect_ev);
 	event_drop(&t->resolve_ev);
 	resolve_unref(t->resolve);
 	t->resolve = NULL;
 	t->addr = NULL;
+	if (t->ssl) {
+		if (t->state >= TUNNEL_HELLO && !output_waits(t)) {
+			SSL_shutdown(t->ssl); /* a polite end; nobody waits for an answer */
+			(void)wire_flush(t);
+		}
+		ERR_clear_error();
+		SSL_free(t->ssl);
+	}
+	t->ssl = NULL;
 	if (t->fd >= 0)
 		close(t->fd);
 	t->fd = -1;
-	if (t->bev) {
-		if (t->state >= TUNNEL_HELLO)
-			SSL_shutdown(t->ssl); /* a polite end; nobody waits for an answer */
-		ERR_clear_error();
-		bufferevent_free(t->bev);
-	}
-	t->bev = NULL;
-	t->ssl = NULL;
+	output_forget(t);
 	zblock_enc_free(t->enc);
 	zblock_dec_free(t->dec);
 	t->enc = NULL;
@@ -228,54 +296,234 @@ static void __attribute__((format(printf, 2, 3))) link_failf(struct tunnel *t, c
 
 /* ---- sending ---- */
 
-/* Encode one envelope and hand it to the socket. False: the link failed and is gone. */
-static bool send_envelope(struct tunnel *t, enum zblock_kind kind, uint64_t seq, struct span frames)
+/* TLS's way out. */
+static int socket_write(BIO *bio, const char *p, int len)
 {
-	int err;
+	struct tunnel *t = BIO_get_data(bio);
+	int err = 0;
 
-	buf_reset(&t->out);
-	err = zblock_encode(t->enc, kind, seq, frames, &t->out);
-	if (!err && bufferevent_write(t->bev, t->out.p, t->out.len))
-		err = -ENOMEM;
-	if (err)
+	BIO_clear_retry_flags(bio);
+	if (t->wire.len + (size_t)len > WIRE_MAX)
+		err = wire_flush(t);
+	if (err == -EAGAIN)
+		BIO_set_retry_write(bio);
+	if (err) {
+		errno = -err;
+		return -1;
+	}
+	wr_bytes(&t->wire, p, (size_t)len);
+	return t->wire.bad ? -1 : len;
+}
+
+static long socket_ctrl(BIO *bio, int cmd, long num, void *ptr)
+{
+	(void)bio;
+	(void)num;
+	(void)ptr;
+	return cmd == BIO_CTRL_FLUSH;
+}
+
+static BIO_METHOD *socket_method(void)
+{
+	BIO_METHOD *m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "tunnel");
+
+	if (m && (!BIO_meth_set_write(m, socket_write) || !BIO_meth_set_ctrl(m, socket_ctrl))) {
+		BIO_meth_free(m);
+		m = NULL;
+	}
+	return m;
+}
+
+/* The first code of OpenSSL's own. */
+static unsigned long tls_code(void)
+{
+	unsigned long code, found = 0;
+
+	while ((code = ERR_get_error()))
+		if (!found && (ERR_GET_LIB(code) || ERR_SYSTEM_ERROR(code)))
+			found = code;
+	return found;
+}
+
+/*
+ * After a call of OpenSSL that returned `ret` and not success. True: it is to be repeated when the
+ * socket is ready. False: the link has failed and is gone.
+ */
+static bool tls_waits(struct tunnel *t, int ret)
+{
+	int sock_err = errno;
+	unsigned long code;
+
+	switch (SSL_get_error(t->ssl, ret)) {
+	case SSL_ERROR_WANT_READ:
+		return true; /* read_ev is always there */
+	case SSL_ERROR_WANT_WRITE:
+		if (!event_add(t->write_ev, NULL))
+			return true;
+		link_fail(t, "out of memory");
 		return false;
-	counter_add(&n_bytes, t->out.len);
+	case SSL_ERROR_ZERO_RETURN:
+		sock_err = 0;
+	}
+	code = tls_code();
+	if (t->state >= TUNNEL_HELLO)
+		receive(t); /* a refusal may stand before the end */
+	if (t->ssl)
+		fail_tls(t, code, sock_err);
+	return false;
+}
+
+/* As tls_waits(), for what TLS has written. */
+static bool wire_push(struct tunnel *t)
+{
+	int err = wire_flush(t);
+
+	if (!err)
+		return true;
+	if (err == -EAGAIN) {
+		t->waited_ns = clock_mono_ns();
+		if (!event_add(t->write_ev, NULL))
+			return true;
+		link_fail(t, "out of memory");
+		return false;
+	}
+	if (t->state >= TUNNEL_HELLO)
+		receive(t); /* a refusal may stand before the end */
+	if (t->ssl)
+		fail_tls(t, 0, -err);
+	return false;
+}
+
+/* The next bytes for TLS; empty when there are none. */
+static struct span output_next(struct tunnel *t)
+{
+	if (t->out_at == t->out.len && !t->lent.len && t->behind.len) {
+		struct buf b = t->out;
+
+		t->out = t->behind;
+		t->out_at = 0;
+		t->behind = b;
+		buf_reset(&t->behind);
+	}
+	return t->out_at < t->out.len ? span_of(t->out.p + t->out_at, t->out.len - t->out_at)
+				      : t->lent;
+}
+
+static void output_taken(struct tunnel *t, size_t n)
+{
+	if (t->out_at < t->out.len) {
+		t->out_at += n;
+		return;
+	}
+	t->lent = span_of(t->lent.p + n, t->lent.len - n);
+	if (!t->lent.len)
+		ship_return(t->ship, true);
+}
+
+/* Give TLS what waits, as far as the socket takes it. False: the link failed and is gone. */
+static bool transmit(struct tunnel *t)
+{
+	struct span s;
+
+	while ((s = output_next(t)).len) {
+		size_t n = 0;
+		int ret;
+
+		ERR_clear_error();
+		errno = 0;
+		ret = SSL_write_ex(t->ssl, s.p, s.len, &n);
+		if (ret != 1) {
+			t->waited_ns = clock_mono_ns();
+			return tls_waits(t, ret);
+		}
+		output_taken(t, n);
+	}
+	t->out_at = 0;
+	output_trim(&t->out);
+	return wire_push(t);
+}
+
+static void note_output(struct tunnel *t, size_t n)
+{
+	counter_add(&n_bytes, n);
 	t->tx_ns = clock_mono_ns();
+}
+
+/* Encode one control envelope. False: it cannot be encoded. */
+static bool put_control(struct tunnel *t, struct span frames)
+{
+	struct buf *b = t->lent.len ? &t->behind : &t->out;
+	size_t before = b->len;
+
+	if (zblock_encode(t->enc, ZBLOCK_CONTROL, 0, frames, b))
+		return false;
+	note_output(t, b->len - before);
 	return true;
 }
 
-/* t->frames as one control envelope. */
+/* t->frames as one control envelope. False: it is not sent; the link may be gone already. */
 static bool send_control(struct tunnel *t)
 {
-	bool ok = !t->frames.bad && send_envelope(t, ZBLOCK_CONTROL, 0, buf_span(&t->frames));
+	bool ok = !t->frames.bad && put_control(t, buf_span(&t->frames));
 
 	buf_reset(&t->frames);
-	return ok;
+	return ok && transmit(t);
 }
 
-static bool output_is_full(const struct tunnel *t)
+static bool is_hurried(const struct tunnel *t, const struct ship_block *b)
 {
-	return evbuffer_get_length(bufferevent_get_output(t->bev)) >= OUTPUT_MAX;
+	return b->behind >= HURRY_BLOCKS && clock_mono_ns() - t->waited_ns > CALM_MS * NS_PER_MS;
+}
+
+/* One block becomes output. False: it cannot be encoded. */
+static bool put_block(struct tunnel *t, const struct ship_block *b)
+{
+	bool zstd = b->frames.len && zblock_enc_pays(t->enc) && !is_hurried(t, b);
+	int err;
+
+	if (zstd)
+		err = zblock_encode(t->enc, ZBLOCK_DATA, b->seq, b->frames, &t->out);
+	else
+		err = zblock_encode_stored(t->enc, b->seq, b->frames.len, &t->out);
+	if (!err && !zstd)
+		t->lent = b->frames; /* ship has it back when TLS has taken it */
+	if (!t->lent.len)
+		ship_return(t->ship, !err);
+	if (err)
+		return false;
+	note_output(t, t->out.len + t->lent.len);
+	counter_inc(&n_blocks);
+	t->sent_seq = b->seq;
+	return true;
+}
+
+/* Acknowledgements that are there; for others it looks again. */
+static void take_acks(struct tunnel *t)
+{
+	static const struct timeval later = {.tv_usec = ACK_MS * 1000};
+
+	receive(t);
+	if (t->ssl && t->acked_seq < t->sent_seq)
+		event_add(t->ack_ev, &later);
 }
 
 static void pump(struct tunnel *t)
 {
 	struct ship_block b;
 
-	while (!output_is_full(t)) {
-		bool sent;
-
-		if (!ship_take(t->ship, &b))
+	while (!output_waits(t)) {
+		if (!ship_take(t->ship, &b)) {
+			take_acks(t);
 			return;
-		sent = send_envelope(t, ZBLOCK_DATA, b.seq, b.frames);
-		ship_return(t->ship, sent);
-		if (!sent) {
+		}
+		if (!put_block(t, &b)) {
 			link_fail(t, "cannot encode a block");
 			return;
 		}
-		counter_inc(&n_blocks);
+		if (!transmit(t))
+			return;
 	}
-	event_del(t->wake_ev); /* ship keeps the rest until on_write() */
+	event_del(t->wake_ev); /* ship keeps the rest until on_writable() */
 }
 
 static void on_wake(evutil_socket_t fd, short what, void *ctx)
@@ -285,26 +533,6 @@ static void on_wake(evutil_socket_t fd, short what, void *ctx)
 	(void)fd;
 	(void)what;
 	pump(t);
-}
-
-static void on_write(struct bufferevent *bev, void *ctx)
-{
-	struct tunnel *t = ctx;
-
-	(void)bev;
-	if (t->state != TUNNEL_UP || event_pending(t->wake_ev, EV_READ, NULL))
-		return;
-	event_add(t->wake_ev, NULL);
-	pump(t);
-}
-
-static void on_output_moved(struct evbuffer *output, const struct evbuffer_cb_info *info, void *ctx)
-{
-	struct tunnel *t = ctx;
-
-	(void)output;
-	if (info->n_deleted)
-		t->alive_ns = clock_mono_ns();
 }
 
 /* ---- hello, welcome ---- */
@@ -347,7 +575,7 @@ static bool send_reopen(struct tunnel *t, struct span s)
 	while (s.len) {
 		size_t n = envelope_cut(s);
 
-		if (!n || !send_envelope(t, ZBLOCK_CONTROL, 0, span_of(s.p, n)))
+		if (!n || !put_control(t, span_of(s.p, n)))
 			return false;
 		s = span_of(s.p + n, s.len - n);
 	}
@@ -369,7 +597,7 @@ static bool resume(struct tunnel *t, const struct frame_welcome *m)
 	buf_fini(&reopen);
 	if (ok) {
 		memcpy(t->collector, m->collector, sizeof(t->collector));
-		t->acked_seq = m->resume_seq;
+		t->acked_seq = t->sent_seq = m->resume_seq;
 		t->knows_collector = true;
 	}
 	return ok;
@@ -377,6 +605,8 @@ static bool resume(struct tunnel *t, const struct frame_welcome *m)
 
 static void on_welcome(struct tunnel *t, const struct frame_welcome *m)
 {
+	static const int wakes_at = ACK_WAKES_AT;
+
 	if (m->version != SSLC_PROTO_VERSION) {
 		link_failf(t,
 			   "the collector speaks protocol %u, this agent %u: update the older one",
@@ -392,6 +622,7 @@ static void on_welcome(struct tunnel *t, const struct frame_welcome *m)
 		link_fail(t, "out of memory");
 		return;
 	}
+	setsockopt(t->fd, SOL_SOCKET, SO_RCVLOWAT, &wakes_at, sizeof(wakes_at));
 	state_set(t, TUNNEL_UP);
 	counter_inc(&n_connected);
 	log_info("tunnel: %s to %s", t->was_up ? "reconnected" : "connected", t->where);
@@ -399,7 +630,8 @@ static void on_welcome(struct tunnel *t, const struct frame_welcome *m)
 	t->was_up = true;
 	t->acked = false;
 	t->said[0] = '\0';
-	pump(t);
+	if (transmit(t)) /* flows told again; the blocks when we are out of receive() */
+		event_active(t->wake_ev, EV_READ, 0);
 }
 
 /* ---- receiving ---- */
@@ -456,7 +688,7 @@ static bool on_envelope(struct tunnel *t, struct span frames)
 			return false;
 		}
 		on_frame(t, &f);
-		if (!t->bev)
+		if (!t->ssl)
 			return false;
 		frames = span_of(frames.p + n, frames.len - (size_t)n);
 	}
@@ -484,36 +716,37 @@ static void take_envelopes(struct tunnel *t)
 	buf_consume(&t->in, used);
 }
 
-static void on_read(struct bufferevent *bev, void *ctx)
+/* All that has come. The link may be gone afterwards. */
+static void receive(struct tunnel *t)
 {
-	struct evbuffer *in = bufferevent_get_input(bev);
-	struct tunnel *t = ctx;
 	uint8_t chunk[4096];
-	int n;
+	size_t n;
+	int ret;
 
-	t->alive_ns = clock_mono_ns();
-	while (t->bev && (n = evbuffer_remove(in, chunk, sizeof(chunk))) > 0) {
-		wr_bytes(&t->in, chunk, (size_t)n);
+	if (t->receiving) /* whoever does sees the rest, and the end */
+		return;
+	t->receiving = true;
+	while (t->ssl) {
+		ERR_clear_error();
+		errno = 0;
+		ret = SSL_read_ex(t->ssl, chunk, sizeof(chunk), &n);
+		if (ret != 1) {
+			(void)tls_waits(t, ret);
+			break;
+		}
+		t->alive_ns = clock_mono_ns();
+		wr_bytes(&t->in, chunk, n);
 		if (t->in.bad)
 			link_fail(t, "the collector breaks the protocol");
 		else
 			take_envelopes(t);
 	}
+	t->receiving = false;
+	if (t->ssl && t->wire.len) /* what TLS had to answer itself */
+		(void)wire_push(t);
 }
 
 /* ---- TLS ---- */
-
-/* The first code of OpenSSL's own; libevent mixes SSL_get_error() values, which are small, among
- * them. */
-static unsigned long bev_code(struct bufferevent *bev)
-{
-	unsigned long code, found = 0;
-
-	while ((code = bufferevent_get_openssl_error(bev)))
-		if (!found && (ERR_GET_LIB(code) || ERR_SYSTEM_ERROR(code)))
-			found = code;
-	return found;
-}
 
 /* We do not accept the collector's certificate. */
 static void fail_verify(struct tunnel *t, long verify)
@@ -525,14 +758,13 @@ static void fail_verify(struct tunnel *t, long verify)
 	link_fail(t, text);
 }
 
-static void fail_tls(struct tunnel *t, short what, int sock_err)
+static void fail_tls(struct tunnel *t, unsigned long code, int sock_err)
 {
-	unsigned long code = bev_code(t->bev);
 	long verify = SSL_get_verify_result(t->ssl);
 	char cause[128];
 
 	tls_code_text(code, cause, sizeof(cause));
-	if (!code && (what & BEV_EVENT_ERROR) && sock_err && sock_err != EAGAIN)
+	if (!code && sock_err && sock_err != EAGAIN)
 		snprintf(cause, sizeof(cause), "%s", strerror(sock_err));
 	if (t->state == TUNNEL_HANDSHAKE && !t->trust.insecure && verify != X509_V_OK) {
 		fail_verify(t, verify);
@@ -548,48 +780,107 @@ static void fail_tls(struct tunnel *t, short what, int sock_err)
 	}
 }
 
-static void on_event(struct bufferevent *bev, short what, void *ctx)
+static void handshake(struct tunnel *t)
 {
-	int sock_err = EVUTIL_SOCKET_ERROR();
-	struct tunnel *t = ctx;
+	int ret;
 
-	if (what & BEV_EVENT_CONNECTED) {
-		state_set(t, TUNNEL_HELLO);
-		if (!send_hello(t))
-			link_fail(t, "cannot say hello: out of memory");
+	ERR_clear_error();
+	errno = 0;
+	ret = SSL_do_handshake(t->ssl);
+	if (ret != 1) {
+		if (tls_waits(t, ret))
+			(void)wire_push(t);
 		return;
 	}
-	if (!(what & (BEV_EVENT_EOF | BEV_EVENT_ERROR)))
+	state_set(t, TUNNEL_HELLO);
+	t->alive_ns = clock_mono_ns();
+	if (!send_hello(t) && t->ssl)
+		link_fail(t, "cannot say hello: out of memory");
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *ctx)
+{
+	struct tunnel *t = ctx;
+
+	(void)fd;
+	(void)what;
+	if (t->state == TUNNEL_HANDSHAKE)
+		handshake(t);
+	else
+		receive(t);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *ctx)
+{
+	struct tunnel *t = ctx;
+
+	(void)fd;
+	(void)what;
+	if (t->state == TUNNEL_HANDSHAKE) {
+		handshake(t);
 		return;
-	on_read(bev, t); /* a refusal may stand before the end */
-	if (t->bev)
-		fail_tls(t, what, sock_err);
+	}
+	if (!transmit(t))
+		return;
+	receive(t);
+	if (!t->ssl || t->state != TUNNEL_UP || output_waits(t))
+		return;
+	event_add(t->wake_ev, NULL);
+	pump(t);
+}
+
+static void on_ack_due(evutil_socket_t fd, short what, void *ctx)
+{
+	(void)fd;
+	(void)what;
+	take_acks(ctx);
+}
+
+/* TLS over t->fd. False: out of memory. */
+static bool tls_open(struct tunnel *t)
+{
+	BIO *in, *out;
+
+	t->ssl = trust_ssl_new(&t->trust);
+	if (!t->ssl)
+		return false;
+	in = BIO_new_socket(t->fd, BIO_NOCLOSE);
+	out = BIO_new(t->method);
+	if (!in || !out) {
+		BIO_free(in);
+		BIO_free(out);
+		return false;
+	}
+	BIO_set_data(out, t);
+	BIO_set_init(out, 1);
+	SSL_set_bio(t->ssl, in, out);
+	SSL_set_connect_state(t->ssl);
+	SSL_set_mode(t->ssl, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+	SSL_clear_mode(t->ssl, SSL_MODE_RELEASE_BUFFERS); /* there is one link, and it is busy */
+	return true;
+}
+
+static bool events_open(struct tunnel *t)
+{
+	t->read_ev = event_new(t->base, t->fd, EV_READ | EV_PERSIST, on_readable, t);
+	t->write_ev = event_new(t->base, t->fd, EV_WRITE, on_writable, t);
+	t->ack_ev = evtimer_new(t->base, on_ack_due, t);
+	return t->read_ev && t->write_ev && t->ack_ev && !event_add(t->read_ev, NULL);
 }
 
 static void start_tls(struct tunnel *t)
 {
-	SSL *ssl = trust_ssl_new(&t->trust);
-
-	if (ssl)
-		t->bev = bufferevent_openssl_socket_new(
-			t->base, t->fd, ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
-	if (!t->bev) {
-		SSL_free(ssl);
+	if (!tls_open(t) || !events_open(t)) {
 		link_fail(t, "cannot start TLS: out of memory");
 		return;
 	}
-	t->fd = -1; /* bev's now */
-	t->ssl = ssl;
 	if (zblock_enc_new(&t->enc, t->zstd_level) || zblock_dec_new(&t->dec)) {
 		link_fail(t, "out of memory");
 		return;
 	}
 	state_set(t, TUNNEL_HANDSHAKE);
 	t->since_ns = t->alive_ns = t->tx_ns = t->ping_ns = clock_mono_ns();
-	evbuffer_add_cb(bufferevent_get_output(t->bev), on_output_moved, t);
-	bufferevent_setcb(t->bev, on_read, on_write, on_event, t);
-	bufferevent_setwatermark(t->bev, EV_WRITE, OUTPUT_RESUME, 0);
-	bufferevent_enable(t->bev, EV_READ | EV_WRITE);
+	handshake(t);
 }
 
 /* ---- TCP ---- */
@@ -707,7 +998,7 @@ static void ping_when_idle(struct tunnel *t, uint64_t now_ns)
 		return;
 	t->ping_ns = now_ns;
 	frame_put_ping(&t->frames, &m, false);
-	if (!send_control(t))
+	if (!send_control(t) && t->ssl)
 		link_fail(t, "cannot ping: out of memory");
 }
 
@@ -730,6 +1021,10 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
 				   t->where);
 		break;
 	case TUNNEL_UP:
+		receive(t);
+		if (t->state != TUNNEL_UP)
+			break;
+		now_ns = clock_mono_ns(); /* not before what has just come */
 		if (now_ns - t->alive_ns > SILENT_S * NS_PER_S)
 			link_fail(t, "the collector is silent");
 		else
@@ -789,7 +1084,10 @@ static void tunnel_free(struct tunnel *t)
 		close(t->stop_fd);
 	buf_fini(&t->in);
 	buf_cleanse(&t->out);
+	buf_fini(&t->behind);
+	buf_fini(&t->wire);
 	buf_fini(&t->frames);
+	BIO_meth_free(t->method);
 	trust_close(&t->trust);
 	free(t->host);
 	free(t);
@@ -823,14 +1121,17 @@ int tunnel_start(struct tunnel **out, const struct tunnel_conf *conf, struct shi
 	t->ship = ship;
 	t->backoff_ms = BACKOFF_MIN_MS;
 	buf_init(&t->in, IN_MAX);
-	buf_init(&t->out, ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX);
+	buf_init(&t->out, OUT_MAX);
+	buf_init(&t->behind, OUT_MAX);
+	buf_init(&t->wire, WIRE_MAX);
 	buf_init(&t->frames, FRAME_HEADER_LEN + FRAME_BODY_MAX);
 	snprintf(t->where, sizeof(t->where), strchr(conf->host, ':') ? "[%s]:%u" : "%s:%u",
 		 conf->host, conf->port);
 	if (gethostname(t->name, sizeof(t->name) - 1))
 		t->name[0] = '\0';
 	t->host = strdup(conf->host);
-	err = t->host ? 0 : -ENOMEM;
+	t->method = socket_method();
+	err = t->host && t->method ? 0 : -ENOMEM;
 	if (!err && getrandom(t->agent, sizeof(t->agent), 0) != (ssize_t)sizeof(t->agent))
 		err = -EIO;
 	if (!err)
