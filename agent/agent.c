@@ -2,7 +2,10 @@
 /*
  * agent: the event loop of the host side. The capture source's descriptor, the signals and a clock
  * come in; events go to flow, blocks to the uplink's thread. Never waits for the network or the
- * disk here: the queue behind the kernel's ring buffer must not fill while somebody else is slow.
+ * disk here. When the queue of blocks fills although the collector acknowledges, it is we who are
+ * too fast: events stay in the kernel's ring buffer for a while, which lends its room, too, and
+ * gives up connections only as long as it must. Those that the queue has to give up never come
+ * back.
  */
 #include "agent.h"
 
@@ -31,12 +34,16 @@
 /* Between two blocks of a busy host: each costs both ends a system call, a wake-up and an answer,
  * however little is in it. What comes after a silence goes at once. */
 #define FLUSH_GAP_NS 500000ull
+#define HOLD_MS      2
+#define STUCK_NS     250000000ull /* nothing was acknowledged: no rate that could be kept to */
 
 struct agent {
 	const struct agent_conf *conf; /* borrowed */
 	struct event_base *base;
 	struct event *input, *more, *tick, *flush, *sig[3];
 	uint64_t flushed_ns; /* CLOCK_MONOTONIC of the last flush */
+	uint64_t first_seq;  /* oldest block of the queue, */
+	uint64_t moved_ns;   /* and when it was found to be another one than before */
 	struct capture *capture;
 	struct filter *filter;
 	struct flows *flows;
@@ -164,25 +171,50 @@ static void flush_soon(struct agent *a)
 		flush(a);
 }
 
+static bool keeps_up(struct agent *a)
+{
+	uint64_t now_ns = clock_mono_ns(), seq = ship_first_seq(a->ship);
+
+	if (seq != a->first_seq)
+		a->moved_ns = now_ns;
+	a->first_seq = seq;
+	return !ship_is_crowded(a->ship) || now_ns - a->moved_ns > STUCK_NS;
+}
+
+static void come_later(struct agent *a)
+{
+	const struct timeval hold = {.tv_usec = HOLD_MS * 1000};
+
+	event_del(a->input); /* it would be readable all the time */
+	event_add(a->more, &hold);
+}
+
 /* Take a batch. What it leaves in the ring comes next, after signals and the clock had their turn.
  */
 static void on_input(evutil_socket_t fd, short what, void *ctx)
 {
 	struct agent *a = ctx;
-	int n = a->capture->ops->poll(a->capture);
+	bool more = false;
+	int n;
 
 	(void)fd;
 	(void)what;
+	if (!keeps_up(a)) {
+		come_later(a);
+		return;
+	}
+	event_add(a->input, NULL);
+	n = a->capture->ops->poll(a->capture, &more);
 	if (n < 0) {
 		log_error("agent: reading events failed: %s", strerror(-n));
 		a->failed = true;
 		event_base_loopbreak(a->base);
 		return;
 	}
-	if (n > 0) {
+	if (n > 0)
 		flush_soon(a);
+	if (more)
 		event_active(a->more, EV_TIMEOUT, 0);
-	}
 }
 
 static void on_tick(evutil_socket_t fd, short what, void *ctx)
@@ -196,6 +228,7 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
 	flows_tick(a->flows, clock_mono_ns(), clock_wall_offset_ns());
 	coverage_tick(a->coverage, clock_mono_ns());
 	ship_flush(a->ship);
+	ship_tidy(a->ship);
 }
 
 static void on_signal(evutil_socket_t sig, short what, void *ctx)

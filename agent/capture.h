@@ -51,15 +51,16 @@ struct capture_fill {
 struct capture_stats {
 	struct capture_fill ring, queue; /* the kernel's, and the one behind it */
 	uint64_t events, ring_bytes;     /* that went through the ring */
-	uint64_t naps, sleeps;           /* of the thread that empties it */
+	uint64_t naps, sleeps;           /* rests of the thread that empties it */
 };
 
 struct capture_ops {
 	const char *name;                                                   /* "bpf", "preload" */
 	int (*open)(struct capture **out, const struct capture_conf *conf); /* logs its own error */
 	int (*fd)(const struct capture *c); /* readable when poll() has work */
-	int (*poll)(struct capture *c);     /* deliver what is there; events delivered, or -errno */
-	void (*finish)(struct capture *c);  /* deliver all that has happened so far, and no more */
+	/* Deliver what is there; events delivered, or -errno. *more: call again soon. */
+	int (*poll)(struct capture *c, bool *more);
+	void (*finish)(struct capture *c); /* deliver all that has happened so far, and no more */
 	void (*stats)(const struct capture *c, struct capture_stats *out);
 	void (*skip_flow)(struct capture *c,
 			  uint64_t flow); /* its bytes are not wanted: stop copying them */

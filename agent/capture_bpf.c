@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * capture_bpf: source 1. Loads the kernel half, attaches it to every TLS library file that libwatch
- * reports, and hands on the events that its reader thread takes from the ring buffer. Never looks
+ * reports, and hands on the events that its reader takes from the ring buffer. Never looks
  * into an event.
  */
 #include "attach.h"
@@ -28,7 +28,7 @@
 #include "ring.h" /* types inside the next one */
 #include "capture.skel.h"
 
-#define POLL_BATCH 8192 /* events between two looks at the rest of the program */
+#define POLL_BATCH 512  /* events, 8 MiB at most, between two looks at the rest of the program */
 #define FINISH_MS  5000 /* for what is in the ring at the end */
 
 static COUNTER_DEFINE(libs_attached, "capture_libs_attached",
@@ -100,13 +100,24 @@ struct source {
 	uint64_t calls_lost; /* as of the last look */
 };
 
+/* Placing probes takes the kernel tens of milliseconds. */
+static int attach_aside(struct source *s, int fd, struct attach_found *found)
+{
+	int n;
+
+	reader_away(s->reader);
+	n = attach_file(s->attach, fd, found);
+	reader_back(s->reader);
+	return n;
+}
+
 /* Any file with code: a program, a library. True when it holds TLS code. */
 static bool on_library(void *ctx, int fd, const char *path)
 {
 	bool is_library = libwatch_is_library(path);
 	struct source *s = ctx;
 	struct attach_found found;
-	int n = attach_file(s->attach, fd, &found);
+	int n = attach_aside(s, fd, &found);
 
 	if (n > 0) {
 		doubts_begin(s->doubts, found.number, clock_mono_ns());
@@ -308,15 +319,15 @@ static int load(struct source *s)
 
 static int open_reader(struct source *s)
 {
-	struct reader_conf conf = {.ring_fd = bpf_map__fd(s->skel->maps.events),
+	int fd = bpf_map__fd(s->skel->maps.events);
+	struct reader_conf conf = {.ring_fd = fd,
+				   .wake_fd = fd,
+				   .ring_bytes = s->conf.ring_bytes,
 				   .queue_bytes = s->conf.queue_bytes,
-				   .ring = &s->skel->data->ring};
-	struct epoll_event ev = {.events = EPOLLIN};
-	int err = reader_start(&s->reader, &conf);
+				   .ring = &s->skel->data->ring,
+				   .epoll_fd = s->epoll_fd};
 
-	if (err)
-		return err;
-	return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, reader_fd(s->reader), &ev) ? -errno : 0;
+	return reader_start(&s->reader, &conf);
 }
 
 static void say_load_error(int err)
@@ -394,7 +405,7 @@ static int source_fd(const struct capture *c)
 	return ((const struct source *)c)->epoll_fd;
 }
 
-static int source_poll(struct capture *c)
+static int source_poll(struct capture *c, bool *more)
 {
 	struct source *s = (struct source *)c;
 	struct epoll_event ev[8];
@@ -404,6 +415,7 @@ static int source_poll(struct capture *c)
 	libwatch_poll(s->watch);
 	n = reader_take(s->reader, POLL_BATCH, on_event, s);
 	counter_add(&events_seen, n);
+	*more = n == POLL_BATCH;
 	return (int)n;
 }
 

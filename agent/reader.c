@@ -1,65 +1,58 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * reader: the ring buffer's only consumer, a thread of its own. While there is traffic it looks
- * every millisecond and costs the probed programs no wake-up; when there is none it sleeps, and the
- * next event wakes it. What it has copied is published in the queue, and the main thread told once.
+ * reader: the ring buffer's only consumer. While there is traffic the main thread comes every
+ * millisecond, and less often the more it finds, so the probed programs pay no wake-up; when there
+ * is none it sleeps, and the next event wakes it. The second thread has work only while the main
+ * thread is away; who holds the lock takes from the ring, and what is in the queue is older.
  */
 #include "reader.h"
 
+#include "base/clock.h"
 #include "base/metrics.h"
 #include "evqueue.h"
+#include "ringmap.h"
 
-#include <bpf/libbpf.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
+#include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define NAP_MS     1
-#define IDLE_NAPS  4           /* without an event: sleep */
-#define SLEEP_MS   1000        /* see sleep_until_woken() */
-#define EVENT_MAX  (32u << 10) /* of one event; more than the kernel half makes */
-#define PUBLISH_AT (64u << 10) /* bytes copied before the other side sees them */
+#define NAP_MAX_MS 5 /* what it costs both ends to pass something on is paid once in it */
+/* From so many events or bytes of the ring in a millisecond on naps get longer. */
+#define BUSY_EVENTS 8
+#define BUSY_BYTES  (16u << 10)
+#define IDLE_NAPS   4    /* without an event: sleep */
+#define SLEEP_MS    1000 /* see sleep_until_woken() */
 
-static COUNTER_DEFINE(events_broken, "capture_events_broken", "events of impossible size, ignored");
 static COUNTER_DEFINE(waits_full, "capture_queue_full",
 		      "times when events had to stay in the kernel: the queue behind it was full");
 
 struct reader {
 	struct reader_conf conf;
-	struct ring_buffer *rb;
-	const volatile uint64_t *consumer, *producer; /* positions in the ring: mapped */
-	size_t page;
-	struct evqueue *queue;
-	int epoll_fd, stop_fd, wake_fd;
+	int timer_fd;
 	pthread_t thread;
 	bool running;
-	size_t unpublished;
-	atomic_bool starving; /* the main thread found the queue empty */
-	atomic_bool stop, ended;
-	_Atomic uint64_t stop_at; /* 0, or the ring's position after which the thread ends */
-	_Atomic uint64_t events, naps, sleeps;
+	pthread_cond_t go; /* away or stop were set */
+
+	pthread_mutex_t lock; /* guards what follows */
+	bool away, stop;
+	struct ringmap map;
+	struct evqueue *queue;
+
+	/* Of the main thread. */
+	unsigned idle, nap_ms;
+	uint64_t rested_at; /* position in the ring */
+	uint64_t stop_at;   /* 0, or the ring's position after which all is told */
+	uint64_t events, naps, sleeps;
 };
 
-/* --- the thread ---------------------------------------------------------------------------------
+/* --- the second thread --------------------------------------------------------------------------
  */
-
-static void publish(struct reader *r)
-{
-	const uint64_t one = 1;
-
-	r->unpublished = 0;
-	evqueue_publish(r->queue);
-	atomic_thread_fence(memory_order_seq_cst); /* against reader_take(): one sees the other */
-	if (atomic_load_explicit(&r->starving, memory_order_relaxed) &&
-	    atomic_exchange(&r->starving, false))
-		(void)!write(r->wake_fd, &one, sizeof(one));
-}
 
 /* Data events are as large as their room in the ring; only their bytes go on. */
 static size_t used_bytes(const struct sslc_event *ev)
@@ -72,124 +65,60 @@ static size_t used_bytes(const struct sslc_event *ev)
 	return ev->size;
 }
 
-/* Returns < 0 when the next event might not fit; this one is taken in any case. */
-static int on_record(void *ctx, void *data, size_t size)
+/* Everything that is in the ring goes into the queue, or as much as fits. */
+static void move(struct reader *r)
 {
-	const struct sslc_event *ev = data;
-	struct reader *r = ctx;
+	const struct sslc_event *ev;
 
-	if (size < sizeof(*ev) || size > EVENT_MAX || ev->size > size || ev->size < sizeof(*ev) ||
-	    !ev->type) {
-		counter_inc(&events_broken);
-		return 0;
+	while ((ev = ringmap_first(&r->map))) {
+		size_t used = used_bytes(ev);
+
+		if (!evqueue_fits(r->queue, used)) {
+			counter_inc(&waits_full);
+			break;
+		}
+		evqueue_put(r->queue, ev, used);
+		ringmap_pop(&r->map);
 	}
-	atomic_fetch_add_explicit(&r->events, 1, memory_order_relaxed);
-	evqueue_put(r->queue, ev, used_bytes(ev));
-	r->unpublished += ev->size;
-	if (r->unpublished >= PUBLISH_AT)
-		publish(r);
-	return evqueue_fits(r->queue, EVENT_MAX) ? 0 : -EAGAIN;
-}
-
-/* Everything that is in the ring, or as much as fits. Returns whether there was anything. */
-static bool drain(struct reader *r)
-{
-	uint64_t before = *r->consumer;
-
-	if (!evqueue_fits(r->queue, EVENT_MAX)) {
-		counter_inc(&waits_full);
-		return false;
-	}
-	(void)ring_buffer__consume(r->rb);
-	if (r->unpublished)
-		publish(r);
-	return *r->consumer != before;
-}
-
-static void rest(struct reader *r, int ms)
-{
-	struct epoll_event ev[2];
-
-	(void)epoll_wait(r->epoll_fd, ev, 2, ms);
-	__atomic_store_n(&r->conf.ring->reader, SSLC_READER_AWAKE, __ATOMIC_SEQ_CST);
-}
-
-static void nap(struct reader *r)
-{
-	atomic_fetch_add_explicit(&r->naps, 1, memory_order_relaxed);
-	__atomic_store_n(&r->conf.ring->reader, SSLC_READER_NAPS, __ATOMIC_SEQ_CST);
-	rest(r, NAP_MS);
-}
-
-/*
- * Whoever has taken room in the ring before the word was out may not wake us: then the ring is not
- * empty. On machines where the kernel half's load may overtake its store, and it stores nothing
- * else in between, one event may wait for the next one, SLEEP_MS at most.
- */
-static void sleep_until_woken(struct reader *r)
-{
-	__atomic_store_n(&r->conf.ring->reader, SSLC_READER_SLEEPS, __ATOMIC_SEQ_CST);
-	if (*r->producer != *r->consumer) {
-		nap(r);
-		return;
-	}
-	atomic_fetch_add_explicit(&r->sleeps, 1, memory_order_relaxed);
-	rest(r, SLEEP_MS);
-}
-
-static bool is_over(struct reader *r)
-{
-	uint64_t stop_at = atomic_load(&r->stop_at);
-
-	return atomic_load(&r->stop) || (stop_at && *r->consumer >= stop_at);
+	ringmap_release(&r->map);
+	evqueue_publish(r->queue);
 }
 
 static void *run(void *ctx)
 {
+	const struct timespec nap = {.tv_nsec = NAP_MS * (long)NS_PER_MS};
 	struct reader *r = ctx;
-	unsigned idle = 0;
 
-	while (!is_over(r)) {
-		idle = drain(r) ? 0 : idle + 1;
-		if (idle <= IDLE_NAPS)
-			nap(r);
-		else
-			sleep_until_woken(r);
+	pthread_mutex_lock(&r->lock);
+	while (!r->stop) {
+		if (!r->away) {
+			pthread_cond_wait(&r->go, &r->lock);
+			continue;
+		}
+		move(r);
+		pthread_mutex_unlock(&r->lock);
+		nanosleep(&nap, NULL);
+		pthread_mutex_lock(&r->lock);
 	}
-	atomic_store(&r->ended, true);
+	pthread_mutex_unlock(&r->lock);
 	return NULL;
 }
 
-/* --- the main thread ----------------------------------------------------------------------------
- */
-
-/* The ring's two positions: the first words of its first two pages. */
-static int map_positions(struct reader *r)
+static void tell_thread(struct reader *r, bool *what)
 {
-	uint8_t *p;
-
-	r->page = (size_t)sysconf(_SC_PAGESIZE);
-	p = mmap(NULL, 2 * r->page, PROT_READ, MAP_SHARED, r->conf.ring_fd, 0);
-	if (p == MAP_FAILED)
-		return -errno;
-	r->consumer = (const volatile void *)p;
-	r->producer = (const volatile void *)(p + r->page);
-	return 0;
+	pthread_mutex_lock(&r->lock);
+	*what = true;
+	pthread_cond_signal(&r->go);
+	pthread_mutex_unlock(&r->lock);
 }
 
-/* Edge-triggered: a nap that found the ring not empty would be none otherwise. */
-static int watch(struct reader *r)
+static void end_thread(struct reader *r)
 {
-	struct epoll_event ring = {.events = EPOLLIN | EPOLLET}, stop = {.events = EPOLLIN};
-
-	r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	r->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (r->epoll_fd < 0 || r->stop_fd < 0 || r->wake_fd < 0 ||
-	    epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, r->conf.ring_fd, &ring) ||
-	    epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, r->stop_fd, &stop))
-		return -errno;
-	return 0;
+	if (!r->running)
+		return;
+	tell_thread(r, &r->stop);
+	pthread_join(r->thread, NULL);
+	r->running = false;
 }
 
 static int start_thread(struct reader *r)
@@ -205,6 +134,145 @@ static int start_thread(struct reader *r)
 	return err;
 }
 
+/* --- rest ---------------------------------------------------------------------------------------
+ */
+
+/* What the kernel half sees before it decides whether its event wakes us. */
+static void say(struct reader *r, enum sslc_reader state)
+{
+	__atomic_store_n(&r->conf.ring->reader, state, __ATOMIC_SEQ_CST);
+}
+
+static void come_again(struct reader *r, uint64_t ns)
+{
+	const struct itimerspec in = {
+		.it_value = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)}};
+
+	(void)timerfd_settime(r->timer_fd, 0, &in, NULL);
+}
+
+static void nap(struct reader *r)
+{
+	r->naps++;
+	say(r, SSLC_READER_NAPS);
+	come_again(r, r->nap_ms * NS_PER_MS);
+}
+
+/*
+ * Whoever has taken room in the ring before the word was out may not wake us: then the ring is not
+ * empty. On machines where the kernel half's load may overtake its store, and it stores nothing
+ * else in between, one event may wait for the next one, SLEEP_MS at most.
+ */
+static void sleep_until_woken(struct reader *r)
+{
+	say(r, SSLC_READER_SLEEPS);
+	if (ringmap_put(&r->map) != ringmap_taken(&r->map)) {
+		nap(r);
+		return;
+	}
+	r->sleeps++;
+	come_again(r, SLEEP_MS * NS_PER_MS);
+}
+
+static bool is_busy(const struct reader *r, unsigned n)
+{
+	return n >= BUSY_EVENTS * r->nap_ms ||
+	       r->map.at - r->rested_at >= (uint64_t)BUSY_BYTES * r->nap_ms;
+}
+
+/* n: events since the last rest. */
+static void rest(struct reader *r, unsigned n)
+{
+	r->idle = n ? 0 : r->idle + 1;
+	if (!is_busy(r, n))
+		r->nap_ms = NAP_MS;
+	else
+		r->nap_ms = r->nap_ms * 2 < NAP_MAX_MS ? r->nap_ms * 2 : NAP_MAX_MS;
+	r->rested_at = r->map.at;
+	if (r->idle <= IDLE_NAPS)
+		nap(r);
+	else
+		sleep_until_woken(r);
+}
+
+/* --- the main thread ----------------------------------------------------------------------------
+ */
+
+unsigned reader_take(struct reader *r, unsigned max,
+		     void (*each)(void *ctx, const struct sslc_event *ev), void *ctx)
+{
+	const struct sslc_event *ev;
+	unsigned n = 0;
+
+	pthread_mutex_lock(&r->lock);
+	say(r, SSLC_READER_AWAKE);
+	for (; n < max && (ev = evqueue_first(r->queue)); n++) {
+		each(ctx, ev);
+		evqueue_pop(r->queue);
+	}
+	for (; n < max && (ev = ringmap_first(&r->map)); n++) {
+		each(ctx, ev);
+		ringmap_pop(&r->map);
+	}
+	ringmap_release(&r->map);
+	r->events += n;
+	if (n < max)
+		rest(r, n);
+	pthread_mutex_unlock(&r->lock);
+	return n;
+}
+
+void reader_away(struct reader *r)
+{
+	tell_thread(r, &r->away);
+}
+
+void reader_back(struct reader *r)
+{
+	pthread_mutex_lock(&r->lock);
+	r->away = false;
+	pthread_mutex_unlock(&r->lock);
+	come_again(r, 1); /* for what is in the queue */
+}
+
+bool reader_finish(struct reader *r)
+{
+	end_thread(r);
+	if (!r->stop_at) /* at least 1: position 0 means that nothing has ever been there */
+		r->stop_at = ringmap_put(&r->map) ? ringmap_put(&r->map) : 1;
+	return !ringmap_put(&r->map) || ringmap_taken(&r->map) >= r->stop_at;
+}
+
+void reader_stats(const struct reader *r, struct reader_stats *out)
+{
+	*out = (struct reader_stats){
+		.ring_used = ringmap_put(&r->map) - ringmap_taken(&r->map),
+		.ring_high = *(volatile __u64 *)&r->conf.ring->high,
+		.ring_bytes = ringmap_taken(&r->map),
+		.events = r->events,
+		.queue_used = evqueue_used(r->queue),
+		.queue_high = evqueue_high(r->queue),
+		.naps = r->naps,
+		.sleeps = r->sleeps,
+	};
+}
+
+/* --- begin and end ------------------------------------------------------------------------------
+ */
+
+/* Edge-triggered: a nap that found the ring not empty would be none otherwise, and nobody has to
+ * read the timer. */
+static int watch(struct reader *r)
+{
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
+
+	r->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (r->timer_fd < 0 || epoll_ctl(r->conf.epoll_fd, EPOLL_CTL_ADD, r->conf.wake_fd, &ev) ||
+	    epoll_ctl(r->conf.epoll_fd, EPOLL_CTL_ADD, r->timer_fd, &ev))
+		return -errno;
+	return 0;
+}
+
 int reader_start(struct reader **out, const struct reader_conf *conf)
 {
 	struct reader *r = calloc(1, sizeof(*r));
@@ -213,120 +281,36 @@ int reader_start(struct reader **out, const struct reader_conf *conf)
 	if (!r)
 		return -ENOMEM;
 	r->conf = *conf;
-	r->epoll_fd = r->stop_fd = r->wake_fd = -1;
-	atomic_store(&r->starving, true);
+	r->timer_fd = -1;
+	r->nap_ms = NAP_MS;
+	pthread_mutex_init(&r->lock, NULL);
+	pthread_cond_init(&r->go, NULL);
 	err = evqueue_new(&r->queue, conf->queue_bytes);
 	if (!err)
-		err = map_positions(r);
+		err = ringmap_open(&r->map, conf->ring_fd, conf->ring_bytes);
 	if (!err)
 		err = watch(r);
-	if (!err) {
-		r->rb = ring_buffer__new(conf->ring_fd, on_record, r, NULL);
-		err = r->rb ? start_thread(r) : -errno;
-	}
+	if (!err)
+		err = start_thread(r);
 	if (err) {
 		reader_free(r);
 		return err;
 	}
+	come_again(r, 1);
 	*out = r;
 	return 0;
-}
-
-int reader_fd(const struct reader *r)
-{
-	return r->wake_fd;
-}
-
-/* Nothing was there: ask to be told, and look again, for what came in between. */
-static const struct sslc_event *first_or_starve(struct reader *r)
-{
-	const struct sslc_event *ev = evqueue_first(r->queue);
-	uint64_t n;
-
-	if (ev)
-		return ev;
-	(void)!read(r->wake_fd, &n, sizeof(n));
-	atomic_store(&r->starving, true);
-	atomic_thread_fence(memory_order_seq_cst);
-	return evqueue_first(r->queue);
-}
-
-unsigned reader_take(struct reader *r, unsigned max,
-		     void (*each)(void *ctx, const struct sslc_event *ev), void *ctx)
-{
-	const struct sslc_event *ev;
-	unsigned n = 0;
-
-	while (n < max && (ev = n ? evqueue_first(r->queue) : first_or_starve(r))) {
-		each(ctx, ev);
-		evqueue_pop(r->queue);
-		n++;
-	}
-	return n;
-}
-
-static void end_thread(struct reader *r)
-{
-	const uint64_t one = 1;
-
-	if (!r->running)
-		return;
-	(void)!write(r->stop_fd, &one, sizeof(one));
-	pthread_join(r->thread, NULL);
-	r->running = false;
-}
-
-bool reader_finish(struct reader *r)
-{
-	const uint64_t one = 1;
-
-	if (!r->running)
-		return true;
-	if (!atomic_load(&r->stop_at)) {
-		/* At least 1: position 0 means that nothing has ever been there. */
-		atomic_store(&r->stop_at, *r->producer ? *r->producer : 1);
-		if (!*r->producer)
-			atomic_store(&r->stop, true);
-		(void)!write(r->stop_fd, &one, sizeof(one));
-	}
-	if (!atomic_load(&r->ended))
-		return false;
-	end_thread(r);
-	return true;
-}
-
-void reader_stats(const struct reader *r, struct reader_stats *out)
-{
-	*out = (struct reader_stats){
-		.ring_used = *r->producer - *r->consumer,
-		.ring_high = *(volatile __u64 *)&r->conf.ring->high,
-		.ring_bytes = *r->consumer,
-		.events = atomic_load_explicit(&r->events, memory_order_relaxed),
-		.queue_used = evqueue_used(r->queue),
-		.queue_high = evqueue_high(r->queue),
-		.naps = atomic_load_explicit(&r->naps, memory_order_relaxed),
-		.sleeps = atomic_load_explicit(&r->sleeps, memory_order_relaxed),
-	};
-}
-
-static void close_fd(int fd)
-{
-	if (fd >= 0)
-		close(fd);
 }
 
 void reader_free(struct reader *r)
 {
 	if (!r)
 		return;
-	atomic_store(&r->stop, true);
 	end_thread(r);
-	ring_buffer__free(r->rb);
-	if (r->consumer)
-		munmap((void *)r->consumer, 2 * r->page);
+	ringmap_close(&r->map);
 	evqueue_free(r->queue);
-	close_fd(r->epoll_fd);
-	close_fd(r->stop_fd);
-	close_fd(r->wake_fd);
+	if (r->timer_fd >= 0)
+		close(r->timer_fd);
+	pthread_cond_destroy(&r->go);
+	pthread_mutex_destroy(&r->lock);
 	free(r);
 }

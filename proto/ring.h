@@ -20,7 +20,7 @@
  */
 enum sslc_reader {
 	SSLC_READER_AWAKE = 0,  /* it looks into the ring by itself: never woken */
-	SSLC_READER_NAPS = 1,   /* it will look within a millisecond: woken when the ring fills */
+	SSLC_READER_NAPS = 1,   /* it will look within milliseconds: woken when the ring fills */
 	SSLC_READER_SLEEPS = 2, /* there was nothing for a while: woken by the next event */
 };
 
