@@ -146,6 +146,21 @@ static bool is_canary_check(const struct ins *i)
 	return false;
 }
 
+/* Whether it writes memory that is not the function's stack frame. */
+static bool stores(const struct ins *i, bool has_bp)
+{
+	for (unsigned k = 0; k < i->is.operand_count; k++) {
+		const ZydisDecodedOperand *op = &i->op[k];
+		ZydisRegister base = op->mem.base;
+
+		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE && base != ZYDIS_REGISTER_RSP &&
+		    (base != ZYDIS_REGISTER_RBP || !has_bp))
+			return true;
+	}
+	return false;
+}
+
 /* A call of a function that does not return, with at most some moves before it. */
 static bool dies_at(const struct walk *w, size_t pos)
 {
@@ -407,6 +422,8 @@ static bool find_entry(struct walk *w, unsigned args, struct cheap_place *out)
 			break;
 		if (!decode(w, pos, &i) || written(&i) & needed)
 			return doubt(w, "an argument is overwritten before a cheap instruction");
+		if (stores(&i, w->at[pos].bp != NO_BP))
+			return doubt(w, "memory is written before a cheap instruction");
 	}
 	return doubt(w, "no cheap instruction before the first branch");
 }

@@ -159,6 +159,23 @@ static void test_arguments_must_still_be_there(void **state)
 		0x83, 0xc4, 8, 0xc3); /* cpuid writes what it does not name */
 }
 
+static void test_nothing_is_done_before_the_entry(void **state)
+{
+	struct cheap_places p;
+	/* sub rsp,8; mov [rsp],rdi; js; nop; add rsp,8; ret */
+	static const uint8_t own[] = {0x48, 0x83, 0xec, 8,    0x48, 0x89, 0x3c, 0x24,
+				      0x78, 0,    0x90, 0x48, 0x83, 0xc4, 8,    0xc3};
+
+	(void)state;
+	assert_int_equal(find(own, sizeof(own), 4, &p), CHEAP_PAIR);
+	/* mov [rdi],rsi */
+	REFUSED(CHEAP_NOTHING, "memory", 0x48, 0x83, 0xec, 8, 0x48, 0x89, 0x37, 0x78, 0, 0x90, 0x48,
+		0x83, 0xc4, 8, 0xc3);
+	/* mov [rbp+8],rsi, which may be anywhere */
+	REFUSED(CHEAP_NOTHING, "memory", 0x48, 0x83, 0xec, 8, 0x48, 0x89, 0x75, 8, 0x78, 0, 0x90,
+		0x48, 0x83, 0xc4, 8, 0xc3);
+}
+
 static void test_what_is_not_certain_is_refused(void **state)
 {
 	(void)state;
@@ -388,6 +405,7 @@ int main(void)
 		cmocka_unit_test(test_a_return_probe_may_be_where_the_stack_has_not_moved),
 		cmocka_unit_test(test_a_frame_pointer_is_followed),
 		cmocka_unit_test(test_arguments_must_still_be_there),
+		cmocka_unit_test(test_nothing_is_done_before_the_entry),
 		cmocka_unit_test(test_what_is_not_certain_is_refused),
 		cmocka_unit_test(test_an_unclear_stack_is_refused),
 		cmocka_unit_test(test_an_entry_passed_twice_is_refused),
