@@ -68,6 +68,24 @@ class Suite:
             raise Skip(f"no packages of {self.suite}: {p.stderr.strip()[-200:]}")
         return p.stdout
 
+    def versions(self, *packages):
+        """{name: version}, the newest; without those that the release does not have."""
+        lines = (line.split("|") for line in self.run("apt-cache", "madison", *packages).stdout.splitlines())
+        found = {}
+        for name, version, _ in lines:
+            found.setdefault(name.strip(), version.strip())
+        return found
+
+    def unpack_all(self, to, packages, but=()):
+        """The same with all that the packages depend on, except what begins with one of `but`."""
+        self.must("apt-get", "-y", "--no-install-recommends", "--download-only", "install", *packages)
+        debs = to / "debs"
+        debs.mkdir(parents=True)
+        for deb in (self.top / "cache/archives").glob("*.deb"):
+            if not deb.name.startswith(tuple(but)):
+                (debs / deb.name).symlink_to(deb)
+        return extract(debs, to / "x")
+
     def unpack(self, to, *packages):
         """The directory below `to` that the packages' files are in."""
         debs = to / "debs"
