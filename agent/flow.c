@@ -63,6 +63,8 @@ static COUNTER_DEFINE(bytes_late, "flow_bytes_lost_late",
 static COUNTER_DEFINE(flows_audited, "flow_connections_audited",
 		      "connections whose socket's own byte counts were held against what was "
 		      "captured");
+static COUNTER_DEFINE(flows_late, "flow_connections_late",
+		      "connections on which TLS had begun before they were watched");
 static COUNTER_DEFINE(flows_missed, "flow_connections_unexplained",
 		      "those whose socket carried more than their TLS calls explain: part of their "
 		      "plaintext was not captured");
@@ -483,6 +485,11 @@ static void on_open(struct flows *t, const struct sslc_ev_open *in)
 	f->opened_ns = ev.ev.ts_ns;
 	f->tgid = ev.conn.tgid;
 	f->is_late = ev.flags & SSLC_OPEN_LATE;
+	if (f->is_late) {
+		counter_inc(&flows_late);
+		log_debug("flow: process %" PRIu32 ": TLS had begun before it was watched",
+			  f->tgid);
+	}
 	queue_push(&t->by_age, &f->age);
 	if (!f->candidate) {
 		judge(t, f, &ev, false);

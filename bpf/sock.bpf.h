@@ -174,9 +174,9 @@ static __always_inline struct sslc_conn_id conn_id_of(__u64 ssl)
 	return id;
 }
 
-/* conn: NULL when TLS was only seen on the wire. */
+/* conn: NULL when TLS was only seen on the wire. late: SSLC_OPEN_LATE or 0. */
 static __always_inline void announce(struct sock *sk, struct sock_info *info,
-				     const struct sslc_conn_id *conn)
+				     const struct sslc_conn_id *conn, __u32 late)
 {
 	struct sslc_ev_open *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
 
@@ -190,7 +190,7 @@ static __always_inline void announce(struct sock *sk, struct sock_info *info,
 	ev->ev.ts_ns = bpf_ktime_get_ns();
 	ev->ev.flow = info->flow;
 	ev->conn = conn ? *conn : conn_id_of(0);
-	ev->flags = conn ? 0 : SSLC_OPEN_CANDIDATE;
+	ev->flags = late | (conn ? 0 : SSLC_OPEN_CANDIDATE);
 	read_tuple(ev, sk);
 	read_role(ev, sk);
 	ev->mss = BPF_CORE_READ((struct tcp_sock *)sk, mss_cache);
@@ -377,7 +377,7 @@ static __always_inline __u64 take_wire(const __u64 *key, const __u64 ident[2])
 }
 
 static __always_inline struct sock_info *sock_info_get(struct sock *sk,
-						       const struct sslc_conn_id *conn)
+						       const struct sslc_conn_id *conn, __u32 late)
 {
 	struct sock_info fresh = {}, *info;
 	__u64 key = (__u64)sk;
@@ -399,7 +399,7 @@ static __always_inline struct sock_info *sock_info_get(struct sock *sk,
 		}
 	}
 	if (!info->announced)
-		announce(sk, info, conn);
+		announce(sk, info, conn, late);
 	return info;
 }
 
@@ -483,20 +483,38 @@ static __always_inline void tell_bind(const struct sslc_conn_id *id, const struc
 	ring_submit(ev);
 }
 
+#define NO_RECORD 0u
+#define BELIEVED  1u /* no content type is that small */
+
 /*
- * Whether the operation that the thread is in moves TLS records. Not every socket that is used
- * inside a TLS call carries it: callbacks ask session caches, directories and responders. Kernel
- * TLS (an upper layer protocol on the socket) takes plaintext; where memory cannot be found, the
- * operation is believed.
+ * Type of the TLS record that the operation that the thread is in begins with; NO_RECORD. Not every
+ * socket that is used inside a TLS call carries it: callbacks ask session caches, directories and
+ * responders. Kernel TLS (an upper layer protocol on the socket) takes plaintext; where memory
+ * cannot be found, the operation is believed.
  */
-static __always_inline bool moves_records(struct sock *sk)
+static __always_inline __u32 record_type(struct sock *sk)
 {
 	__u64 at = userbuf_first();
 	__u8 h[8] = {};
 
 	if (!at || BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_ulp_ops))
-		return true;
-	return !bpf_probe_read_user(h, TLS_HEADER, (void *)at) && is_record(h);
+		return BELIEVED;
+	return !bpf_probe_read_user(h, TLS_HEADER, (void *)at) && is_record(h) ? h[0] : NO_RECORD;
+}
+
+/*
+ * Whether anything had moved on a connection before an operation of n bytes that has just been
+ * done. Global, for a stack frame of its own.
+ */
+__noinline int had_moved(__u64 key, __u32 dir, __u32 n)
+{
+	__u64 moved[2];
+
+	if (!sock_moved((struct sock *)key, moved))
+		return 0;
+	if (dir == SSLC_DIR_OUT)
+		return moved[SSLC_DIR_OUT] > n + 1ull || moved[SSLC_DIR_IN];
+	return moved[SSLC_DIR_OUT] > 1 || moved[SSLC_DIR_IN] > n; /* a SYN may count as a byte */
 }
 
 /* DTLS and QUIC are not mirrored: there is no connection that their bytes could wait for. */
@@ -538,6 +556,7 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 	struct conn *c = conn_get(&id);
 	struct sock_info *info;
 	__u64 key = (__u64)sk;
+	__u32 type = BELIEVED, late = 0;
 	bool is_bound;
 
 	if (!c || c->excluded)
@@ -549,11 +568,16 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 		return true;
 	}
 	is_bound = c->sk == key && c->flow;
-	if (!is_bound && !moves_records(sk))
-		return true;
+	if (!is_bound) {
+		type = record_type(sk);
+		if (type == NO_RECORD)
+			return true;
+		if (type != TLS_HANDSHAKE && had_moved(key, dir, moved))
+			late = SSLC_OPEN_LATE;
+	}
 	c->has_socket = 1;
 	c->datagrams = 0; /* those before were a look-up of the name */
-	info = sock_info_get(sk, &id);
+	info = sock_info_get(sk, &id, late);
 	if (!info || (is_bound && c->flow == info->flow))
 		return true;
 	c->sk = key;

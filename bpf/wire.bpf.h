@@ -185,10 +185,10 @@ static __always_inline struct wire *wire_make(struct sock *sk, __u64 key, const 
 	return bpf_map_lookup_elem(&wires, &key);
 }
 
-/* TLS begins here, as far as the wire shows. */
-static __always_inline void wire_is_tls(struct sock *sk, struct wire *w)
+/* TLS begins here, as far as the wire shows. late: SSLC_OPEN_LATE or 0. */
+static __always_inline void wire_is_tls(struct sock *sk, struct wire *w, __u32 late)
 {
-	if (!sock_info_get(sk, NULL))
+	if (!sock_info_get(sk, NULL, late))
 		return;
 	w->state = WIRE_TLS;
 	w->left[0] = w->left[1] = 0;
@@ -234,7 +234,7 @@ static __always_inline void clear_op(struct sock *sk, struct wire *w, struct op 
 	__u32 d = o->dir & 1;
 
 	if (is_hello(h)) {
-		wire_is_tls(sk, w);
+		wire_is_tls(sk, w, 0);
 	} else if (!w->pos[d] && is_plain_http(h)) {
 		wire_is_other(w);
 	} else if (w->pos[d] + o->n > CLEAR_MAX) {
@@ -309,7 +309,7 @@ static __always_inline void wire_op_buffer(struct sock *sk, struct wire *w, stru
 		clear_op(sk, w, o, h);
 	else if (w->state == WIRE_OTHER && (loose || is_new) && is_record(h) &&
 		 (h[0] == TLS_APPLICATION || is_hello(h)))
-		wire_is_tls(sk, w);
+		wire_is_tls(sk, w, h[0] == TLS_APPLICATION ? SSLC_OPEN_LATE : 0);
 	if (w->state == WIRE_TLS)
 		tls_op(w, o, h, loose);
 }

@@ -121,7 +121,7 @@ struct sslc_conn_id {
 
 /* sslc_ev_open.flags */
 #define SSLC_OPEN_ISN_VALID 1u /* iss and irs are the connection's initial sequence numbers */
-#define SSLC_OPEN_LATE      2u /* TLS bytes had moved on it before the first one we saw */
+#define SSLC_OPEN_LATE      2u /* TLS had begun on it before the first record that we saw */
 #define SSLC_OPEN_ROLE_EXACT                                                                       \
 	4u /* role follows from the kernel's own counters, not from a bound port */
 #define SSLC_OPEN_CANDIDATE                                                                        \

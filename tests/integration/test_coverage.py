@@ -6,6 +6,7 @@ garbage on it."""
 import json
 import pathlib
 import random
+import re
 import socket
 import struct
 import time
@@ -60,6 +61,37 @@ print("listening", flush=True)
 c, _ = s.accept()
 while c.recv(4096):
     pass
+"""
+# Begins before the agents do: TLS that no library's call has part in, though one is loaded, and TLS of that library.
+LATE = f"""
+import socket, ssl, sys
+addr = sys.argv[1]
+record = b"\\x17\\x03\\x03\\x00\\x40" + b"x" * 64
+ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+ctx.check_hostname, ctx.verify_mode = False, ssl.CERT_NONE
+past = socket.create_connection((addr, 4447))
+past.sendall({HELLO!r} + record)
+tls = ctx.wrap_socket(socket.create_connection((addr, 8447)))
+def talk():
+    tls.sendall(b"hello")
+    assert tls.recv(100) == b"hello"
+talk()
+print("begun", flush=True)
+sys.stdin.readline()
+past.sendall(record)
+talk()
+print("went on", flush=True)
+sys.stdin.readline()
+"""
+ECHO = """
+import socket, ssl, sys
+ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+ctx.load_cert_chain(*sys.argv[3:5])
+lst = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("listening", flush=True)
+s = ctx.wrap_socket(lst.accept()[0], server_side=True)
+while got := s.recv(100):
+    s.sendall(got)
 """
 
 
@@ -130,6 +162,17 @@ def nginx_bytes(log):
     return sum(int(x[2]) + int(x[3]) for x in lines[:3])
 
 
+def begin_early(t):
+    """A program whose connections are older than the agents."""
+    sink = t.spawn("early-sink", PY, "-c", SINK, "10.71.1.1", 4447, ns=t.srv)
+    echo = t.spawn("echo", PY, "-c", ECHO, "10.71.1.1", 8447, *t.cert(), ns=t.srv)
+    for p in (sink, echo):
+        p.wait_line("listening", where="out")
+    late = t.spawn("late", PY, "-c", LATE, "10.71.1.1", ns=t.cli, stdin=True)
+    late.wait_line("begun", where="out")
+    return {"late": late, "echo": echo, "early-sink": sink}
+
+
 def start_programs(t):
     """Everything but the short clients. Names → processes."""
     p = {"serve": static_server(t)}
@@ -187,10 +230,24 @@ def check_programs(t, all_rows, p, pids, agents, log):
     for end in ("server", "client"):
         assert_row(all_rows, p[f"past-{end}"].pid, f"{end} that goes past its library", reason="unexplained",
                    flows_exact=1, flows_unexplained=1)
+    assert_row(all_rows, p["late"].pid, "connections older than the agent", reason="attached-late", flows_exact=0,
+               flows_missed=1, flows_late=1, flows_filtered=1)
+    check_late(p, pids, agents)
     for a in agents:
         equal(a.counters()["flow_connections_unexplained"], 1, "connections unexplained")
         assert_row(all_rows, a.pid, "the agent", reason="excluded")
     fact("reasons:", sorted({r["reason"] for r in all_rows if r["kind"] == "process"}))
+
+
+def check_late(p, pids, agents):
+    """Those connections that are older than the agents, and none of the others."""
+    told = [int(pid) for a in agents for pid in re.findall(r"process (\d+): TLS had begun before", a.err())]
+    young = {*pids.values(), *(x.pid for name, x in p.items() if name not in ("late", "echo", "early-sink"))}
+    equal([told.count(p[name].pid) for name in ("late", "echo", "early-sink")], [4, 2, 2],
+          "late connections, as two agents tell them")
+    check(not young & set(told), "told as late:", young & set(told))
+    for a in agents:
+        check(a.counters()["flow_connections_late"] >= 2, "flow_connections_late")
 
 
 def check_libraries(all_rows):
@@ -323,7 +380,8 @@ def main(t):
     assert_row(json.loads(p.stdout), nginx.pid, "nginx, without an agent", reason="no-agent",
                tls=["OpenSSL"], agent=None)
 
-    words = ("--run-dir", run_dir, "port 443 or port 4443 or portrange 4444-4446")
+    early = begin_early(t)
+    words = ("-v", "--run-dir", run_dir, "port 443 or port 4443 or portrange 4444-4447")
     cli = t.alone("-w", t.dir / "cli.pcapng", *words, name="cli", ns=t.cli, iface="cli0")
     srv = t.alone("-w", t.dir / "srv.pcapng", *words, name="srv")
     url = "https://10.71.1.1/blob"
@@ -335,8 +393,9 @@ def main(t):
         "filtered": finish(t, "curl", "curl", "-sk", "-o", "/dev/null", "https://10.71.1.1:8443/blob",
                            ns=t.cli),
     }
+    early["late"].say("", "went on")
     p = start_programs(t)
-    p["nginx"] = nginx
+    p = {"nginx": nginx, **early, **p}
     time.sleep(1)
     all_rows = rows(run_dir)
     check_programs(t, all_rows, p, pids, (cli, srv), log)

@@ -1614,11 +1614,13 @@ static void test_account_of_a_flow_left_out_says_why(void **state)
 static void test_account_of_an_inferred_role_and_of_a_late_start(void **state)
 {
 	struct rig *r = rig_accounting(NULL);
+	uint64_t late = counter_named("flow_connections_late");
 
 	(void)state;
 	feed_open(r, 1, SERVER, SSLC_OPEN_LATE);
 	assert_account(FLOW_MIRRORED, CONF_INFERRED, 0);
 	assert_true(acc.last.is_late);
+	assert_int_equal(counter_named("flow_connections_late"), late + 1);
 	rig_free(r);
 }
 
