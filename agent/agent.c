@@ -120,6 +120,19 @@ static json_t *answer_coverage(void *ctx)
 	return all;
 }
 
+static void on_pause(void *ctx, const struct capture_pause *p)
+{
+	struct agent *a = ctx;
+
+	coverage_pause(a->coverage, p);
+	if (p->is_gone)
+		flows_pause_forget(a->flows, p->pid, p->start_ticks);
+	else if (p->until_ns)
+		flows_resume(a->flows, p->pid, p->start_ticks, p->until_ns);
+	else if (!flows_pause(a->flows, p->pid, p->start_ticks, p->since_ns))
+		log_warn("agent: connections of process %u may be told with holes", p->pid);
+}
+
 static json_t *answer_status(void *ctx)
 {
 	struct agent *a = ctx;
@@ -288,6 +301,9 @@ static int open_capture(struct agent *a)
 					.shed = conf->shed,
 					.on_event = on_event,
 					.on_file = on_file,
+					.on_pause = on_pause,
+					.max_overhead = conf->max_overhead,
+					.overhead_retry_s = conf->overhead_retry_s,
 					.ctx = a};
 
 	return capture_bpf_ops.open(&a->capture, &cc);

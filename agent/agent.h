@@ -21,8 +21,9 @@ struct agent_conf {
 	enum sslc_shed shed;
 	enum flow_hook flow_hook;
 	enum prelude_mode starttls;
-	bool outer_tls;      /* see struct capture_conf */
-	const char *run_dir; /* where the control socket lies */
+	bool outer_tls;                          /* see struct capture_conf */
+	unsigned max_overhead, overhead_retry_s; /* see struct capture_conf */
+	const char *run_dir;                     /* where the control socket lies */
 	const struct uplink_ops *uplink;
 	void *uplink_ctx;
 };

@@ -352,7 +352,10 @@ static int link_perf(struct attach_set *s, const struct bpf_program *prog, unsig
 /* See proto/calls.h. */
 static uint64_t cookie_of(const struct site *s, unsigned way, unsigned file)
 {
-	return sslc_cookie(s->call, way == SITE_RETURN ? -RETURN_POPS : s->sp, file);
+	enum sslc_price stepped = s->price == SITE_PLAIN ? SSLC_PRICE_STEPPED : SSLC_PRICE_EMULATED;
+
+	return sslc_cookie(s->call, way == SITE_RETURN ? -RETURN_POPS : s->sp, file,
+			   way == SITE_RETURN ? SSLC_PRICE_RETURN : stepped);
 }
 
 static void collect(struct batch *b, const struct attach *a, const struct sites *s,
@@ -701,9 +704,29 @@ static void retire(struct attach *a, struct attach_set *set)
 	a->retired = r;
 }
 
+static void remove_own(struct probed *f, struct own *o)
+{
+	attach_set_free(o->set);
+	*o = f->own[--f->n_own];
+}
+
+static void drop_dead(struct probed *f)
+{
+	struct process_stat st;
+
+	for (size_t i = 0; i < f->n_own;)
+		if (process_stat(f->own[i].pid, &st) && st.start_ticks == f->own[i].start_ticks)
+			i++;
+		else
+			remove_own(f, &f->own[i]);
+}
+
 void attach_tick(struct attach *a)
 {
 	int map = bpf_map__fd(a->skel->maps.calls);
+
+	for (size_t i = 0; i < a->n_files; i++)
+		drop_dead(&a->files[i]);
 
 	for (struct retired **at = &a->retired; *at;) {
 		struct retired *r = *at;
@@ -836,12 +859,6 @@ static struct own *find_own(const struct probed *f, unsigned pid)
 		if (f->own[i].pid == pid)
 			return &f->own[i];
 	return NULL;
-}
-
-static void remove_own(struct probed *f, struct own *o)
-{
-	attach_set_free(o->set);
-	*o = f->own[--f->n_own];
 }
 
 static void remove_all_own(struct probed *f)
@@ -982,6 +999,23 @@ static void forget_goroutines(int map, unsigned pid)
 		if (key.tgid == pid)
 			bpf_map_delete_elem(map, &key);
 	}
+}
+
+void attach_tally(const struct attach *a, struct sslc_tally *out)
+{
+	int n = libbpf_num_possible_cpus();
+	struct sslc_tally *v = calloc(n > 0 ? (size_t)n : 1, sizeof(*v));
+	uint32_t zero = 0;
+
+	*out = (struct sslc_tally){0};
+	if (v && n > 0 && !bpf_map_lookup_elem(bpf_map__fd(a->skel->maps.tallies), &zero, v))
+		for (int i = 0; i < n; i++) {
+			out->entries += v[i].entries;
+			out->exits += v[i].exits;
+			out->ns += v[i].ns;
+			out->samples += v[i].samples;
+		}
+	free(v);
 }
 
 void attach_forget_calls(struct attach *a, unsigned pid)

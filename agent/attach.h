@@ -15,6 +15,7 @@ struct attach_set; /* links that were placed together */
 struct btf;
 struct sites;
 struct capture_bpf; /* the skeleton */
+struct sslc_tally;
 
 /* Where the probes of a file may lie, best first. Each of them shows the same, if our reading of
  * the library's code is right; the lower, the less of it is relied on. */
@@ -99,6 +100,9 @@ int attach_share(struct attach *a, unsigned number) __attribute__((warn_unused_r
 void attach_forget_calls(struct attach *a, unsigned pid);
 /** About once a second: takes off what is not needed any more. */
 void attach_tick(struct attach *a);
+
+/** Hits of probes so far, of all processors. */
+void attach_tally(const struct attach *a, struct sslc_tally *out);
 
 /** Any sites of any file, for one process (0: all). The caller's to attach_set_free(). */
 int attach_sites(struct attach *a, int fd, const struct sites *sites, unsigned pid,

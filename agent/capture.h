@@ -29,6 +29,17 @@ struct capture_file {
 	const char *lowered_from; /* the same, before connections went unexplained; NULL: never */
 };
 
+/* A process whose probes were taken off, since they cost it too much. */
+struct capture_pause {
+	unsigned pid;
+	uint64_t start_ticks; /* of the process */
+	uint64_t since_ns;    /* monotonic: what it did before was seen */
+	uint64_t until_ns;    /* it is probed again: what has begun before was not seen in full; 0:
+			       * not yet */
+	unsigned percent, limit, retry_s; /* of its CPU time; tried again after */
+	bool is_gone;                     /* the process has ended: nothing is left to be said */
+};
+
 struct capture_conf {
 	enum flow_hook flow_hook;
 	bool inner_only;   /* what stands before TLS on a connection is not wanted */
@@ -40,6 +51,10 @@ struct capture_conf {
 	void (*on_event)(void *ctx, const struct sslc_event *ev);
 	/* A file was looked at; all borrowed. */
 	void (*on_file)(void *ctx, int fd, const char *path, const struct capture_file *found);
+	/* Probes of a process were taken off, or put on again. */
+	void (*on_pause)(void *ctx, const struct capture_pause *p);
+	unsigned max_overhead;     /* percent of a process's CPU time; 0: no limit */
+	unsigned overhead_retry_s; /* how long a process is left alone the first time */
 	void *ctx;
 };
 
@@ -52,6 +67,9 @@ struct capture_stats {
 	struct capture_fill ring, queue; /* the kernel's, and the one behind it */
 	uint64_t events, ring_bytes;     /* that went through the ring */
 	uint64_t naps, sleeps;           /* rests of the thread that empties it */
+	uint64_t entries, exits;         /* probes that were hit */
+	uint64_t entries_s, exits_s;     /* of these in the last second */
+	uint64_t program_ns;             /* mean time of a probe's program; 0: not known yet */
 };
 
 struct capture_ops {

@@ -12,6 +12,8 @@
 #include "base/metrics.h"
 #include "doubt.h"
 #include "libwatch.h"
+#include "overhead.h"
+#include "price.h"
 #include "reader.h"
 
 #include <bpf/bpf.h>
@@ -25,11 +27,13 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "ring.h" /* types inside the next one */
+#include "calls.h" /* types inside the next but one */
+#include "ring.h"
 #include "capture.skel.h"
 
-#define POLL_BATCH 512  /* events, 8 MiB at most, between two looks at the rest of the program */
-#define FINISH_MS  5000 /* for what is in the ring at the end */
+#define POLL_BATCH 512 /* events, 8 MiB at most, between two looks at the rest of the program */
+#define RATE_NS    900000000ull /* hits are counted for so long, and no less */
+#define FINISH_MS  5000         /* for what is in the ring at the end */
 
 static COUNTER_DEFINE(libs_attached, "capture_libs_attached",
 		      "files with probes: TLS libraries, and programs with TLS inside");
@@ -88,6 +92,13 @@ static struct counter losses[] = {
 };
 #define N_LOSSES (sizeof(losses) / sizeof(losses[0]))
 
+/* Hits of probes in the last second or so. */
+struct rate {
+	struct sslc_tally at; /* when it began */
+	uint64_t began_ns;
+	uint64_t entries_s, exits_s;
+};
+
 struct source {
 	struct capture base;
 	struct capture_conf conf;
@@ -97,7 +108,9 @@ struct source {
 	int epoll_fd;
 	struct attach *attach;
 	struct doubts *doubts;
-	uint64_t calls_lost; /* as of the last look */
+	uint64_t calls_lost;       /* as of the last look */
+	struct overhead *overhead; /* NULL: there is no limit */
+	struct rate hits;
 };
 
 /* Placing probes takes the kernel tens of milliseconds. */
@@ -278,6 +291,7 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 		err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);
 	s->skel->rodata->ring_bytes = s->conf.ring_bytes;
 	s->skel->rodata->shed_how = s->conf.shed;
+	s->skel->rodata->tally_processes = s->conf.max_overhead > 0;
 	if (!err)
 		err = capture_bpf__load(s->skel);
 	if (!err)
@@ -330,6 +344,92 @@ static int open_reader(struct source *s)
 	return reader_start(&s->reader, &conf);
 }
 
+/* --- overhead -----------------------------------------------------------------------------------
+ */
+
+static void on_changed(void *ctx, unsigned pid, uint64_t ino)
+{
+	struct source *s = ctx;
+
+	overhead_changed(s->overhead, pid, ino);
+}
+
+static void on_detached(void *ctx, unsigned pid, uint64_t start_ticks, uint64_t since_ns,
+			const struct governor_verdict *why)
+{
+	struct source *s = ctx;
+	const struct capture_pause p = {.pid = pid,
+					.start_ticks = start_ticks,
+					.since_ns = since_ns,
+					.percent = why->percent,
+					.limit = s->conf.max_overhead,
+					.retry_s = why->retry_s};
+
+	s->conf.on_pause(s->conf.ctx, &p);
+}
+
+static void on_attached(void *ctx, unsigned pid, uint64_t start_ticks, uint64_t until_ns)
+{
+	struct source *s = ctx;
+	const struct capture_pause p = {
+		.pid = pid, .start_ticks = start_ticks, .until_ns = until_ns};
+
+	s->conf.on_pause(s->conf.ctx, &p);
+}
+
+static void on_gone(void *ctx, unsigned pid, uint64_t start_ticks)
+{
+	struct source *s = ctx;
+	const struct capture_pause p = {.pid = pid, .start_ticks = start_ticks, .is_gone = true};
+
+	s->conf.on_pause(s->conf.ctx, &p);
+}
+
+static int measure_prices(struct source *s)
+{
+	uint32_t ns[SSLC_PRICES];
+	int err = price_measure(s->attach, ns);
+
+	if (err) {
+		log_error("capture: --max-overhead: what a probe costs could not be measured: %s",
+			  strerror(-err));
+		return err;
+	}
+	log_info("capture: a probe's exception costs %u ns where the kernel emulates, %u ns where "
+		 "it steps, a return's %u ns",
+		 ns[SSLC_PRICE_EMULATED], ns[SSLC_PRICE_STEPPED], ns[SSLC_PRICE_RETURN]);
+	memcpy((void *)s->skel->bss->prices, ns, sizeof(ns));
+	return 0;
+}
+
+/* After the watch is open, before any file is probed. Logs its own error. */
+static int open_overhead(struct source *s)
+{
+	const struct overhead_conf conf = {
+		.limits = {.percent = s->conf.max_overhead, .retry_s = s->conf.overhead_retry_s},
+		.attach = s->attach,
+		.watch = s->watch,
+		.changed = on_changed,
+		.hitters_fd = bpf_map__fd(s->skel->maps.hitters),
+		.detached = on_detached,
+		.attached = on_attached,
+		.gone = on_gone,
+		.ctx = s,
+	};
+	int err = s->conf.max_overhead ? attach_check_process(s->attach) : 0;
+
+	if (err == -ENOTSUP)
+		log_error("capture: --max-overhead: this kernel cannot probe one process alone, or "
+			  "only one of its threads (Linux 6.10 can, and mended older ones)");
+	else if (err)
+		log_error("capture: --max-overhead: %s", strerror(-err));
+	if (!err && s->conf.max_overhead)
+		err = measure_prices(s);
+	if (err || !s->conf.max_overhead)
+		return err;
+	return overhead_new(&s->overhead, &conf);
+}
+
 static void say_load_error(int err)
 {
 	if (err == -EPERM)
@@ -354,6 +454,7 @@ static void source_close(struct capture *c)
 
 	if (!s)
 		return;
+	overhead_free(s->overhead);
 	libwatch_close(s->watch);
 	attach_free(s->attach);
 	doubts_free(s->doubts);
@@ -390,8 +491,11 @@ static int source_open(struct capture **out, const struct capture_conf *conf)
 	}
 	/* Watch before the first scan: what appears in between is seen by one of the two. */
 	err = libwatch_open(&s->watch, s->epoll_fd, on_library, s);
+	if (!err)
+		err = open_overhead(s);
 	if (err)
 		goto fail;
+	s->hits.began_ns = clock_mono_ns();
 	libwatch_scan(s->watch);
 	*out = &s->base;
 	return 0;
@@ -435,12 +539,29 @@ static void source_finish(struct capture *c)
 	} while ((n || !is_over) && clock_mono_ns() < end_ns);
 }
 
+/* A look in between, for somebody who asks, begins no new second. */
+static void take_rate(struct source *s, uint64_t now_ns)
+{
+	uint64_t ns = now_ns - s->hits.began_ns;
+	struct sslc_tally now;
+
+	if (ns < RATE_NS)
+		return;
+	attach_tally(s->attach, &now);
+	s->hits.entries_s = (now.entries - s->hits.at.entries) * NS_PER_S / ns;
+	s->hits.exits_s = (now.exits - s->hits.at.exits) * NS_PER_S / ns;
+	s->hits.at = now;
+	s->hits.began_ns = now_ns;
+}
+
 static void source_stats(const struct capture *c, struct capture_stats *out)
 {
 	const struct source *s = (const struct source *)c;
 	struct reader_stats r;
+	struct sslc_tally t;
 
 	reader_stats(s->reader, &r);
+	attach_tally(s->attach, &t);
 	*out = (struct capture_stats){
 		.ring = {s->conf.ring_bytes, r.ring_used, r.ring_high},
 		.queue = {s->conf.queue_bytes, r.queue_used, r.queue_high},
@@ -448,6 +569,11 @@ static void source_stats(const struct capture *c, struct capture_stats *out)
 		.ring_bytes = r.ring_bytes,
 		.naps = r.naps,
 		.sleeps = r.sleeps,
+		.entries = t.entries,
+		.exits = t.exits,
+		.entries_s = s->hits.entries_s,
+		.exits_s = s->hits.exits_s,
+		.program_ns = t.samples ? t.ns / t.samples : 0,
 	};
 }
 
@@ -527,7 +653,10 @@ static void source_tick(struct capture *c)
 	struct reader_stats stats;
 
 	read_losses(s);
+	take_rate(s, clock_mono_ns());
 	attach_tick(s->attach);
+	if (s->overhead)
+		overhead_tick(s->overhead, clock_mono_ns());
 	reader_stats(s->reader, &stats);
 	counter_set(&ring_high, stats.ring_high);
 	counter_set(&queue_high, stats.queue_high);

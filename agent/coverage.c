@@ -65,6 +65,10 @@ struct process {
 	uint64_t looked_at_tick;
 	bool was_looked_at, is_dead;
 	uint64_t died_ns;
+	bool was_paused; /* it had no probes for a while, or has none now */
+	bool is_paused;  /* the next say why and until when */
+	unsigned percent, limit;
+	uint64_t retry_ns;
 };
 
 struct coverage {
@@ -412,7 +416,7 @@ void coverage_opened(struct coverage *c, const struct flow_account *a)
 		keep_comm(p->comm, p->thread);
 }
 
-static void add(struct sums *s, const struct flow_account *a)
+static void add(struct sums *s, const struct flow_account *a, bool was_paused)
 {
 	unsigned conf = a->confidence < CONFIDENCES ? a->confidence : CONF_UNKNOWN;
 
@@ -421,7 +425,7 @@ static void add(struct sums *s, const struct flow_account *a)
 		s->mirrored[conf]++;
 		s->bytes[conf] += a->bytes;
 		s->unexplained += a->is_unexplained;
-	} else if (a->fate == FLOW_UNMATCHED && a->is_late) {
+	} else if (a->fate == FLOW_UNMATCHED && (a->is_late || was_paused)) {
 		s->late++;
 	}
 }
@@ -431,7 +435,7 @@ void coverage_ended(struct coverage *c, const struct flow_account *a)
 	struct process *p = find_or_make(c, a->tgid, a->start_ns);
 
 	if (p)
-		add(&p->ended, a);
+		add(&p->ended, a, p->was_paused);
 }
 
 void coverage_unbound(struct coverage *c, const struct sslc_conn_id *conn, uint64_t bytes)
@@ -442,6 +446,23 @@ void coverage_unbound(struct coverage *c, const struct sslc_conn_id *conn, uint6
 		return;
 	p->unbound_bytes += bytes;
 	queue_push(&c->by_age, &p->age);
+	if (!p->was_looked_at)
+		look_if_alive(c, p, false);
+}
+
+void coverage_pause(struct coverage *c, const struct capture_pause *pause)
+{
+	struct process *p = find(c, pause->pid, pause->start_ticks);
+
+	if (!p && !pause->is_gone)
+		p = make(c, pause->pid, pause->start_ticks);
+	if (!p)
+		return;
+	p->is_paused = !pause->is_gone && !pause->until_ns;
+	p->was_paused |= p->is_paused;
+	p->percent = pause->percent;
+	p->limit = pause->limit;
+	p->retry_ns = pause->since_ns + pause->retry_s * NS_PER_S;
 	if (!p->was_looked_at)
 		look_if_alive(c, p, false);
 }
@@ -502,7 +523,7 @@ void coverage_live(void *coverage, const struct flow_account *a)
 	struct process *p = find_or_make(c, a->tgid, a->start_ns);
 
 	if (p)
-		add(&p->live, a);
+		add(&p->live, a, p->was_paused);
 }
 
 static struct sums all_of(const struct process *p)
@@ -536,6 +557,7 @@ static enum reason why(const struct coverage *c, const struct process *p, const 
 		.unmatched_late = s->late,
 		.unexplained = s->unexplained,
 		.unbound_bytes = p->unbound_bytes,
+		.is_paused = p->is_paused,
 	};
 
 	for (unsigned i = 0; i < p->n_files; i++)
@@ -618,18 +640,29 @@ static json_t *bytes_json(const struct process *p, const struct sums *s)
 			 (json_int_t)p->unbound_bytes);
 }
 
+static json_t *words_json(const struct coverage *c, const struct process *p, enum reason r)
+{
+	uint64_t left_s = p->retry_ns > c->now_ns ? (p->retry_ns - c->now_ns) / NS_PER_S : 0;
+
+	if (r != REASON_OVERHEAD)
+		return json_string(reason_words(r));
+	return json_sprintf("%u %% of its CPU time went into probes, limit %u %%; tried again in "
+			    "%u s",
+			    p->percent, p->limit, (unsigned)left_s);
+}
+
 static json_t *process_json(const struct coverage *c, const struct process *p)
 {
 	struct sums s = all_of(p);
 	enum reason r = why(c, p, &s);
 
-	return json_pack("{s:i, s:I, s:o, s:o, s:o, s:b, s:o, s:o, s:s?, s:o, s:o, s:s, s:s, s:s}",
+	return json_pack("{s:i, s:I, s:o, s:o, s:o, s:b, s:o, s:o, s:s?, s:o, s:o, s:s, s:o, s:s}",
 			 "pid", (int)p->pid, "start", (json_int_t)p->start_ticks, "command",
 			 text(p->comm), "exe", text(p->exe), "container", text(p->container),
 			 "alive", !p->is_dead, "tls", families_json(p), "libraries", files_json(p),
 			 "captured_by", s.flows[FLOW_MIRRORED] ? "bpf" : NULL, "flows",
 			 flows_json(&s), "bytes", bytes_json(p, &s), "reason", reason_code(r),
-			 "words", reason_words(r), "advice", reason_advice(r));
+			 "words", words_json(c, p, r), "advice", reason_advice(r));
 }
 
 static const char *error_words(int err)

@@ -40,6 +40,8 @@ void coverage_file(struct coverage *c, uint64_t dev, uint64_t ino, const char *p
 void coverage_opened(struct coverage *c, const struct flow_account *a);
 void coverage_ended(struct coverage *c, const struct flow_account *a);
 void coverage_unbound(struct coverage *c, const struct sslc_conn_id *conn, uint64_t bytes);
+/** Probes were taken off a process, or put on again, or it is gone. */
+void coverage_pause(struct coverage *c, const struct capture_pause *p);
 /** About once a second: notices, little by little, which processes are gone. now_ns: monotonic. */
 void coverage_tick(struct coverage *c, uint64_t now_ns);
 

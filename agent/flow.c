@@ -70,7 +70,15 @@ static COUNTER_DEFINE(flows_missed, "flow_connections_unexplained",
 		      "plaintext was not captured");
 static COUNTER_DEFINE(flows_double, "flow_connections_double",
 		      "those whose TLS calls said more than their socket carried");
+static COUNTER_DEFINE(
+	flows_paused, "flow_connections_paused",
+	"connections closed for the mirror: their process was not probed for a while");
+static COUNTER_DEFINE(bytes_paused, "flow_bytes_lost_paused",
+		      "plaintext bytes of connections that began before their process was probed "
+		      "again");
 static COUNTER_DEFINE(events_bad, "flow_events_malformed", "malformed events, ignored");
+
+#define FLOW_PAUSE_MS 2000 /* for what is in the ring when probes are taken off */
 
 /* A source that jumps further is broken; offsets on the wire never wrap. */
 #define OFFSET_MAX (1ull << 62)
@@ -127,6 +135,15 @@ struct flow {
 	struct audit audit[2]; /* by enum sslc_dir */
 	bool is_unexplained;
 	bool is_unwanted; /* CANDIDATE, and the filter would leave it out */
+	bool is_paused;   /* some of its calls were not seen: nothing is told any more */
+};
+
+/* A process whose calls were not seen for a while. */
+struct pause {
+	uint32_t tgid;
+	uint64_t start_ticks;
+	uint64_t since_ns; /* all before was seen */
+	uint64_t until_ns; /* UINT64_MAX: it is not seen yet */
 };
 
 struct flows {
@@ -137,6 +154,9 @@ struct flows {
 	struct early_pool *early;
 	struct adjacent *adjacent;
 	struct prelude *prelude; /* NULL: not wanted */
+	struct pause pauses[FLOW_PAUSES_MAX];
+	unsigned n_pauses;
+	uint64_t paused_ns; /* when the last one was said; 0: all connections know */
 	uint64_t now_ns;
 	int64_t wall_offset_ns;
 };
@@ -239,7 +259,7 @@ static struct flow_account account_of(const struct flow *f, const char *comm)
 		.tgid = f->tgid,
 		.fate = f->is_unwanted ? FLOW_FILTERED : fates[f->verdict],
 		.confidence = f->confidence,
-		.is_late = f->is_late,
+		.is_late = f->is_late || f->is_paused,
 		.is_unexplained = f->is_unexplained,
 		.bytes = f->bytes,
 		.comm = comm,
@@ -611,6 +631,8 @@ static struct counter *not_wanted(const struct flow *f, unsigned dir)
 		return &bytes_filtered;
 	if (f->verdict == STANDBY)
 		return &bytes_standby;
+	if (f->is_paused)
+		return &bytes_paused;
 	if (f->ending == ENDED || f->fin_told[dir])
 		return &bytes_after_end;
 	return NULL;
@@ -663,11 +685,102 @@ static void tell_at(struct flows *t, struct flow *f, uint64_t pos[2], const stru
 
 static void tell_ends(struct flows *t, struct flow *f, uint64_t ts_ns);
 
+/* --- processes that were not probed for a while -------------------------------------------------
+ */
+
+static struct pause *find_pause(struct flows *t, uint32_t tgid, uint64_t start_ticks)
+{
+	for (unsigned i = 0; i < t->n_pauses; i++)
+		if (t->pauses[i].tgid == tgid && t->pauses[i].start_ticks == start_ticks)
+			return &t->pauses[i];
+	return NULL;
+}
+
+bool flows_pause(struct flows *t, uint32_t tgid, uint64_t start_ticks, uint64_t since_ns)
+{
+	struct pause *p = find_pause(t, tgid, start_ticks);
+
+	if (!p && t->n_pauses == FLOW_PAUSES_MAX)
+		return false;
+	if (!p)
+		p = &t->pauses[t->n_pauses++];
+	*p = (struct pause){.tgid = tgid,
+			    .start_ticks = start_ticks,
+			    .since_ns = since_ns,
+			    .until_ns = UINT64_MAX};
+	t->paused_ns = t->now_ns;
+	return true;
+}
+
+void flows_resume(struct flows *t, uint32_t tgid, uint64_t start_ticks, uint64_t until_ns)
+{
+	struct pause *p = find_pause(t, tgid, start_ticks);
+
+	if (p)
+		p->until_ns = until_ns;
+}
+
+void flows_pause_forget(struct flows *t, uint32_t tgid, uint64_t start_ticks)
+{
+	struct pause *p = find_pause(t, tgid, start_ticks);
+
+	if (p)
+		*p = t->pauses[--t->n_pauses];
+}
+
+/* A candidate is told by nobody then, and counted as such. */
+static void pause_flow(struct flows *t, struct flow *f, uint64_t ts_ns)
+{
+	if (f->verdict == WANTED && f->ending != ENDED) {
+		counter_inc(&flows_paused);
+		tell_close(t, f, FLOW_END_AGENT, ts_ns);
+	}
+	f->is_paused = true;
+	t->conf.skip(t->conf.ctx, f->id);
+}
+
+/* Something happened on a connection at ts_ns, in a call of that process: was all before it seen?
+ */
+static void check_pause(struct flows *t, struct flow *f, uint32_t tgid, uint64_t start_ns,
+			uint64_t ts_ns)
+{
+	const struct pause *p;
+
+	if (!t->n_pauses || f->is_paused)
+		return;
+	p = find_pause(t, tgid, process_ticks(start_ns));
+	if (p && f->opened_ns <= p->until_ns && ts_ns > p->since_ns)
+		pause_flow(t, f, p->since_ns);
+}
+
+static void check_pause_of(struct flows *t, struct flow *f, const struct sslc_conn_id *conn,
+			   uint64_t ts_ns)
+{
+	check_pause(t, f, f->tgid, f->start_ns, ts_ns);
+	check_pause(t, f, conn->tgid, conn->start_ns, ts_ns);
+}
+
+/* Those on which nothing happens any more are closed, too, once what is in the ring was told. */
+static void check_pauses(struct flows *t)
+{
+	if (!t->paused_ns || t->now_ns - t->paused_ns < FLOW_PAUSE_MS * NS_PER_MS)
+		return;
+	t->paused_ns = 0;
+	for (struct queue_node *n = queue_first(&t->by_age); n; n = queue_next(&t->by_age, n)) {
+		struct flow *f = queue_entry(n, struct flow, age);
+
+		check_pause(t, f, f->tgid, f->start_ns, t->now_ns);
+	}
+}
+
+/* --- bytes and objects --------------------------------------------------------------------------
+ */
+
 /* The kernel saw a TLS object use the connection: from now on it counts positions for it. */
 static void make_exact(struct flows *t, struct flow *f, const struct sslc_conn_id *conn,
 		       uint64_t ts_ns)
 {
-	if (!f->candidate)
+	if (!f->candidate || f->is_paused)
 		return;
 	adjacent_exact(t->adjacent, conn, f->id);
 	if (f->verdict == CANDIDATE) {
@@ -682,8 +795,11 @@ static void make_exact(struct flows *t, struct flow *f, const struct sslc_conn_i
 static void on_loose_data(struct flows *t, const struct sslc_ev_data *ev)
 {
 	struct flow *f = find(t, adjacent_flow(t->adjacent, &ev->conn));
-	struct counter *why = f ? not_wanted(f, ev->dir) : NULL;
+	struct counter *why;
 
+	if (f)
+		check_pause_of(t, f, &ev->conn, ev->ev.ts_ns);
+	why = f ? not_wanted(f, ev->dir) : NULL;
 	if (!f) {
 		held_put(t->held, ev, t->now_ns);
 	} else if (why) {
@@ -704,6 +820,8 @@ static void on_data(struct flows *t, const struct sslc_ev_data *ev)
 		return;
 	}
 	f = find(t, ev->ev.flow);
+	if (f)
+		check_pause_of(t, f, &ev->conn, ev->ev.ts_ns);
 	if (f)
 		make_exact(t, f, &ev->conn, ev->ev.ts_ns);
 	why = f ? not_wanted(f, ev->dir) : &bytes_unknown;
@@ -753,6 +871,8 @@ static void on_bind(struct flows *t, const struct sslc_ev_bind *ev)
 {
 	struct bound b = {.t = t, .f = find(t, ev->ev.flow)};
 
+	if (b.f)
+		check_pause_of(t, b.f, &ev->conn, ev->ev.ts_ns);
 	if (b.f && is_owner(b.f, &ev->conn)) /* matched before: its bytes were told already */
 		memcpy(b.pos, b.f->candidate->pos, sizeof(b.pos));
 	if (b.f)
@@ -770,6 +890,8 @@ static void on_gap(struct flows *t, const struct sslc_ev_gap *ev)
 	struct flow *f = find(t, ev->ev.flow);
 	struct counter *why;
 
+	if (f)
+		check_pause_of(t, f, &ev->conn, ev->ev.ts_ns);
 	if (f)
 		make_exact(t, f, &ev->conn, ev->ev.ts_ns);
 	why = f ? not_wanted(f, ev->dir) : &bytes_unknown;
@@ -830,6 +952,9 @@ static bool on_match(void *ctx, const struct sslc_conn_id *conn, uint64_t flow)
 	struct candidate *c = b.f ? b.f->candidate : NULL;
 
 	if (!c)
+		return false;
+	check_pause_of(t, b.f, conn, t->now_ns);
+	if (b.f->is_paused)
 		return false;
 	if (!is_owner(b.f, conn)) {
 		c->owner = *conn;
@@ -961,7 +1086,7 @@ static void on_destroyed(struct flows *t, struct flow *f, uint64_t ts_ns)
 /* Before the end is settled. A connection's second layer is not known here: allowed for. */
 static void audit(const struct flows *t, struct flow *f, const struct sslc_ev_sock *ev)
 {
-	if (!ev->is_counted || f->verdict != WANTED || f->candidate)
+	if (!ev->is_counted || f->verdict != WANTED || f->candidate || f->is_paused)
 		return;
 	counter_inc(&flows_audited);
 	for (unsigned dir = 0; dir < 2; dir++) {
@@ -994,6 +1119,7 @@ static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 		(void)drop_prelude(t, ev->ev.flow);
 	if (!f)
 		return;
+	check_pause(t, f, f->tgid, f->start_ns, ts_ns);
 	switch (ev->what) {
 	case SSLC_SOCK_LOCAL_FIN:
 		on_local_fin(t, f, ts_ns);
@@ -1109,6 +1235,7 @@ void flows_tick(struct flows *t, uint64_t now_ns, int64_t wall_offset_ns)
 	held_expire(t->held, now_ns);
 	if (t->prelude)
 		prelude_expire(t->prelude, now_ns);
+	check_pauses(t);
 	while ((n = queue_first(&t->ending))) {
 		struct flow *f = queue_entry(n, struct flow, ending_q);
 

@@ -74,6 +74,8 @@ struct flows_conf {
 #define FLOW_PRELUDE_IDLE_S  600         /* STARTTLS comes soon, or never */
 #define FLOW_GRACE_MS        60000 /* a closed socket whose process neither reads on nor closes it */
 
+#define FLOW_PAUSES_MAX 512 /* processes that were not probed for a while, and live */
+
 int flows_new(struct flows **out, const struct flows_conf *conf) WARN_UNUSED;
 void flows_free(struct flows *t);
 /** One event. Malformed ones (lengths, directions) are counted and ignored. */
@@ -81,6 +83,16 @@ void flows_event(struct flows *t, const struct sslc_event *ev);
 /** Expiry, and the clock's offset. now_ns: CLOCK_MONOTONIC; wall_offset_ns: see
  * clock_wall_offset_ns(). */
 void flows_tick(struct flows *t, uint64_t now_ns, int64_t wall_offset_ns);
+/**
+ * A process is not probed any more; all that it did before since_ns (monotonic) was seen. Its
+ * connections are told no further: where later bytes stand will not be known. start_ticks: see
+ * process_ticks(). False: there are too many such processes.
+ */
+bool flows_pause(struct flows *t, uint32_t tgid, uint64_t start_ticks, uint64_t since_ns);
+/** It is probed again: connections that begin from now on are told. */
+void flows_resume(struct flows *t, uint32_t tgid, uint64_t start_ticks, uint64_t until_ns);
+/** The process is gone. */
+void flows_pause_forget(struct flows *t, uint32_t tgid, uint64_t start_ticks);
 /** The agent stops: close what is open. */
 void flows_close_all(struct flows *t, uint64_t now_ns);
 size_t flows_count(const struct flows *t);

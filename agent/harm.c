@@ -18,6 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 __attribute__((noinline)) int harm_canary(void)
@@ -26,9 +27,26 @@ __attribute__((noinline)) int harm_canary(void)
 	return 0;
 }
 
-uint64_t harm_canary_offset(void)
+/* Kernels emulate a nop (x86, arm64), and none of them a move between registers. */
+#if defined(__x86_64__)
+#define MOVE "mov %edi, %eax"
+#else
+#define MOVE "mov w0, w1"
+#endif
+#define FUNCTION(name, first)                                                                      \
+	__asm__(".text\n"                                                                          \
+		".globl " name "\n"                                                                \
+		".type " name ", %function\n" name ":\n"                                           \
+		"  " first "\n"                                                                    \
+		"  ret\n"                                                                          \
+		".size " name ", .-" name "\n")
+
+FUNCTION("harm_emulated", "nop");
+FUNCTION("harm_stepped", MOVE);
+
+static uint64_t offset_of(int (*fn)(void))
 {
-	uint64_t at = (uintptr_t)harm_canary, offset = 0;
+	uint64_t at = (uintptr_t)fn, offset = 0;
 	unsigned long long start, end, pgoff;
 	char line[512], perms[5];
 	FILE *f = fopen("/proc/self/maps", "re");
@@ -41,6 +59,21 @@ uint64_t harm_canary_offset(void)
 			offset = at - start + pgoff;
 	fclose(f);
 	return offset;
+}
+
+uint64_t harm_canary_offset(void)
+{
+	return offset_of(harm_canary);
+}
+
+uint64_t harm_emulated_offset(void)
+{
+	return offset_of(harm_emulated);
+}
+
+uint64_t harm_stepped_offset(void)
+{
+	return offset_of(harm_stepped);
 }
 
 bool harm_has_shadow_stacks(const char *cpuinfo)
@@ -102,17 +135,46 @@ int harm_sandboxed_survives(int (*fn)(void))
 /* --- a child with threads -----------------------------------------------------------------------
  */
 
+/* What the child is told, one byte each; it answers with a uint64_t. */
+enum { CALL_CANARY = 'c', TIME_EMULATED = 'e', TIME_STEPPED = 's' };
+
+/* The thread's own time: others may want the processor, too. */
+static uint64_t thread_ns(void)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t time_calls(int (*fn)(void))
+{
+	uint64_t began = thread_ns();
+
+	for (int i = 0; i < HARM_CALLS; i++)
+		(void)fn();
+	return thread_ns() - began;
+}
+
+static uint64_t obey(char order)
+{
+	if (order != CALL_CANARY)
+		return time_calls(order == TIME_STEPPED ? harm_stepped : harm_emulated);
+	(void)harm_canary();
+	return (uint64_t)syscall(SYS_gettid);
+}
+
 static void *call_when_told(void *ctx)
 {
 	const struct harm_threaded *c = ctx;
-	unsigned tid = (unsigned)syscall(SYS_gettid);
-	char go;
+	char order;
 
-	if (read(c->from, &go, 1) != 1)
-		return NULL;
-	(void)harm_canary();
-	if (write(c->to, &tid, sizeof(tid)) == sizeof(tid))
-		(void)!read(c->from, &go, 1); /* until the parent is gone, or has done with it */
+	while (read(c->from, &order, 1) == 1) { /* until the parent is gone, or has done with it */
+		uint64_t answer = obey(order);
+
+		if (write(c->to, &answer, sizeof(answer)) != sizeof(answer))
+			break;
+	}
 	return NULL;
 }
 
@@ -155,11 +217,31 @@ int harm_threaded_start(struct harm_threaded *c)
 	return err;
 }
 
+static int order(const struct harm_threaded *c, char what, uint64_t *answer)
+{
+	if (write(c->to, &what, 1) != 1)
+		return -errno;
+	return read(c->from, answer, sizeof(*answer)) == sizeof(*answer) ? 0 : -EPIPE;
+}
+
 int harm_threaded_call(struct harm_threaded *c)
 {
-	if (write(c->to, "", 1) != 1)
-		return -errno;
-	return read(c->from, &c->tid, sizeof(c->tid)) == sizeof(c->tid) ? 0 : -EPIPE;
+	uint64_t tid;
+	int err = order(c, CALL_CANARY, &tid);
+
+	if (!err)
+		c->tid = (unsigned)tid;
+	return err;
+}
+
+int harm_threaded_time(const struct harm_threaded *c, bool stepped, double *ns)
+{
+	uint64_t sum;
+	int err = order(c, stepped ? TIME_STEPPED : TIME_EMULATED, &sum);
+
+	if (!err)
+		*ns = (double)sum / HARM_CALLS;
+	return err;
 }
 
 void harm_threaded_stop(struct harm_threaded *c)

@@ -16,6 +16,12 @@ bool harm_has_shadow_stacks(const char *cpuinfo);
 int harm_canary(void);
 /** Where it lies in /proc/self/exe: file offset, or 0 when that cannot be told. */
 uint64_t harm_canary_offset(void);
+/* Two more: the first instruction of one is emulated by kernels that have a probe on it, that of
+ * the other is single-stepped. */
+int harm_emulated(void);
+int harm_stepped(void);
+uint64_t harm_emulated_offset(void);
+uint64_t harm_stepped_offset(void);
 /**
  * Call fn in a child whose seccomp filter kills it for any system call but exit. From 6.11 on
  * x86-64 a probed return is a system call of its own, which such filters did not let pass until the
@@ -25,16 +31,20 @@ uint64_t harm_canary_offset(void);
  */
 int harm_sandboxed_survives(int (*fn)(void)) __attribute__((warn_unused_result));
 
-/* A child with a second thread, which calls the canary when it is told to. */
+/* A child with a second thread, which calls what it is told to. */
 struct harm_threaded {
 	int pid;
-	unsigned tid; /* of the second thread, once it has called */
+	unsigned tid; /* of the second thread, once it has called the canary */
 	int to, from; /* pipes; owned */
 };
 /** 0 or -errno. */
 int harm_threaded_start(struct harm_threaded *c) __attribute__((warn_unused_result));
-/** Returns when the call is over; the thread lives on. 0 or -errno. */
+/** The canary. Returns when the call is over; the thread lives on. 0 or -errno. */
 int harm_threaded_call(struct harm_threaded *c) __attribute__((warn_unused_result));
+#define HARM_CALLS 2048
+/** HARM_CALLS calls of harm_emulated() or harm_stepped(): ns of one. 0 or -errno. */
+int harm_threaded_time(const struct harm_threaded *c, bool stepped, double *ns)
+	__attribute__((warn_unused_result));
 void harm_threaded_stop(struct harm_threaded *c);
 
 #endif

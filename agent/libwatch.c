@@ -69,7 +69,8 @@ struct watch_cpu {
 
 struct libwatch {
 	libwatch_fn found;
-	void *ctx; /* borrowed */
+	libwatch_process_fn changed; /* NULL: not wanted */
+	void *ctx;                   /* borrowed */
 	struct hmap seen;
 	struct watch_cpu *cpus;
 	int n_cpus;
@@ -274,6 +275,8 @@ static void scan_processes(struct libwatch *w)
 
 		if (pid)
 			scan_process(w, pid);
+		if (pid && w->changed)
+			w->changed(w->ctx, pid, 0);
 	}
 	closedir(d);
 }
@@ -321,10 +324,24 @@ struct mmap2_record {
 	char filename[];
 };
 
+/* The same, PERF_RECORD_FORK: comes along with records of mappings */
+struct fork_record {
+	struct perf_event_header header;
+	uint32_t pid, ppid, tid, ptid;
+};
+
+static void take_fork(const struct libwatch *w, const struct fork_record *r)
+{
+	if (r->header.size >= sizeof(*r) && r->pid != r->ppid && w->changed)
+		w->changed(w->ctx, r->pid, 0);
+}
+
 static void take_mapping(struct libwatch *w, const struct mmap2_record *r)
 {
 	if (r->header.size <= sizeof(*r))
 		return;
+	if (w->changed && r->ino)
+		w->changed(w->ctx, r->pid, r->ino);
 	take_file(w, makedev(r->maj, r->min), r->ino, r->ino_generation, r->pid, r->addr,
 		  r->addr + r->len, r->filename);
 }
@@ -347,6 +364,7 @@ static bool drain_cpu(struct libwatch *w, struct watch_cpu *c)
 	union {
 		struct perf_event_header header;
 		struct mmap2_record mmap2;
+		struct fork_record fork;
 		uint8_t bytes[RECORD_MAX];
 	} r;
 	/* A full buffer says so only with the next record, and that may take long. */
@@ -363,6 +381,8 @@ static bool drain_cpu(struct libwatch *w, struct watch_cpu *c)
 			r.bytes[r.header.size] = 0;
 			if (r.header.type == PERF_RECORD_MMAP2)
 				take_mapping(w, &r.mmap2);
+			if (r.header.type == PERF_RECORD_FORK)
+				take_fork(w, &r.fork);
 		}
 		lost |= r.header.type == PERF_RECORD_LOST;
 		tail += r.header.size;
@@ -445,6 +465,11 @@ int libwatch_open(struct libwatch **out, int epoll_fd, libwatch_fn found, void *
 fail:
 	libwatch_close(w);
 	return err;
+}
+
+void libwatch_follow(struct libwatch *w, libwatch_process_fn changed)
+{
+	w->changed = changed;
 }
 
 void libwatch_close(struct libwatch *w)

@@ -9,6 +9,7 @@
 #define SSLC_AGENT_LIBWATCH_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct libwatch;
 
@@ -29,6 +30,12 @@ void libwatch_installed(libwatch_fn found, void *ctx);
  */
 int libwatch_open(struct libwatch **out, int epoll_fd, libwatch_fn found, void *ctx)
 	__attribute__((warn_unused_result));
+/* A process has mapped the file with this number to execute it; 0: it is new, a child of another.
+ */
+typedef void (*libwatch_process_fn)(void *ctx, unsigned pid, uint64_t ino);
+/** From now on tell of processes, too, from libwatch_poll() and libwatch_scan(); ctx as given to
+ * libwatch_open(). NULL: no longer. */
+void libwatch_follow(struct libwatch *w, libwatch_process_fn changed);
 /** Look through directories and processes now. */
 void libwatch_scan(struct libwatch *w);
 /** Take what the kernel reported since the last call. */

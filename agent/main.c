@@ -169,6 +169,8 @@ static int run_agent(const struct options *o)
 		.flow_hook = o->flow_hook,
 		.starttls = o->starttls,
 		.outer_tls = o->outer_tls,
+		.max_overhead = o->max_overhead,
+		.overhead_retry_s = o->overhead_retry_s,
 		.run_dir = o->run_dir,
 		.uplink = o->mode == MODE_AGENT ? &remote_ops : &local_ops,
 		.uplink_ctx = o->mode == MODE_AGENT ? (void *)&remote : (void *)&local,

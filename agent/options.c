@@ -26,6 +26,7 @@
 #define QUEUE_DEFAULT     (64ull << 20)
 #define RING_DEFAULT      (64ull << 20)
 #define BACKLOG_DEFAULT   (16ull << 20)
+#define RETRY_DEFAULT_S   60
 #define EXPIRES_DEFAULT_S 3600
 
 #define LONG_OPTION 256 /* getopt's answer for row 0 of the table; letters are below */
@@ -504,6 +505,7 @@ int options_parse(struct options *o, int argc, char **argv)
 		.queue_bytes = QUEUE_DEFAULT,
 		.ring_bytes = RING_DEFAULT,
 		.backlog_bytes = BACKLOG_DEFAULT,
+		.overhead_retry_s = RETRY_DEFAULT_S,
 		.token_ttl_s = EXPIRES_DEFAULT_S,
 	};
 	err = parse_argv(&cli, argc, argv);

@@ -50,6 +50,8 @@ struct options { /* owns its strings; options_fini() frees them */
 	enum flow_hook flow_hook;   /* --flow-hook; default auto */
 	enum prelude_mode starttls; /* --starttls; default stitch */
 	bool outer_tls;             /* --tls-in-tls outer; default peel */
+	unsigned max_overhead;      /* --max-overhead N%[:DURATION]; 0: no limit */
+	unsigned overhead_retry_s;  /* default 60 */
 	unsigned token_ttl_s;       /* token --expires DURATION (s, m, h, d); default 1h */
 	bool verbose;
 	struct sink_conf sinks[SINKS_MAX];

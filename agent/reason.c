@@ -33,6 +33,11 @@ static struct row {
 		 "mirrored from its next connection on",
 		 {.name = "coverage_processes_attached_late",
 		  .help = "processes with connections that are older than the probes"}},
+	[REASON_OVERHEAD] = {"overhead",
+			     "too much of its CPU time went into probes",
+			     "raise --max-overhead",
+			     {.name = "coverage_processes_overhead",
+			      .help = "processes without probes, for those cost them too much"}},
 	[REASON_HELD_UNBOUND] =
 		{"held-unbound",
 		 "plaintext that fits no TCP connection for certain",
@@ -160,6 +165,8 @@ enum reason reason_of(const struct reason_facts *f)
 		return REASON_EXCLUDED;
 	if (!f->has_agent)
 		return REASON_NO_AGENT;
+	if (f->is_paused)
+		return REASON_OVERHEAD;
 	if (f->unmatched || f->unbound_bytes)
 		return reason_of_missing(f);
 	if (f->filtered && !f->mirrored)

@@ -17,6 +17,7 @@ enum reason {
 	REASON_FILTERED,
 	REASON_STANDBY,
 	REASON_ATTACHED_LATE,
+	REASON_OVERHEAD,
 	REASON_HELD_UNBOUND,
 	REASON_UNSEEN_CALLS,
 	REASON_UNEXPLAINED,
@@ -40,6 +41,7 @@ struct reason_facts {
 	unsigned inside;  /* FAMILY_BIT()s of TLS code inside the program file */
 	bool has_symbols; /* the program file names its TLS functions */
 	bool is_probed;   /* a file that it has mapped has probes */
+	bool is_paused;   /* its probes were taken off: they cost it too much */
 	int error;        /* errno of a mapped TLS library that could not be probed; 0: none */
 	/* Connections; each is in one of them. */
 	uint64_t mirrored, filtered, standby, unmatched;

@@ -10,12 +10,13 @@
 
 #include "value.h"
 
-#define COMPRESS_MAX  19            /* zstd's levels above need far more memory at both ends */
-#define QUEUE_MIN     (1ull << 20)  /* one block must fit */
-#define QUEUE_MAX     (64ull << 30) /* a slip of the finger, not a queue */
-#define RING_MIN      (64ull << 10) /* one large TLS record with its headers must fit */
-#define RING_MAX      (1ull << 30)  /* the kernel's ring buffer has 32-bit positions */
-#define EXPIRES_MAX_S (30u * 86400) /* a token is a key that lies around */
+#define COMPRESS_MAX         19 /* zstd's levels above need far more memory at both ends */
+#define QUEUE_MIN            (1ull << 20)  /* one block must fit */
+#define QUEUE_MAX            (64ull << 30) /* a slip of the finger, not a queue */
+#define RING_MIN             (64ull << 10) /* one large TLS record with its headers must fit */
+#define RING_MAX             (1ull << 30)  /* the kernel's ring buffer has 32-bit positions */
+#define OVERHEAD_RETRY_MAX_S 86400u        /* a day without a mirror */
+#define EXPIRES_MAX_S        (30u * 86400) /* a token is a key that lies around */
 
 /* Where each word goes */
 
@@ -174,6 +175,12 @@ static int take_shed(struct options *o, const char *name, const char *word)
 	return err;
 }
 
+static int take_max_overhead(struct options *o, const char *name, const char *word)
+{
+	return value_share(name, word, OVERHEAD_RETRY_MAX_S, &o->max_overhead,
+			   &o->overhead_retry_s);
+}
+
 static int take_flow_hook(struct options *o, const char *name, const char *word)
 {
 	static const char *const words[] = {
@@ -309,6 +316,10 @@ const struct setting settings_table[] = {
 		much, "SIZE", "memory for events read and not looked at yet (default 16M)"},
 	{"shed", "--shed", KIND_WORD, PLACE_BOTH, MIRROR, AT(shed), take_shed,
 		much, "WHICH", "connections given up first: newest (default), oldest, none"},
+
+	{"max-overhead", "--max-overhead", KIND_WORD, PLACE_BOTH, MIRROR, AT(max_overhead),
+		take_max_overhead,
+		much, "N%", "no probes for a while where they take more of a process's CPU"},
 
 	{"flow-hook", "--flow-hook", KIND_WORD, PLACE_BOTH, MIRROR, AT(flow_hook), take_flow_hook,
 		odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},

@@ -34,7 +34,8 @@ struct settings {
 	struct said interface, filter, collect, listen, port;
 	struct said to, output, write, print;
 	struct said state_dir, ca, cert, key, insecure, expires;
-	struct said starttls, tls_in_tls, compress, queue, ring, backlog, shed, flow_hook;
+	struct said starttls, tls_in_tls, compress, queue, ring, backlog, shed, max_overhead,
+		flow_hook;
 	struct said run_dir, json;
 	struct said config, verbose, help, version;
 };

@@ -30,8 +30,8 @@ static json_t *buffer_json(const struct capture_fill *b)
 /* Connections, bytes and events that people will miss. */
 static bool speaks_of_loss(const char *name)
 {
-	static const char *const words[] = {"_lost",   "_shed",      "_evicted",
-					    "_missed", "_unmatched", "_unexplained"};
+	static const char *const words[] = {"_lost",      "_shed",        "_evicted", "_missed",
+					    "_unmatched", "_unexplained", "_paused",  "_detached"};
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
 		if (strstr(name, words[i]))
@@ -45,17 +45,35 @@ static void put_loss(void *ctx, const struct counter *c)
 		json_object_set_new(ctx, c->name, json_integer((json_int_t)counter_get(c)));
 }
 
+static void put_plaintext(void *ctx, const struct counter *c)
+{
+	if (!strcmp(c->name, "flow_bytes"))
+		*(uint64_t *)ctx = counter_get(c);
+}
+
+static json_t *probes_json(const struct capture_stats *s)
+{
+	uint64_t bytes = 0;
+
+	metrics_each(put_plaintext, &bytes);
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "entries", (json_int_t)s->entries,
+			 "exits", (json_int_t)s->exits, "entries_s", (json_int_t)s->entries_s,
+			 "exits_s", (json_int_t)s->exits_s, "program_ns", (json_int_t)s->program_ns,
+			 "plaintext", (json_int_t)bytes);
+}
+
 json_t *status_json(const struct capture_stats *stats)
 {
 	json_t *lost = json_object();
 
 	if (lost)
 		metrics_each(put_loss, lost);
-	return json_pack("{s:{s:i, s:s}, s:o, s:o, s:I, s:I, s:I, s:I, s:o}", "agent", "pid",
+	return json_pack("{s:{s:i, s:s}, s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:o}", "agent", "pid",
 			 (int)getpid(), "version", SSLC_VERSION, "ring", buffer_json(&stats->ring),
 			 "backlog", buffer_json(&stats->queue), "events", (json_int_t)stats->events,
 			 "bytes", (json_int_t)stats->ring_bytes, "naps", (json_int_t)stats->naps,
-			 "sleeps", (json_int_t)stats->sleeps, "lost", lost);
+			 "sleeps", (json_int_t)stats->sleeps, "probes", probes_json(stats), "lost",
+			 lost);
 }
 
 /* --- the command --------------------------------------------------------------------------------
@@ -83,6 +101,16 @@ static void print_buffer(FILE *out, const char *name, const json_t *b)
 		name, size >> 10, used >> 10, percent(used, size), high >> 10, percent(high, size));
 }
 
+static void print_probes(FILE *out, const json_t *p)
+{
+	fprintf(out,
+		"  probes   %" PRIu64 " entries (%" PRIu64 " a second), %" PRIu64 " exits (%" PRIu64
+		"), %" PRIu64 " ns each without the exception\n"
+		"  told     %" PRIu64 " bytes of plaintext\n",
+		count_at(p, "entries"), count_at(p, "entries_s"), count_at(p, "exits"),
+		count_at(p, "exits_s"), count_at(p, "program_ns"), count_at(p, "plaintext"));
+}
+
 static void print_losses(FILE *out, const json_t *lost)
 {
 	const json_t *v;
@@ -104,6 +132,7 @@ void status_print(FILE *out, json_t *const answers[], size_t n)
 		print_buffer(out, "backlog", json_object_get(a, "backlog"));
 		fprintf(out, "  events   %" PRIu64 ", %" PRIu64 " bytes of the ring\n",
 			count_at(a, "events"), count_at(a, "bytes"));
+		print_probes(out, json_object_get(a, "probes"));
 		print_losses(out, json_object_get(a, "lost"));
 	}
 }

@@ -106,6 +106,23 @@ int value_duration(const char *name, const char *text, unsigned max_s, unsigned 
 	return 0;
 }
 
+int value_share(const char *name, const char *text, unsigned max_s, unsigned *percent,
+		unsigned *seconds)
+{
+	char *end;
+	unsigned long v = strtoul(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end != '%' || (end[1] && end[1] != ':'))
+		return usage_error("%s: %s: a share is a number with %%, as in 10%%, or 10%%:5m",
+				   name, text);
+	if (!v || v > 99)
+		return usage_error("%s: %s: must be 1%% to 99%%", name, text);
+	if (end[1] && value_duration(name, end + 2, max_s, seconds))
+		return -EINVAL;
+	*percent = (unsigned)v;
+	return 0;
+}
+
 int value_port(const char *name, const char *text, uint16_t *out)
 {
 	uint64_t v;

@@ -24,6 +24,12 @@ int value_size(const char *name, const char *text, uint64_t min, uint64_t max, s
 /** 1h: seconds, 1 to max_s. */
 int value_duration(const char *name, const char *text, unsigned max_s, unsigned *out)
 	__attribute__((warn_unused_result));
+/**
+ * 10%, 10%:5m: percent, 1 to 99, and seconds, 1 to max_s; *seconds is left alone when none are
+ * said.
+ */
+int value_share(const char *name, const char *text, unsigned max_s, unsigned *percent,
+		unsigned *seconds) __attribute__((warn_unused_result));
 int value_port(const char *name, const char *text, uint16_t *out)
 	__attribute__((warn_unused_result));
 /** HOST, HOST:PORT, [ADDR] or [ADDR]:PORT. *port is left alone when none is said. */

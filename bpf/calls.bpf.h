@@ -425,26 +425,28 @@ static __always_inline __u64 cookie_sp(struct pt_regs *ctx, __u64 cookie)
 
 SEC("uprobe") int multi_enter(struct pt_regs *ctx)
 {
-	__u64 cookie = bpf_get_attach_cookie(ctx);
+	__u64 cookie = bpf_get_attach_cookie(ctx), began = tally_begin(false);
 
 	keep_thread_stack(ctx);
-	return enter(ctx, sslc_cookie_call(cookie), cookie_sp(ctx, cookie),
-		     sslc_cookie_file(cookie));
+	enter(ctx, sslc_cookie_call(cookie), cookie_sp(ctx, cookie), sslc_cookie_file(cookie));
+	tally_end(cookie, began);
+	return 0;
 }
 
 SEC("uprobe") int multi_leave(struct pt_regs *ctx)
 {
-	__u64 cookie = bpf_get_attach_cookie(ctx);
+	__u64 cookie = bpf_get_attach_cookie(ctx), began = tally_begin(true);
 	enum sslc_call kind = sslc_cookie_call(cookie);
 	struct emit e = {};
 
 	keep_thread_stack(ctx);
-	if (!finish(ctx, kind, cookie_sp(ctx, cookie), &e))
-		return 0;
-	if (kind == SSLC_CALL_SENDFILE || kind == SSLC_CALL_SEND_FILE)
-		emit_gap(&e);
-	else
-		emit_sent(&e);
+	if (finish(ctx, kind, cookie_sp(ctx, cookie), &e)) {
+		if (kind == SSLC_CALL_SENDFILE || kind == SSLC_CALL_SEND_FILE)
+			emit_gap(&e);
+		else
+			emit_sent(&e);
+	}
+	tally_end(cookie, began);
 	return 0;
 }
 
@@ -461,8 +463,12 @@ static __always_inline int forget(struct pt_regs *ctx)
 
 SEC("uprobe") int multi_forget(struct pt_regs *ctx)
 {
+	__u64 cookie = bpf_get_attach_cookie(ctx), began = tally_begin(false);
+
 	keep_thread_stack(ctx);
-	return forget(ctx);
+	forget(ctx);
+	tally_end(cookie, began);
+	return 0;
 }
 
 /*
@@ -472,16 +478,22 @@ SEC("uprobe") int multi_forget(struct pt_regs *ctx)
 #define TLS_LEAVE(program, kind, how)                                                              \
 	SEC("uretprobe") int program(struct pt_regs *ctx)                                          \
 	{                                                                                          \
+		__u64 began = tally_begin(true);                                                   \
 		struct emit e = {};                                                                \
                                                                                                    \
 		if (finish(ctx, kind, PT_REGS_SP(ctx) - RETURN_POPS, &e))                          \
 			how(&e);                                                                   \
+		tally_end(0, began);                                                               \
 		return 0;                                                                          \
 	}
 #define TLS_CALL_EMITS(name, kind, how, how_old)                                                   \
 	SEC("uprobe") int enter_##name(struct pt_regs *ctx)                                        \
 	{                                                                                          \
-		return enter(ctx, kind, PT_REGS_SP(ctx), 0);                                       \
+		__u64 began = tally_begin(false);                                                  \
+                                                                                                   \
+		enter(ctx, kind, PT_REGS_SP(ctx), 0);                                              \
+		tally_end(0, began);                                                               \
+		return 0;                                                                          \
 	}                                                                                          \
 	TLS_LEAVE(leave_##name, kind, how)                                                         \
 	TLS_LEAVE(leave_old_##name, kind, how_old)

@@ -267,39 +267,44 @@ static __always_inline bool go_leave(struct pt_regs *ctx, enum sslc_call kind, s
 /* As in calls.bpf.h: one pair for all since 6.6, where the cookie tells the kind of call. */
 SEC("uprobe") int multi_go_enter(struct pt_regs *ctx)
 {
-	__u64 cookie = bpf_get_attach_cookie(ctx);
+	__u64 cookie = bpf_get_attach_cookie(ctx), began = tally_begin(false);
 	struct emit e = {};
 
 	keep_thread_stack(ctx);
 	if (go_enter(ctx, sslc_cookie_call(cookie), sslc_cookie_file(cookie), &e))
 		emit_loop(&e);
+	tally_end(cookie, began);
 	return 0;
 }
 
 SEC("uprobe") int multi_go_leave(struct pt_regs *ctx)
 {
+	__u64 cookie = bpf_get_attach_cookie(ctx), began = tally_begin(true);
 	struct emit e = {};
 
 	keep_thread_stack(ctx);
-	if (go_leave(ctx, sslc_cookie_call(bpf_get_attach_cookie(ctx)), &e))
+	if (go_leave(ctx, sslc_cookie_call(cookie), &e))
 		emit_loop(&e);
+	tally_end(cookie, began);
 	return 0;
 }
 
-#define GO_PROGRAM(program, what, how)                                                             \
+#define GO_PROGRAM(program, what, how, is_exit)                                                    \
 	SEC("uprobe") int program(struct pt_regs *ctx)                                             \
 	{                                                                                          \
+		__u64 began = tally_begin(is_exit);                                                \
 		struct emit e = {};                                                                \
                                                                                                    \
 		if (what)                                                                          \
 			how(&e);                                                                   \
+		tally_end(0, began);                                                               \
 		return 0;                                                                          \
 	}
 #define GO_CALL(name, kind)                                                                        \
-	GO_PROGRAM(enter_##name, go_enter(ctx, kind, 0, &e), emit_loop)                            \
-	GO_PROGRAM(enter_old_##name, go_enter(ctx, kind, 0, &e), emit_bounded)                     \
-	GO_PROGRAM(leave_##name, go_leave(ctx, kind, &e), emit_loop)                               \
-	GO_PROGRAM(leave_old_##name, go_leave(ctx, kind, &e), emit_bounded)
+	GO_PROGRAM(enter_##name, go_enter(ctx, kind, 0, &e), emit_loop, false)                     \
+	GO_PROGRAM(enter_old_##name, go_enter(ctx, kind, 0, &e), emit_bounded, false)              \
+	GO_PROGRAM(leave_##name, go_leave(ctx, kind, &e), emit_loop, true)                         \
+	GO_PROGRAM(leave_old_##name, go_leave(ctx, kind, &e), emit_bounded, true)
 
 GO_CALL(go_read, SSLC_CALL_GO_READ)
 GO_CALL(go_write, SSLC_CALL_GO_WRITE)

@@ -32,13 +32,34 @@ struct calls {
 /*
  * A cookie, since Linux 6.6: which function was called (enum sslc_call, 8 bits); how far below the
  * stack pointer of its first instruction the present one is (32 bits, signed); the number of the
- * file that the probe is on (16 bits, 0: not told). The upper 8 bits are free.
+ * file that the probe is on (16 bits, 0: not told); what a hit costs (2 bits, enum sslc_price). The
+ * upper 6 bits are free.
  */
 #define SSLC_FILES_MAX 0xffffu
 
-static inline __u64 sslc_cookie(__u32 call, __s32 sp, __u32 file)
+enum sslc_price {
+	SSLC_PRICE_NONE,
+	SSLC_PRICE_EMULATED, /* one exception */
+	SSLC_PRICE_STEPPED,  /* two */
+	SSLC_PRICE_RETURN,   /* what a return probe adds to an entry's */
+	SSLC_PRICES,
+};
+
+/* Hits of probes, on one processor. */
+struct sslc_tally {
+	__u64 entries, exits;
+	__u64 ns, samples; /* of those programs that were timed */
+};
+
+/* Those of one process, on one processor. */
+struct sslc_hits {
+	__u64 n, ns; /* exceptions included */
+};
+
+static inline __u64 sslc_cookie(__u32 call, __s32 sp, __u32 file, enum sslc_price price)
 {
-	return (__u64)(file & SSLC_FILES_MAX) << 40 | (__u64)(__u32)sp << 8 | (call & 0xff);
+	return (__u64)price << 56 | (__u64)(file & SSLC_FILES_MAX) << 40 | (__u64)(__u32)sp << 8 |
+	       (call & 0xff);
 }
 
 static inline __u32 sslc_cookie_call(__u64 cookie)
@@ -49,6 +70,11 @@ static inline __u32 sslc_cookie_call(__u64 cookie)
 static inline __s64 sslc_cookie_sp(__u64 cookie)
 {
 	return (__s64)(cookie << 24) >> 32;
+}
+
+static inline enum sslc_price sslc_cookie_price(__u64 cookie)
+{
+	return (enum sslc_price)(cookie >> 56 & (SSLC_PRICES - 1));
 }
 
 static inline __u32 sslc_cookie_file(__u64 cookie)

@@ -64,11 +64,96 @@ def deceived(t):
     fact(f"before: {sorted(short)} of {SENT} bytes; {len(after)} connections after: exact")
 
 
+BODY = 20000
+
+
+def reason_of(t, pid):
+    for row in coverage(t):
+        if row["kind"] == "process" and row["pid"] == pid:
+            return row["reason"], row["words"]
+    return None
+
+
+def is_whole(f):
+    """An answer of the quiet server."""
+    return f.is_sound() and f.end == "fin" and len(f.data[1]) > BODY and bytes(f.data[0]).startswith(b"GET ")
+
+
+def governed(t):
+    """Two servers with the same library. One is hammered and loses its probes, and gets them again."""
+    hammered = t.nginx()
+    t.www("small", 100)
+    worker = int(sh("pgrep", "-P", hammered.pid).split()[0])
+    exe = t.compile("serve.c")
+    quiet = t.spawn("quiet", exe, "10.71.1.1", 444, *t.cert(), BODY, ns=t.srv)
+    quiet.wait_line("listening", where="out")
+    out = t.dir / "governed.pcapng"
+    agent = t.alone("-w", out, "--run-dir", t.dir / "run", "--max-overhead", "10%:6s", name="governed")
+    agent.wait_line("a probe's exception costs")
+    ask = ["-o", "/dev/null"]
+    t.curl(*ask, "--local-port", 40001, "https://10.71.1.1/small")
+    # One connection is there before, and lasts until after.
+    lasting = t.spawn("lasting", "openssl", "s_client", "-quiet", "-connect", "10.71.1.1:443", ns=t.cli, stdin=True)
+    lasting.say("GET /small HTTP/1.1\r\nHost: first\r\n\r", r"200 OK")
+    hammer = t.spawn("hammer", "wrk", "-t1", "-c8", "-d60", "https://10.71.1.1/small", ns=t.cli)
+    agent.wait_line(rf"process {worker}: \d+ % of its CPU time went into probes, limit 10 %: none for 6 s", 20)
+    code, words = reason_of(t, worker)
+    check(code == "overhead" and re.match(r"\d+ % of its CPU time went into probes, limit 10 %; tried again in \d s$",
+                                          words), "coverage:", code, words)
+    fact("coverage:", words)
+    hammer.kill()
+    asked = 0
+    for _ in range(5):  # new processes that use the file, and the other one goes on
+        asked += 1
+        t.curl(*ask, "https://10.71.1.1:444/")
+        time.sleep(0.2)
+    t.curl(*ask, "--local-port", 40002, "https://10.71.1.1/small")
+    lasting.say("GET /small HTTP/1.1\r\nHost: second\r\n\r", r"200 OK")
+    between = t.spawn("between", "openssl", "s_client", "-quiet", "-connect", "10.71.1.1:443", ns=t.cli, stdin=True)
+    between.say("GET /small HTTP/1.1\r\nHost: between\r\n\r", r"200 OK")
+    agent.wait_line(rf"process {worker}: probed again", 15)
+    time.sleep(0.1)
+    lasting.say("GET /small HTTP/1.1\r\nHost: third\r\n\r", r"200 OK")
+    between.say("GET /small HTTP/1.1\r\nHost: fourth\r\n\r", r"200 OK")
+    t.curl(*ask, "--local-port", 40003, "https://10.71.1.1/small")
+    asked += 1
+    t.curl(*ask, "https://10.71.1.1:444/")
+    for p in (lasting, between):
+        p.kill()
+    time.sleep(0.5)
+    code, words = reason_of(t, worker)
+    equal(code, "attached-late", f"coverage afterwards: {words}")
+    equal(agent.stop(timeout=60), 0, "agent's exit status")
+    judge_governed(t, agent, flows(out, sound=False), asked)
+
+
+def judge_governed(t, agent, seen, asked):
+    others = [f for f in seen if f.server[1] == 444]
+    equal([is_whole(f) for f in others], [True] * asked, f"the quiet server's connections: {others}")
+    got = {f.client[1]: f for f in seen if f.server[1] == 443}
+    equal([port in got for port in (40001, 40002, 40003)], [True, False, True], "before, meanwhile, after")
+    for port in (40001, 40003):
+        check(got[port].is_sound() and got[port].end == "fin", f"{port}: {got[port]}")
+    said = b"".join(bytes(f.data[0]) for f in got.values())
+    check(b"Host: first" in said, "what was said before")
+    for word in (b"second", b"third", b"between", b"fourth"):
+        check(b"Host: " + word not in said, word, "was told: its connection's place is not known")
+    lasting = [f for f in got.values() if b"Host: first" in f.data[0]][0]
+    check(lasting.end != "fin", f"the lasting connection: {lasting}")
+    counters = agent.counters()
+    check(counters["capture_processes_detached"] >= 1 and counters["capture_processes_reattached"] >= 1 and
+          counters["flow_connections_paused"] >= 1 and counters["flow_bytes_lost_paused"] > 0,
+          "counters:", {k: v for k, v in counters.items() if "detached" in k or "paused" in k})
+    fact(f"{asked} connections of the other server whole; paused:",
+         {k: v for k, v in counters.items() if "paused" in k or "processes_" in k and k.startswith("capture")})
+
+
 def main(t):
     if platform.machine() != "x86_64":
         raise Skip("the deceiving library is x86-64's")
     t.lab(sensor=False)
     deceived(t)
+    governed(t)
 
 
-run(main, needs=["gcc"])
+run(main, needs=["gcc", "nginx", "curl", "wrk"])

@@ -428,6 +428,39 @@ static void test_without_an_agent_that_is_the_reason(void **state)
 	coverage_free(c);
 }
 
+static void test_a_process_without_probes_says_what_they_cost_it(void **state)
+{
+	struct coverage *c = coverage_with(true);
+	struct capture_pause pause = {
+		.since_ns = 5 * NS_PER_S, .percent = 34, .limit = 10, .retry_s = 60};
+	struct program p;
+
+	(void)state;
+	start_program(&p, "", "libssl.so.9");
+	probe(c, p.library, 4);
+	pause.pid = (unsigned)p.pid;
+	pause.start_ticks = process_ticks(p.id.start_ns);
+	coverage_pause(c, &pause);
+	coverage_tick(c, 6 * NS_PER_S);
+	assert_reason(c, &p, "overhead", "OpenSSL");
+	json_t *all = coverage_json(c), *row = row_of(all, (unsigned)p.pid);
+
+	assert_string_equal(
+		json_string_value(json_object_get(row, "words")),
+		"34 % of its CPU time went into probes, limit 10 %; tried again in 59 s");
+	json_decref(all);
+	open_and_end(c,
+		     (struct flow_account){.tgid = (unsigned)p.pid,
+					   .start_ns = p.id.start_ns,
+					   .fate = FLOW_UNMATCHED},
+		     "program");
+	pause.until_ns = 65 * NS_PER_S;
+	coverage_pause(c, &pause);
+	assert_reason(c, &p, "attached-late", "OpenSSL"); /* what it missed meanwhile */
+	stop_program(&p);
+	coverage_free(c);
+}
+
 static void test_plaintext_without_a_connection_names_its_process(void **state)
 {
 	struct coverage *c = coverage_with(true);
@@ -571,6 +604,7 @@ int main(void)
 		cmocka_unit_test(test_a_library_is_recognised_under_another_device_number),
 		cmocka_unit_test(test_a_probed_program_is_listed_although_no_name_tells),
 		cmocka_unit_test(test_without_an_agent_that_is_the_reason),
+		cmocka_unit_test(test_a_process_without_probes_says_what_they_cost_it),
 		cmocka_unit_test(test_plaintext_without_a_connection_names_its_process),
 		cmocka_unit_test(test_another_program_in_the_process_is_looked_at),
 		cmocka_unit_test(test_the_dead_are_listed_for_ten_minutes),

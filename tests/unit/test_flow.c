@@ -637,6 +637,125 @@ static void test_a_socket_that_carried_more_than_was_captured(void **state)
 	rig_free(r);
 }
 
+/* The process of conn_a; its start is told by the kernel in ns and by /proc in ticks. */
+static void pause_process(struct rig *r)
+{
+	assert_true(flows_pause(r->flows, conn_a.tgid, 0, r->ts_ns++));
+}
+
+static void resume_process(struct rig *r)
+{
+	flows_resume(r->flows, conn_a.tgid, 0, r->ts_ns++);
+}
+
+static void feed_open_at(struct rig *r, uint64_t flow, uint16_t port, uint32_t flags)
+{
+	struct sslc_ev_open ev = an_open(r, flow, CLIENT, flags);
+
+	ev.local_port = port;
+	ev.iss = port;
+	feed(r, &ev, sizeof(ev));
+}
+
+static void test_connections_of_a_process_without_probes_end_where_they_were(void **state)
+{
+	uint64_t paused = counter_named("flow_connections_paused"),
+		 lost = counter_named("flow_bytes_lost_paused"),
+		 missed = counter_named("flow_connections_unexplained");
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_open_at(r, 1, 5001, EXACT_ISN);
+	feed_open_at(r, 2, 5002, EXACT_ISN);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "seen");
+	pause_process(r);
+	assert_string_equal(story(r), "open1 open2 c2s@0:seen!");
+	feed_sock(r, 1, SSLC_SOCK_LOCAL_FIN); /* what came before it was not seen */
+	assert_string_equal(story(r), "close-agent");
+	resume_process(r);
+	feed_data(r, 1, SSLC_DIR_OUT, 4, "somewhere");
+	feed_data(r, 2, SSLC_DIR_IN, 0, "somewhere");
+	feed_counted_end(r, 1, 1000000, 1000000); /* nor is that a fault of the probes */
+	feed_open_at(r, 3, 5003, EXACT_ISN);
+	feed_data(r, 3, SSLC_DIR_OUT, 0, "new");
+	assert_string_equal(story(r), "close-agent open3 c2s@0:new!");
+	assert_int_equal(counter_named("flow_connections_paused"), paused + 2);
+	assert_int_equal(counter_named("flow_bytes_lost_paused"), lost + 18);
+	assert_int_equal(counter_named("flow_connections_unexplained"), missed);
+	assert_int_equal(r->n_skipped, 2);
+	rig_free(r);
+}
+
+static void test_what_happened_before_the_probes_were_taken_off_is_told(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	assert_true(flows_pause(r->flows, conn_a.tgid, 0, r->ts_ns + 100));
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "still in the ring");
+	assert_string_equal(story(r), "open1 c2s@0:still in the ring!");
+	flows_tick(r->flows, r->ts_ns + 1000 * NS_PER_MS, WALL_NS);
+	assert_string_equal(story(r), "");
+	flows_tick(r->flows, r->ts_ns + 5000 * NS_PER_MS, WALL_NS); /* silent, and closed */
+	assert_string_equal(story(r), "close-agent");
+	rig_free(r);
+}
+
+static void test_what_began_while_there_were_no_probes_is_never_told(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	pause_process(r);
+	feed_open(r, 1, SERVER, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	resume_process(r);
+	feed_data(r, 1, SSLC_DIR_IN, 0, "by its socket");
+	assert_string_equal(story(r), "");
+	feed_open(r, 2, SERVER, EXACT_ISN | SSLC_OPEN_CANDIDATE); /* later */
+	feed_data(r, 2, SSLC_DIR_IN, 0, "all of it");
+	assert_string_equal(story(r), "open2 c2s@0:all of it!");
+	rig_free(r);
+}
+
+static void test_nothing_is_matched_to_what_began_without_probes(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	pause_process(r);
+	feed_open(r, 1, SERVER, EXACT_ISN | SSLC_OPEN_CANDIDATE);
+	resume_process(r);
+	for (unsigned i = 0; i < 4; i++) {
+		feed_wire(r, 1, SSLC_DIR_IN, 23, 5 + 17);
+		feed_loose(r, SSLC_DIR_IN, 5 * i, "hello");
+		feed_call(r);
+		feed_loose(r, SSLC_DIR_OUT, 3 * i, "yes");
+		feed_wire(r, 1, SSLC_DIR_OUT, 23, 3 + 17);
+	}
+	assert_string_equal(story(r), "");
+	rig_free(r);
+}
+
+static void test_other_processes_are_told_while_one_has_no_probes(void **state)
+{
+	struct rig *r = rig_with(NULL);
+
+	(void)state;
+	for (uint32_t i = 0; i < FLOW_PAUSES_MAX; i++)
+		assert_true(flows_pause(r->flows, 1000 + i, 0, NOW_NS));
+	assert_false(flows_pause(r->flows, 7, 0, NOW_NS));
+	assert_true(flows_pause(r->flows, 1000, 0, NOW_NS)); /* again */
+	flows_pause_forget(r->flows, 1000, 1);               /* another one */
+	assert_false(flows_pause(r->flows, 7, 1, NOW_NS));
+	flows_pause_forget(r->flows, 1000, 0);
+	assert_true(flows_pause(r->flows, 7, 1, NOW_NS)); /* that number's, not its process */
+	feed_open(r, 1, CLIENT, EXACT_ISN);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "whole");
+	assert_string_equal(story(r), "open1 c2s@0:whole!");
+	rig_free(r);
+}
+
 static void test_a_gap_explains_what_the_socket_carried(void **state)
 {
 	struct rig *r = rig_with(NULL);
@@ -2067,6 +2186,11 @@ int main(void)
 		cmocka_unit_test(test_session_id_without_isn_is_the_agents_own),
 		cmocka_unit_test(test_unknown_role_follows_the_listener_then_the_lower_port),
 		cmocka_unit_test(test_a_socket_that_carried_more_than_was_captured),
+		cmocka_unit_test(test_connections_of_a_process_without_probes_end_where_they_were),
+		cmocka_unit_test(test_what_happened_before_the_probes_were_taken_off_is_told),
+		cmocka_unit_test(test_what_began_while_there_were_no_probes_is_never_told),
+		cmocka_unit_test(test_nothing_is_matched_to_what_began_without_probes),
+		cmocka_unit_test(test_other_processes_are_told_while_one_has_no_probes),
 		cmocka_unit_test(test_a_gap_explains_what_the_socket_carried),
 		cmocka_unit_test(test_filtered_flow_is_skipped_and_its_bytes_are_counted),
 		cmocka_unit_test(test_second_end_stands_by_when_the_client_came_first),

@@ -36,9 +36,19 @@ struct rig {
 	char dir[64], path[4096]; /* of the file under test */
 	struct stat file;
 	unsigned times;
-	bool readable; /* the descriptor that came with it could be read */
-	bool is_dull;  /* say that it holds no TLS */
+	bool readable;            /* the descriptor that came with it could be read */
+	bool is_dull;             /* say that it holds no TLS */
+	unsigned forks, mappings; /* of the process that is watched */
+	unsigned watched;
 };
+
+static void on_changed(void *ctx, unsigned pid, uint64_t ino)
+{
+	struct rig *r = ctx;
+
+	r->forks += pid == r->watched && !ino;
+	r->mappings += pid == r->watched && ino == r->file.st_ino;
+}
 
 static bool on_found(void *ctx, int fd, const char *path)
 {
@@ -310,6 +320,31 @@ static void test_library_is_found_although_its_first_process_is_gone(void **stat
 	stop_child(pid);
 }
 
+static void test_processes_are_followed_while_it_is_wanted(void **state)
+{
+	struct rig *r = rig_or_skip(state, "libssl-followed.so.3");
+	pid_t pid;
+
+	libwatch_follow(r->watch, on_changed);
+	pid = start_child(r);
+	r->watched = (unsigned)pid;
+	for (int i = 0; i < 100 && (!r->forks || !r->mappings); i++) {
+		libwatch_poll(r->watch);
+		usleep(10000);
+	}
+	assert_int_equal(r->forks, 1);
+	assert_int_equal(r->mappings, 1);
+	libwatch_scan(r->watch); /* as after a loss: whoever lives may be new */
+	assert_int_equal(r->forks, 2);
+	stop_child(pid);
+	libwatch_follow(r->watch, NULL);
+	pid = start_child(r);
+	r->watched = (unsigned)pid;
+	poll_until(r, 9, 100);
+	assert_int_equal(r->forks, 2);
+	stop_child(pid);
+}
+
 static void stay_on_this_cpu(void)
 {
 	cpu_set_t set;
@@ -382,6 +417,7 @@ int main(void)
 		WATCHING(test_names_do_not_matter),
 		WATCHING(test_number_used_again_is_another_file),
 		WATCHING(test_library_is_found_although_its_first_process_is_gone),
+		WATCHING(test_processes_are_followed_while_it_is_wanted),
 		WATCHING(test_overrun_is_counted_and_made_good_by_a_scan),
 		WATCHING(test_close_accepts_null_and_leaves_no_descriptor),
 	};

@@ -106,6 +106,8 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%zu", ring_bytes, 67108864);
 	SHOW("%zu", backlog_bytes, 16777216);
 	SHOW("%d", shed, SSLC_SHED_NEWEST);
+	SHOW("%u", max_overhead, 0);
+	SHOW("%u", overhead_retry_s, 60);
 	SHOW("%d", flow_hook, FLOW_HOOK_AUTO);
 	SHOW("%d", starttls, PRELUDE_STITCH);
 	SHOW("%d", outer_tls, false);
@@ -168,6 +170,9 @@ static void test_values_are_read(void **state)
 		     "ring_bytes=131072 verbose=1");
 	assert_taken("-I|e|-t|h|--shed|oldest", NULL, "agent iface=e host=h shed=1");
 	assert_taken("-I|e|-t|h", "shed: none\n", "agent iface=e host=h shed=2");
+	assert_taken("-I|e|-t|h|--max-overhead|15%", NULL, "agent iface=e host=h max_overhead=15");
+	assert_taken("-I|e|-t|h", "max-overhead: 1%:2m\n",
+		     "agent iface=e host=h max_overhead=1 overhead_retry_s=120");
 	assert_taken("-I|e|-t|h|--backlog|65K", NULL, "agent iface=e host=h backlog_bytes=131072");
 	assert_taken("-I|e|-t|h|--compress|0|--queue|1048576|--ring|1g", NULL,
 		     "agent iface=e host=h zstd_level=0 queue_bytes=1048576 ring_bytes=1073741824");
@@ -189,6 +194,14 @@ static void test_the_flow_hook_has_four_names(void **state)
 		       "--flow-hook: fentry: must be one of auto, tracepoint, fexit, kprobe (");
 	assert_refused("-I|e|--flow-hook|auto", "flow-hook: Auto\n",
 		       "test.yaml: flow-hook: Auto: must be one of auto");
+	assert_refused("-I|e|--max-overhead|10", NULL, "--max-overhead: 10: a share is a number");
+	assert_refused("-I|e|--max-overhead|%", NULL, "--max-overhead: %: a share is a number");
+	assert_refused("-I|e|--max-overhead|10%5m", NULL, "a share is a number with %");
+	assert_refused("-I|e|--max-overhead|100%", NULL, "must be 1% to 99%");
+	assert_refused("-I|e|--max-overhead|0%:5m", NULL, "must be 1% to 99%");
+	assert_refused("-I|e", "max-overhead: 5%:0s\n", "max-overhead: 0s: must be 1s to 1d");
+	assert_refused("-C|--print|--max-overhead|5%", NULL,
+		       "--max-overhead: has no meaning with -C");
 	assert_refused("-C|--print|--flow-hook|auto", NULL, "--flow-hook: has no meaning with -C");
 	assert_refused("token|--flow-hook|auto", NULL, "--flow-hook: has no meaning with token");
 }

@@ -93,6 +93,8 @@ static void test_a_probed_library_is_not_to_blame(void **state)
 	assert_string_equal(
 		why(F(.is_probed = true, .unmatched = 2, .unmatched_late = 2, .unbound_bytes = 1)),
 		"held-unbound");
+	assert_string_equal(why(F(.is_probed = true, .mirrored = 2, .is_paused = true)),
+			    "overhead");
 	assert_string_equal(why(F(.is_probed = true, .mirrored = 2, .unbound_bytes = 1)),
 			    "held-unbound");
 }

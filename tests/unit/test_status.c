@@ -16,6 +16,7 @@
 static COUNTER_DEFINE(lost, "test_bytes_lost", "what speaks of loss");
 static COUNTER_DEFINE(not_lost, "test_bytes_lost_none", "the same, zero");
 static COUNTER_DEFINE(unseen, "test_connections_unexplained", "what was never seen is lost, too");
+static COUNTER_DEFINE(told, "flow_bytes", "plaintext");
 static COUNTER_DEFINE(other, "test_events", "what does not");
 
 static const struct capture_stats stats = {
@@ -25,6 +26,11 @@ static const struct capture_stats stats = {
 	.ring_bytes = 5000000000,
 	.naps = 2,
 	.sleeps = 3,
+	.entries = 1000,
+	.exits = 900,
+	.entries_s = 50,
+	.exits_s = 40,
+	.program_ns = 321,
 };
 
 static char *printed(json_t *const answers[], size_t n)
@@ -47,6 +53,7 @@ static void test_an_answer_has_buffers_and_only_losses(void **state)
 	counter_add(&not_lost, 0);
 	counter_add(&unseen, 2);
 	counter_add(&other, 5);
+	counter_add(&told, 12345);
 	a = status_json(&stats);
 	assert_non_null(a);
 	l = json_object_get(a, "lost");
@@ -57,13 +64,16 @@ static void test_an_answer_has_buffers_and_only_losses(void **state)
 			 1 << 18);
 	assert_int_equal(json_integer_value(json_object_get(a, "bytes")), 5000000000);
 	assert_int_equal(json_integer_value(json_object_get(a, "sleeps")), 3);
+	l = json_object_get(a, "probes");
+	assert_int_equal(json_integer_value(json_object_get(l, "exits_s")), 40);
+	assert_int_equal(json_integer_value(json_object_get(l, "plaintext")), 12345);
 	json_decref(a);
 }
 
 static void test_an_answer_is_told_in_lines(void **state)
 {
 	json_t *a = status_json(&stats);
-	char *text = printed(&a, 1), want[256];
+	char *text = printed(&a, 1), want[512];
 
 	(void)state;
 	snprintf(want, sizeof(want),
@@ -71,6 +81,9 @@ static void test_an_answer_is_told_in_lines(void **state)
 		 "  ring     1024 KiB, in use 1 (0.1 %%), at most 256 (25.0 %%)\n"
 		 "  backlog  64 KiB, in use 0 (0.0 %%), at most 32 (50.0 %%)\n"
 		 "  events   7, 5000000000 bytes of the ring\n"
+		 "  probes   1000 entries (50 a second), 900 exits (40), 321 ns each without the "
+		 "exception\n"
+		 "  told     12345 bytes of plaintext\n"
 		 "  lost     test_bytes_lost 99\n"
 		 "  lost     test_connections_unexplained 2\n",
 		 (int)getpid());
