@@ -138,6 +138,7 @@ static json_t *answer_status(void *ctx)
 	struct agent *a = ctx;
 	struct capture_stats stats;
 
+	a->capture->ops->count_hits(a->capture);
 	a->capture->ops->tick(a->capture); /* the kernel's counters, as they are now */
 	a->capture->ops->stats(a->capture, &stats);
 	return status_json(&stats);

@@ -26,6 +26,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +58,19 @@ struct link {
 struct attach_set { /* ways out first: a call that is entered is then also seen leaving */
 	struct link *v;
 	size_t n;
+	struct attach_set *next; /* in the bin */
+};
+
+/*
+ * Sets whose probes may be taken off at any time: each link takes the kernel some ten milliseconds,
+ * and events wait meanwhile. A thread of its own does it.
+ */
+struct bin {
+	pthread_t thread;
+	bool was_started; /* and not joined yet */
+	pthread_mutex_t lock;
+	bool is_busy; /* from here on under the lock */
+	struct attach_set *sets;
 };
 
 /* The probes that one process has by itself. */
@@ -103,6 +118,7 @@ struct attach {
 	struct probed *files;                     /* number 1 is the first */
 	size_t n_files;
 	struct retired *retired;
+	struct bin bin;
 };
 
 /* --- choosing programs --------------------------------------------------------------------------
@@ -225,6 +241,7 @@ int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *
 	if (!a)
 		return -ENOMEM;
 	raise_files_limit();
+	pthread_mutex_init(&a->bin.lock, NULL);
 	a->skel = skel;
 	a->multi = attach_takes_pairs(kernel);
 	a->has_loop = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_loop, NULL) == 1;
@@ -271,6 +288,76 @@ void attach_set_free(struct attach_set *s)
 	drop_links(s, false);
 	free(s->v);
 	free(s);
+}
+
+static struct attach_set *take_from_bin(struct bin *b)
+{
+	struct attach_set *s;
+
+	pthread_mutex_lock(&b->lock);
+	s = b->sets;
+	b->is_busy = s;
+	if (s)
+		b->sets = s->next;
+	pthread_mutex_unlock(&b->lock);
+	return s;
+}
+
+static void *empty_bin(void *ctx)
+{
+	struct attach_set *s;
+
+	while ((s = take_from_bin(ctx)))
+		attach_set_free(s);
+	return NULL;
+}
+
+static bool bin_is_empty(struct bin *b)
+{
+	bool busy;
+
+	pthread_mutex_lock(&b->lock);
+	busy = b->is_busy;
+	pthread_mutex_unlock(&b->lock);
+	return !busy;
+}
+
+static void wait_for_bin(struct bin *b)
+{
+	if (b->was_started)
+		pthread_join(b->thread, NULL);
+	b->was_started = false;
+}
+
+/* Signals are the main thread's. */
+static void start_bin(struct bin *b)
+{
+	sigset_t all, old;
+
+	wait_for_bin(b);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	b->was_started = !pthread_create(&b->thread, NULL, empty_bin, b);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!b->was_started)
+		empty_bin(b);
+}
+
+/* Takes the set; accepts NULL. */
+static void throw_away(struct bin *b, struct attach_set *s)
+{
+	bool was_busy;
+
+	if (!s)
+		return;
+	pthread_mutex_lock(&b->lock);
+	s->next = b->sets;
+	b->sets = s;
+	was_busy = b->is_busy;
+	b->is_busy = true;
+	pthread_mutex_unlock(&b->lock);
+	if (!was_busy)
+		start_bin(b);
 }
 
 static int keep_link(struct attach_set *s, struct link l)
@@ -704,13 +791,28 @@ static void retire(struct attach *a, struct attach_set *set)
 	a->retired = r;
 }
 
-static void remove_own(struct probed *f, struct own *o)
+/* While both old and new probes are there: see bpf/go.bpf.h. */
+static void begin_exchange(struct attach *a)
 {
-	attach_set_free(o->set);
-	*o = f->own[--f->n_own];
+	a->skel->bss->exchanging = 1;
 }
 
-static void drop_dead(struct probed *f)
+static void end_exchange(struct attach *a)
+{
+	if (bin_is_empty(&a->bin))
+		a->skel->bss->exchanging = 0;
+}
+
+/* Its set is the caller's. */
+static struct attach_set *take_own(struct probed *f, struct own *o)
+{
+	struct attach_set *set = o->set;
+
+	*o = f->own[--f->n_own];
+	return set;
+}
+
+static void drop_dead(struct attach *a, struct probed *f)
 {
 	struct process_stat st;
 
@@ -718,15 +820,16 @@ static void drop_dead(struct probed *f)
 		if (process_stat(f->own[i].pid, &st) && st.start_ticks == f->own[i].start_ticks)
 			i++;
 		else
-			remove_own(f, &f->own[i]);
+			throw_away(&a->bin, take_own(f, &f->own[i]));
 }
 
 void attach_tick(struct attach *a)
 {
 	int map = bpf_map__fd(a->skel->maps.calls);
 
+	end_exchange(a);
 	for (size_t i = 0; i < a->n_files; i++)
-		drop_dead(&a->files[i]);
+		drop_dead(a, &a->files[i]);
 
 	for (struct retired **at = &a->retired; *at;) {
 		struct retired *r = *at;
@@ -740,17 +843,6 @@ void attach_tick(struct attach *a)
 		*at = r->next;
 		free_retired(r);
 	}
-}
-
-/* While both old and new probes are there: see bpf/go.bpf.h. */
-static void begin_exchange(struct attach *a)
-{
-	a->skel->bss->exchanging = 1;
-}
-
-static void end_exchange(struct attach *a)
-{
-	a->skel->bss->exchanging = 0;
 }
 
 static bool same_sites(const struct sites *a, const struct sites *b)
@@ -861,10 +953,10 @@ static struct own *find_own(const struct probed *f, unsigned pid)
 	return NULL;
 }
 
-static void remove_all_own(struct probed *f)
+static void remove_all_own(struct attach *a, struct probed *f)
 {
 	while (f->n_own)
-		remove_own(f, &f->own[f->n_own - 1]);
+		throw_away(&a->bin, take_own(f, &f->own[f->n_own - 1]));
 	free(f->own);
 	f->own = NULL;
 }
@@ -885,7 +977,7 @@ static int add_own(struct attach *a, struct probed *f, unsigned pid, const struc
 	if (old && old->start_ticks == st.start_ticks)
 		return 0;
 	if (old)
-		remove_own(f, old);
+		throw_away(&a->bin, take_own(f, old));
 	err = place_on(a, f, pid, s, &new.set);
 	if (!err)
 		f->own[f->n_own++] = new;
@@ -924,7 +1016,7 @@ int attach_split(struct attach *a, unsigned number, const unsigned pids[], size_
 			err = 0;
 	}
 	if (err) {
-		remove_all_own(f);
+		remove_all_own(a, f);
 	} else { /* the same places: who was entered by these leaves by the others */
 		attach_set_free(f->shared);
 		f->shared = NULL;
@@ -960,7 +1052,7 @@ void attach_remove(struct attach *a, unsigned number, unsigned pid)
 	struct own *o = f ? find_own(f, pid) : NULL;
 
 	if (o)
-		remove_own(f, o);
+		attach_set_free(take_own(f, o));
 }
 
 int attach_share(struct attach *a, unsigned number)
@@ -977,7 +1069,7 @@ int attach_share(struct attach *a, unsigned number)
 		err = place_on(a, f, 0, &s, &f->shared);
 	if (!err) {
 		f->is_split = false;
-		remove_all_own(f);
+		remove_all_own(a, f);
 	}
 	end_exchange(a);
 	sites_fini(&s);
@@ -1040,6 +1132,8 @@ void attach_free(struct attach *a)
 {
 	if (!a)
 		return;
+	wait_for_bin(&a->bin);
+	pthread_mutex_destroy(&a->bin.lock);
 	while (a->retired) {
 		struct retired *r = a->retired;
 
@@ -1048,7 +1142,9 @@ void attach_free(struct attach *a)
 	}
 	for (size_t i = 0; i < a->n_files; i++) {
 		attach_set_free(a->files[i].shared);
-		remove_all_own(&a->files[i]);
+		while (a->files[i].n_own)
+			attach_set_free(take_own(&a->files[i], a->files[i].own));
+		free(a->files[i].own);
 		close(a->files[i].fd);
 	}
 	free(a->files);

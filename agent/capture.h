@@ -69,6 +69,7 @@ struct capture_stats {
 	uint64_t naps, sleeps;           /* rests of the thread that empties it */
 	uint64_t entries, exits;         /* probes that were hit */
 	uint64_t entries_s, exits_s;     /* of these in the last second */
+	uint64_t counted_ms;             /* for so long they have been counted */
 	uint64_t program_ns;             /* mean time of a probe's program; 0: not known yet */
 };
 
@@ -80,6 +81,7 @@ struct capture_ops {
 	int (*poll)(struct capture *c, bool *more);
 	void (*finish)(struct capture *c); /* deliver all that has happened so far, and no more */
 	void (*stats)(const struct capture *c, struct capture_stats *out);
+	void (*count_hits)(struct capture *c); /* somebody asks: count hits of probes for a while */
 	void (*skip_flow)(struct capture *c,
 			  uint64_t flow); /* its bytes are not wanted: stop copying them */
 	/* A connection that was opened at that time carried more than the calls of a probed file

@@ -32,8 +32,9 @@
 #include "capture.skel.h"
 
 #define POLL_BATCH 512 /* events, 8 MiB at most, between two looks at the rest of the program */
-#define RATE_NS    900000000ull /* hits are counted for so long, and no less */
-#define FINISH_MS  5000         /* for what is in the ring at the end */
+#define RATE_NS    900000000ull   /* hits are counted for so long, and no less */
+#define ASKED_NS   60000000000ull /* they are counted for so long after somebody asked */
+#define FINISH_MS  5000           /* for what is in the ring at the end */
 
 static COUNTER_DEFINE(libs_attached, "capture_libs_attached",
 		      "files with probes: TLS libraries, and programs with TLS inside");
@@ -97,6 +98,8 @@ struct rate {
 	struct sslc_tally at; /* when it began */
 	uint64_t began_ns;
 	uint64_t entries_s, exits_s;
+	uint64_t counted_ns; /* since when they are counted; 0: they are not */
+	uint64_t asked_ns;   /* when somebody asked last */
 };
 
 struct source {
@@ -385,10 +388,24 @@ static void on_gone(void *ctx, unsigned pid, uint64_t start_ticks)
 	s->conf.on_pause(s->conf.ctx, &p);
 }
 
+/* Each costs some ns: they are counted only while there is a limit, or somebody asks. */
+static void begin_counting(struct source *s, uint64_t now_ns)
+{
+	if (s->hits.counted_ns)
+		return;
+	s->skel->bss->tallying = 1;
+	attach_tally(s->attach, &s->hits.at);
+	s->hits.began_ns = s->hits.counted_ns = now_ns;
+	s->hits.entries_s = s->hits.exits_s = 0;
+}
+
 static int measure_prices(struct source *s)
 {
 	uint32_t ns[SSLC_PRICES];
-	int err = price_measure(s->attach, ns);
+	int err;
+
+	begin_counting(s, clock_mono_ns());
+	err = price_measure(s->attach, ns);
 
 	if (err) {
 		log_error("capture: --max-overhead: what a probe costs could not be measured: %s",
@@ -495,7 +512,6 @@ static int source_open(struct capture **out, const struct capture_conf *conf)
 		err = open_overhead(s);
 	if (err)
 		goto fail;
-	s->hits.began_ns = clock_mono_ns();
 	libwatch_scan(s->watch);
 	*out = &s->base;
 	return 0;
@@ -539,13 +555,25 @@ static void source_finish(struct capture *c)
 	} while ((n || !is_over) && clock_mono_ns() < end_ns);
 }
 
+static void source_count_hits(struct capture *c)
+{
+	struct source *s = (struct source *)c;
+
+	s->hits.asked_ns = clock_mono_ns();
+	begin_counting(s, s->hits.asked_ns);
+}
+
 /* A look in between, for somebody who asks, begins no new second. */
 static void take_rate(struct source *s, uint64_t now_ns)
 {
 	uint64_t ns = now_ns - s->hits.began_ns;
 	struct sslc_tally now;
 
-	if (ns < RATE_NS)
+	if (!s->overhead && s->hits.counted_ns && now_ns - s->hits.asked_ns > ASKED_NS) {
+		s->hits.counted_ns = 0;
+		s->skel->bss->tallying = 0;
+	}
+	if (!s->hits.counted_ns || ns < RATE_NS)
 		return;
 	attach_tally(s->attach, &now);
 	s->hits.entries_s = (now.entries - s->hits.at.entries) * NS_PER_S / ns;
@@ -573,6 +601,8 @@ static void source_stats(const struct capture *c, struct capture_stats *out)
 		.exits = t.exits,
 		.entries_s = s->hits.entries_s,
 		.exits_s = s->hits.exits_s,
+		.counted_ms =
+			s->hits.counted_ns ? (clock_mono_ns() - s->hits.counted_ns) / NS_PER_MS : 0,
 		.program_ns = t.samples ? t.ns / t.samples : 0,
 	};
 }
@@ -670,6 +700,7 @@ const struct capture_ops capture_bpf_ops = {
 	.poll = source_poll,
 	.finish = source_finish,
 	.stats = source_stats,
+	.count_hits = source_count_hits,
 	.skip_flow = source_skip_flow,
 	.doubt = source_doubt,
 	.tick = source_tick,

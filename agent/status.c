@@ -18,6 +18,8 @@
 #define SSLC_VERSION "unknown"
 #endif
 
+#define SECOND_MS 1000
+
 /* --- the agent's side ---------------------------------------------------------------------------
  */
 
@@ -56,10 +58,10 @@ static json_t *probes_json(const struct capture_stats *s)
 	uint64_t bytes = 0;
 
 	metrics_each(put_plaintext, &bytes);
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "entries", (json_int_t)s->entries,
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "entries", (json_int_t)s->entries,
 			 "exits", (json_int_t)s->exits, "entries_s", (json_int_t)s->entries_s,
 			 "exits_s", (json_int_t)s->exits_s, "program_ns", (json_int_t)s->program_ns,
-			 "plaintext", (json_int_t)bytes);
+			 "plaintext", (json_int_t)bytes, "counted_ms", (json_int_t)s->counted_ms);
 }
 
 json_t *status_json(const struct capture_stats *stats)
@@ -105,10 +107,11 @@ static void print_probes(FILE *out, const json_t *p)
 {
 	fprintf(out,
 		"  probes   %" PRIu64 " entries (%" PRIu64 " a second), %" PRIu64 " exits (%" PRIu64
-		"), %" PRIu64 " ns each without the exception\n"
+		") in %" PRIu64 " s, %" PRIu64 " ns each without the exception\n"
 		"  told     %" PRIu64 " bytes of plaintext\n",
 		count_at(p, "entries"), count_at(p, "entries_s"), count_at(p, "exits"),
-		count_at(p, "exits_s"), count_at(p, "program_ns"), count_at(p, "plaintext"));
+		count_at(p, "exits_s"), count_at(p, "counted_ms") / 1000, count_at(p, "program_ns"),
+		count_at(p, "plaintext"));
 }
 
 static void print_losses(FILE *out, const json_t *lost)
@@ -148,10 +151,36 @@ static void print_json(json_t *const answers[], size_t n)
 	json_decref(all);
 }
 
+static void forget(json_t *answers[], size_t n)
+{
+	while (n)
+		json_decref(answers[--n]);
+}
+
+/* Whether an agent has begun to count only now, because it was asked. */
+static bool has_just_begun(json_t *const answers[], size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (count_at(json_object_get(answers[i], "probes"), "counted_ms") < SECOND_MS)
+			return true;
+	return false;
+}
+
+static size_t ask(const char *dir, json_t *answers[ASK_AGENTS_MAX])
+{
+	size_t n = ask_all(dir, "status", answers);
+
+	if (!has_just_begun(answers, n))
+		return n;
+	forget(answers, n);
+	usleep(SECOND_MS * 1000);
+	return ask_all(dir, "status", answers);
+}
+
 int status_run(const char *dir, bool as_json)
 {
 	json_t *answers[ASK_AGENTS_MAX];
-	size_t n = ask_all(dir, "status", answers);
+	size_t n = ask(dir, answers);
 	bool has_agent = n;
 
 	if (!n)
@@ -160,8 +189,7 @@ int status_run(const char *dir, bool as_json)
 		print_json(answers, n);
 	else
 		status_print(stdout, answers, n);
-	while (n)
-		json_decref(answers[--n]);
+	forget(answers, n);
 	if (fflush(stdout) || ferror(stdout)) {
 		log_error("status: standard output: %s", strerror(errno));
 		return 1;

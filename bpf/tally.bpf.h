@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * tally: how often probes are hit and what they cost. Each program is framed by tally_begin() and
- * tally_end(). Whose hits they were is counted only when the agent governs overhead.
+ * tally_end(). They are counted when somebody asks; whose they were, only when the agent governs
+ * overhead.
  */
 #ifndef SSLC_BPF_TALLY_H
 #define SSLC_BPF_TALLY_H
@@ -15,6 +16,9 @@
 
 /* Set by the agent before load. */
 const volatile __u32 tally_processes = 0;
+
+/* Set by the agent while somebody wants to know: else this costs a hit one load. */
+volatile __u32 tallying = 0;
 
 /* Set by the agent once it has measured them: ns, by enum sslc_price. */
 volatile __u32 prices[SSLC_PRICES] = {};
@@ -38,10 +42,13 @@ struct {
  * hits. Returns when the program began, if it is one of those that are timed. */
 static __always_inline __u64 tally_begin(bool is_exit)
 {
+	struct sslc_tally *t;
 	__u32 zero = 0;
-	struct sslc_tally *t = bpf_map_lookup_elem(&tallies, &zero);
 	__u64 n;
 
+	if (!tallying)
+		return 0;
+	t = bpf_map_lookup_elem(&tallies, &zero);
 	if (!t)
 		return 0;
 	n = is_exit ? ++t->exits : ++t->entries;

@@ -46,6 +46,11 @@ def deceived(t):
     after = [exchange(t, exe, n, env) for n in range(4, 9)]
     row = [r for r in coverage(t) if r["kind"] == "library" and r["path"] == str(lib)][0]
     equal((row["tier"], row["lowered_from"], row["functions"]), ("first", "pairs", 2), "what coverage says")
+    before = hits(t)  # other programs' of the first second; one connection of xfer has 60 calls and more
+    exchange(t, exe, 9, env)
+    now = hits(t)
+    check(all(now[k] > before[k] + 50 for k in ("entries", "exits")) and now["counted_ms"] > before["counted_ms"],
+          "hits of one connection:", before, now)
     text = run_cmd(binary(), "coverage", "--run-dir", t.dir / "run", timeout=30).stdout
     check(re.search(rf"{lib} +yes +first instead of pairs: ", text), "coverage as text:", text[-1500:])
     time.sleep(0.5)
@@ -65,6 +70,13 @@ def deceived(t):
 
 
 BODY = 20000
+
+
+def hits(t):
+    """What `status` says about the probes of the only agent that answers there."""
+    said = json.loads(sh(binary(), "status", "--json", "--run-dir", t.dir / "run", timeout=20))
+    equal(len(said), 1, "answers")
+    return said[0]["probes"]
 
 
 def reason_of(t, pid):
@@ -88,7 +100,7 @@ def governed(t):
     quiet = t.spawn("quiet", exe, "10.71.1.1", 444, *t.cert(), BODY, ns=t.srv)
     quiet.wait_line("listening", where="out")
     out = t.dir / "governed.pcapng"
-    agent = t.alone("-w", out, "--run-dir", t.dir / "run", "--max-overhead", "10%:6s", name="governed")
+    agent = t.alone("-w", out, "--run-dir", t.dir / "run", "--max-overhead", "10%:5s", name="governed")
     agent.wait_line("a probe's exception costs")
     ask = ["-o", "/dev/null"]
     t.curl(*ask, "--local-port", 40001, "https://10.71.1.1/small")
@@ -96,8 +108,11 @@ def governed(t):
     lasting = t.spawn("lasting", "openssl", "s_client", "-quiet", "-connect", "10.71.1.1:443", ns=t.cli, stdin=True)
     lasting.say("GET /small HTTP/1.1\r\nHost: first\r\n\r", r"200 OK")
     hammer = t.spawn("hammer", "wrk", "-t1", "-c8", "-d60", "https://10.71.1.1/small", ns=t.cli)
-    agent.wait_line(rf"process {worker}: \d+ % of its CPU time went into probes, limit 10 %: none for 6 s", 20)
+    agent.wait_line(rf"process {worker}: \d+ % of its CPU time went into probes, limit 10 %: none for 5 s", 20)
     code, words = reason_of(t, worker)
+    now = hits(t)
+    check(now["counted_ms"] > 3000 and now["entries"] > 3000 and now["exits"] > 3000 and now["program_ns"] > 0,
+          "hits:", now)
     check(code == "overhead" and re.match(r"\d+ % of its CPU time went into probes, limit 10 %; tried again in \d s$",
                                           words), "coverage:", code, words)
     fact("coverage:", words)

@@ -31,6 +31,7 @@ static const struct capture_stats stats = {
 	.entries_s = 50,
 	.exits_s = 40,
 	.program_ns = 321,
+	.counted_ms = 20500,
 };
 
 static char *printed(json_t *const answers[], size_t n)
@@ -81,8 +82,8 @@ static void test_an_answer_is_told_in_lines(void **state)
 		 "  ring     1024 KiB, in use 1 (0.1 %%), at most 256 (25.0 %%)\n"
 		 "  backlog  64 KiB, in use 0 (0.0 %%), at most 32 (50.0 %%)\n"
 		 "  events   7, 5000000000 bytes of the ring\n"
-		 "  probes   1000 entries (50 a second), 900 exits (40), 321 ns each without the "
-		 "exception\n"
+		 "  probes   1000 entries (50 a second), 900 exits (40) in 20 s, 321 ns each without "
+		 "the exception\n"
 		 "  told     12345 bytes of plaintext\n"
 		 "  lost     test_bytes_lost 99\n"
 		 "  lost     test_connections_unexplained 2\n",
