@@ -489,32 +489,19 @@ static __always_inline void tell_bind(const struct sslc_conn_id *id, const struc
 /*
  * Type of the TLS record that the operation that the thread is in begins with; NO_RECORD. Not every
  * socket that is used inside a TLS call carries it: callbacks ask session caches, directories and
- * responders. Kernel TLS (an upper layer protocol on the socket) takes plaintext; where memory
- * cannot be found, the operation is believed.
+ * responders. Kernel TLS (an upper layer protocol on the socket) takes plaintext, and only when
+ * hands have been shaken; where memory cannot be found, the operation is believed.
  */
 static __always_inline __u32 record_type(struct sock *sk)
 {
 	__u64 at = userbuf_first();
 	__u8 h[8] = {};
 
-	if (!at || BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_ulp_ops))
+	if (BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_ulp_ops))
+		return TLS_APPLICATION;
+	if (!at)
 		return BELIEVED;
 	return !bpf_probe_read_user(h, TLS_HEADER, (void *)at) && is_record(h) ? h[0] : NO_RECORD;
-}
-
-/*
- * Whether anything had moved on a connection before an operation of n bytes that has just been
- * done. Global, for a stack frame of its own.
- */
-__noinline int had_moved(__u64 key, __u32 dir, __u32 n)
-{
-	__u64 moved[2];
-
-	if (!sock_moved((struct sock *)key, moved))
-		return 0;
-	if (dir == SSLC_DIR_OUT)
-		return moved[SSLC_DIR_OUT] > n + 1ull || moved[SSLC_DIR_IN];
-	return moved[SSLC_DIR_OUT] > 1 || moved[SSLC_DIR_IN] > n; /* a SYN may count as a byte */
 }
 
 /* DTLS and QUIC are not mirrored: there is no connection that their bytes could wait for. */
@@ -556,7 +543,7 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 	struct conn *c = conn_get(&id);
 	struct sock_info *info;
 	__u64 key = (__u64)sk;
-	__u32 type = BELIEVED, late = 0;
+	__u32 type, late = 0;
 	bool is_bound;
 
 	if (!c || c->excluded)
@@ -572,7 +559,7 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 		type = record_type(sk);
 		if (type == NO_RECORD)
 			return true;
-		if (type != TLS_HANDSHAKE && had_moved(key, dir, moved))
+		if (type != TLS_HANDSHAKE && type != BELIEVED) /* each connection begins with one */
 			late = SSLC_OPEN_LATE;
 	}
 	c->has_socket = 1;

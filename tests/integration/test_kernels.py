@@ -51,6 +51,9 @@ start() { # NAME HOOK
   /sslcollector -v -I any --flow-hook $2 -w /tmp/$1.pcap --ring 4M >/tmp/$1.err 2>&1 & agent=$!
   for i in $(seq 300); do grep -q '^ready' /tmp/$1.err && break; kill -0 $agent 2>/dev/null || break; sleep 0.2; done
 }
+probed() { # NAME FILE, which is probed when somebody has mapped it: not before the program may speak
+  for i in $(seq 300); do grep -q "probes on .*$2" /tmp/$1.err && break; kill -0 $agent 2>/dev/null || break; sleep 0.2; done
+}
 stop() { # NAME
   sleep 1
   kill -INT $agent; wait $agent; echo "agent status $?"
@@ -66,6 +69,7 @@ for hook in HOOKS auto; do
   if [ -x /gotls ]; then
     /gotls serve 127.0.0.1:8443 /cert.pem /key.pem > /tmp/$hook.goserver 2>&1 & server=$!
     for i in $(seq 100); do grep -q '^listening' /tmp/$hook.goserver && break; sleep 0.2; done
+    probed $hook gotls
     echo | /gotls talk 127.0.0.1:8443 3 4 50000 > /tmp/$hook.go 2>&1
     sleep 1; kill $server; wait $server
     sed "s/^/$hook go: /" /tmp/$hook.go
@@ -84,6 +88,7 @@ gnutls gnutls "nonblock tiny packet" "nonblock tiny null"
 crowd() { # NAME COMMAND...
   name=$1; shift
   start $name auto
+  [ "$1" != /gotls ] || probed $name gotls
   echo | "$@" > /tmp/$name.client 2>&1
   touch /tmp/$name.server
   stop $name
