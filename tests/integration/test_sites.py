@@ -149,7 +149,7 @@ def unpacked(t, suite):
     if not packages:
         return suite, None, {}
     own = libc_version(known["libc6"]) >= libc_version(platform.libc_ver()[1])
-    top = s.unpack_all(t.dir / suite, packages, () if own else LIBC)
+    top = s.unpack_all(t.dir / suite, *packages, but=() if own else LIBC)
     dirs = [d for d in (top / "usr/lib/x86_64-linux-gnu", top / "lib/x86_64-linux-gnu") if d.is_dir()]
     path = ":".join(f"{d}:{d}/nss" for d in dirs)
     loader = [next(d / n for d in dirs for n in ["ld-linux-x86-64.so.2"] if (d / n).exists()),
