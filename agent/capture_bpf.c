@@ -32,6 +32,7 @@
 #include "capture.skel.h"
 
 #define POLL_BATCH 512 /* events, 8 MiB at most, between two looks at the rest of the program */
+#define LOWER_MAX  16  /* more have to wait for their next doubt */
 #define RATE_NS    900000000ull   /* hits are counted for so long, and no less */
 #define ASKED_NS   60000000000ull /* they are counted for so long after somebody asked */
 #define FINISH_MS  5000           /* for what is in the ring at the end */
@@ -114,6 +115,8 @@ struct source {
 	uint64_t calls_lost;       /* as of the last look */
 	struct overhead *overhead; /* NULL: there is no limit */
 	struct rate hits;
+	unsigned lower_next[LOWER_MAX]; /* files whose probes are to be replaced */
+	unsigned n_lower;
 };
 
 /* Placing probes takes the kernel tens of milliseconds. */
@@ -180,8 +183,11 @@ static void tell_lowered(struct source *s, unsigned file, int tier, const char *
 static void lower(struct source *s, unsigned file)
 {
 	enum attach_tier from = attach_tier(s->attach, file);
-	int tier = attach_next_tier(s->attach, file);
+	int tier;
 
+	reader_away(s->reader);
+	tier = attach_next_tier(s->attach, file);
+	reader_back(s->reader);
 	if (tier >= 0)
 		tell_lowered(s, file, tier, attach_tier_word(from));
 	else if (tier != -ENOENT)
@@ -357,6 +363,16 @@ static void on_changed(void *ctx, unsigned pid, uint64_t ino)
 	overhead_changed(s->overhead, pid, ino);
 }
 
+static void on_aside(void *ctx, bool begins)
+{
+	struct source *s = ctx;
+
+	if (begins)
+		reader_away(s->reader);
+	else
+		reader_back(s->reader);
+}
+
 static void on_detached(void *ctx, unsigned pid, uint64_t start_ticks, uint64_t since_ns,
 			const struct governor_verdict *why)
 {
@@ -427,6 +443,7 @@ static int open_overhead(struct source *s)
 		.attach = s->attach,
 		.watch = s->watch,
 		.changed = on_changed,
+		.aside = on_aside,
 		.hitters_fd = bpf_map__fd(s->skel->maps.hitters),
 		.detached = on_detached,
 		.attached = on_attached,
@@ -535,6 +552,8 @@ static int source_poll(struct capture *c, bool *more)
 	libwatch_poll(s->watch);
 	n = reader_take(s->reader, POLL_BATCH, on_event, s);
 	counter_add(&events_seen, n);
+	while (s->n_lower)
+		lower(s, s->lower_next[--s->n_lower]);
 	*more = n == POLL_BATCH;
 	return (int)n;
 }
@@ -673,8 +692,8 @@ static void source_doubt(struct capture *c, unsigned file, uint64_t opened_ns)
 	struct source *s = (struct source *)c;
 
 	read_losses(s);
-	if (doubts_add(s->doubts, file, opened_ns))
-		lower(s, file);
+	if (doubts_add(s->doubts, file, opened_ns) && s->n_lower < LOWER_MAX)
+		s->lower_next[s->n_lower++] = file; /* not while events are read */
 }
 
 static void source_tick(struct capture *c)

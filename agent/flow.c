@@ -480,10 +480,25 @@ static bool keep_candidate(struct flow *f, const struct sslc_ev_open *ev)
 	return true;
 }
 
+static struct pause *find_pause(struct flows *t, uint32_t tgid, uint64_t start_ticks)
+{
+	for (unsigned i = 0; i < t->n_pauses; i++)
+		if (t->pauses[i].tgid == tgid && t->pauses[i].start_ticks == start_ticks)
+			return &t->pauses[i];
+	return NULL;
+}
+
+/* It had no probes for a while, or has none now. */
+static bool was_paused(struct flows *t, const struct sslc_conn_id *conn)
+{
+	return t->n_pauses && find_pause(t, conn->tgid, process_ticks(conn->start_ns));
+}
+
 static void on_open(struct flows *t, const struct sslc_ev_open *in)
 {
 	struct sslc_ev_open ev = *in;
 	struct flow *f;
+	bool is_paused;
 
 	if (!ev.ev.flow || find(t, ev.ev.flow) || (ev.family != 4 && ev.family != 6)) {
 		counter_inc(&events_bad);
@@ -492,7 +507,8 @@ static void on_open(struct flows *t, const struct sslc_ev_open *in)
 	if (t->by_id.count >= FLOWS_MAX)
 		evict_oldest(t);
 	f = calloc(1, sizeof(*f));
-	if (!f || ((ev.flags & SSLC_OPEN_CANDIDATE) && !keep_candidate(f, &ev)) ||
+	is_paused = ev.flags & SSLC_OPEN_LATE && was_paused(t, &ev.conn);
+	if (!f || ((ev.flags & SSLC_OPEN_CANDIDATE || is_paused) && !keep_candidate(f, &ev)) ||
 	    hmap_insert(&t->by_id, &f->by_id, hash_id(ev.ev.flow))) {
 		if (f)
 			free(f->candidate);
@@ -505,6 +521,7 @@ static void on_open(struct flows *t, const struct sslc_ev_open *in)
 	f->opened_ns = ev.ev.ts_ns;
 	f->tgid = ev.conn.tgid;
 	f->is_late = ev.flags & SSLC_OPEN_LATE;
+	f->is_paused = is_paused;
 	if (f->is_late) {
 		counter_inc(&flows_late);
 		log_debug("flow: process %" PRIu32 ": TLS had begun before it was watched",
@@ -687,14 +704,6 @@ static void tell_ends(struct flows *t, struct flow *f, uint64_t ts_ns);
 
 /* --- processes that were not probed for a while -------------------------------------------------
  */
-
-static struct pause *find_pause(struct flows *t, uint32_t tgid, uint64_t start_ticks)
-{
-	for (unsigned i = 0; i < t->n_pauses; i++)
-		if (t->pauses[i].tgid == tgid && t->pauses[i].start_ticks == start_ticks)
-			return &t->pauses[i];
-	return NULL;
-}
 
 bool flows_pause(struct flows *t, uint32_t tgid, uint64_t start_ticks, uint64_t since_ns)
 {

@@ -203,6 +203,7 @@ static bool is_avoided(struct overhead *o, unsigned number)
 /* Files that nobody is to be kept from any more; and the process, if any, into those that are. */
 static void join(struct overhead *o, unsigned pid)
 {
+	o->conf.aside(o->conf.ctx, true);
 	for (unsigned i = 1; i <= attach_count(o->conf.attach); i++) {
 		int err = 0;
 
@@ -215,6 +216,7 @@ static void join(struct overhead *o, unsigned pid)
 		if (err && err != -ESRCH)
 			log_warn("overhead: probes of process %u again: %s", pid, strerror(-err));
 	}
+	o->conf.aside(o->conf.ctx, false);
 	if (!any_is_split(o))
 		libwatch_follow(o->conf.watch, NULL);
 }
@@ -263,8 +265,11 @@ static void let_go(struct overhead *o, const struct governor_use *use,
 {
 	struct out *x = make_out(o, use);
 	uint64_t since_ns = clock_mono_ns();
-	int n = x ? take_off(o, use->pid) : -ENOSPC;
+	int n;
 
+	o->conf.aside(o->conf.ctx, true);
+	n = x ? take_off(o, use->pid) : -ENOSPC;
+	o->conf.aside(o->conf.ctx, false);
 	if (n <= 0) {
 		log_warn("overhead: process %u: %u %% of its CPU time goes into probes, and they "
 			 "cannot be taken off: %s",
@@ -305,8 +310,11 @@ void overhead_changed(struct overhead *o, unsigned pid, uint64_t ino)
 		if (!attach_is_split(o->conf.attach, i))
 			continue;
 		attach_identity(o->conf.attach, i, &dev, &its_ino);
-		if ((!ino || ino == its_ino) && !is_out(o, pid) && has_mapped(o, pid, i))
-			err = attach_add(o->conf.attach, i, pid);
+		if ((ino && ino != its_ino) || is_out(o, pid) || !has_mapped(o, pid, i))
+			continue;
+		o->conf.aside(o->conf.ctx, true);
+		err = attach_add(o->conf.attach, i, pid);
+		o->conf.aside(o->conf.ctx, false);
 		if (err && err != -ESRCH)
 			log_warn("overhead: probes of the new process %u: %s", pid, strerror(-err));
 	}

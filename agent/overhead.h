@@ -22,6 +22,8 @@ struct overhead_conf {
 	struct attach *attach;  /* borrowed */
 	struct libwatch *watch; /* borrowed; overhead_changed() is made to hear from it */
 	void (*changed)(void *ctx, unsigned pid, uint64_t ino);
+	/* Placing probes and taking them off takes the kernel some time: begins, is over. */
+	void (*aside)(void *ctx, bool begins);
 	int hitters_fd; /* the map of struct sslc_hits; borrowed */
 	/* Its probes are gone. What it did before since_ns (monotonic) was seen. */
 	void (*detached)(void *ctx, unsigned pid, uint64_t start_ticks, uint64_t since_ns,

@@ -715,6 +715,9 @@ static void test_what_began_while_there_were_no_probes_is_never_told(void **stat
 	feed_open(r, 2, SERVER, EXACT_ISN | SSLC_OPEN_CANDIDATE); /* later */
 	feed_data(r, 2, SSLC_DIR_IN, 0, "all of it");
 	assert_string_equal(story(r), "open2 c2s@0:all of it!");
+	feed_open_at(r, 3, 5003, EXACT_ISN | SSLC_OPEN_LATE); /* seen only now */
+	feed_data(r, 3, SSLC_DIR_IN, 0, "the rest of it");
+	assert_string_equal(story(r), "");
 	rig_free(r);
 }
 
