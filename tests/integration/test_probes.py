@@ -157,7 +157,7 @@ def judge_governed(t, agent, seen, asked):
     check(lasting.end != "fin", f"the lasting connection: {lasting}")
     counters = agent.counters()
     check(counters["capture_processes_detached"] >= 1 and counters["capture_processes_reattached"] >= 1 and
-          counters["flow_connections_paused"] >= 1 and counters["flow_bytes_lost_paused"] > 0,
+          counters["flow_connections_paused"] >= 1,
           "counters:", {k: v for k, v in counters.items() if "detached" in k or "paused" in k})
     fact(f"{asked} connections of the other server whole; paused:",
          {k: v for k, v in counters.items() if "paused" in k or "processes_" in k and k.startswith("capture")})
