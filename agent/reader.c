@@ -24,9 +24,9 @@
 #define NAP_MS     1
 #define NAP_MAX_MS 5 /* what it costs both ends to pass something on is paid once in it */
 /* From so many events or bytes of the ring in a millisecond on naps get longer. */
-#define BUSY_EVENTS 8
-#define BUSY_BYTES  (16u << 10)
-#define IDLE_NAPS   4    /* without an event: sleep */
+#define BUSY_EVENTS 4
+#define BUSY_BYTES  (8u << 10)
+#define IDLE_NAPS   2    /* without an event: sleep */
 #define SLEEP_MS    1000 /* see sleep_until_woken() */
 
 static COUNTER_DEFINE(waits_full, "capture_queue_full",

@@ -80,7 +80,7 @@ static void test_rests_get_short_and_then_long_when_nothing_comes(void **state)
 	put(&f, 3, 100);
 	assert_int_equal(reader_take(f.r, 100, on_event, &f), 3);
 	assert_int_equal(f.shared.reader, SSLC_READER_NAPS);
-	for (unsigned i = 0; i < 4; i++) {
+	for (unsigned i = 0; i < 2; i++) {
 		assert_true(is_due(&f, 1000));
 		assert_int_equal(f.shared.reader, SSLC_READER_NAPS);
 		assert_int_equal(reader_take(f.r, 100, on_event, &f), 0);
