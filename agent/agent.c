@@ -37,14 +37,16 @@
 #define HOLD_MS      2
 #define STUCK_NS     250000000ull /* nothing was acknowledged: no rate that could be kept to */
 
+#define SOURCES 2
+
 struct agent {
 	const struct agent_conf *conf; /* borrowed */
 	struct event_base *base;
-	struct event *input, *more, *tick, *flush, *sig[3];
-	uint64_t flushed_ns; /* CLOCK_MONOTONIC of the last flush */
-	uint64_t first_seq;  /* oldest block of the queue, */
-	uint64_t moved_ns;   /* and when it was found to be another one than before */
-	struct capture *capture;
+	struct event *input[SOURCES], *more, *tick, *flush, *sig[3];
+	uint64_t flushed_ns;             /* CLOCK_MONOTONIC of the last flush */
+	uint64_t first_seq;              /* oldest block of the queue, */
+	uint64_t moved_ns;               /* and when it was found to be another one than before */
+	struct capture *source[SOURCES]; /* in the order of enum capture_source; NULL: not used */
 	struct filter *filter;
 	struct flows *flows;
 	struct ship *ship;
@@ -62,7 +64,9 @@ static void skip_flow(void *ctx, uint64_t flow)
 {
 	struct agent *a = ctx;
 
-	a->capture->ops->skip_flow(a->capture, flow);
+	for (int i = 0; i < SOURCES; i++)
+		if (a->source[i])
+			a->source[i]->ops->skip_flow(a->source[i], flow);
 }
 
 /* --- who is covered -----------------------------------------------------------------------------
@@ -87,7 +91,8 @@ static void on_unexplained(void *ctx, unsigned file, uint64_t opened_ns)
 {
 	struct agent *a = ctx;
 
-	a->capture->ops->doubt(a->capture, file, opened_ns);
+	if (a->source[0])
+		a->source[0]->ops->doubt(a->source[0], file, opened_ns);
 }
 
 static void on_file(void *ctx, int fd, const char *path, const struct capture_file *found)
@@ -133,15 +138,46 @@ static void on_pause(void *ctx, const struct capture_pause *p)
 		log_warn("agent: connections of process %u may be told with holes", p->pid);
 }
 
+/* Each source's counters, as they are now. */
+static void tick_sources(struct agent *a)
+{
+	for (int i = 0; i < SOURCES; i++)
+		if (a->source[i])
+			a->source[i]->ops->tick(a->source[i]);
+}
+
+static void add_fill(struct capture_fill *to, const struct capture_fill *from)
+{
+	to->size += from->size;
+	to->used += from->used;
+	to->high += from->high;
+}
+
 static json_t *answer_status(void *ctx)
 {
+	struct capture_stats all = {.events = 0}, one;
 	struct agent *a = ctx;
-	struct capture_stats stats;
 
-	a->capture->ops->count_hits(a->capture);
-	a->capture->ops->tick(a->capture); /* the kernel's counters, as they are now */
-	a->capture->ops->stats(a->capture, &stats);
-	return status_json(&stats);
+	if (a->source[0])
+		a->source[0]->ops->count_hits(a->source[0]);
+	tick_sources(a);
+	for (int i = 0; i < SOURCES; i++) {
+		if (!a->source[i])
+			continue;
+		a->source[i]->ops->stats(a->source[i], &one);
+		add_fill(&all.ring, &one.ring);
+		add_fill(&all.queue, &one.queue);
+		all.events += one.events;
+		all.ring_bytes += one.ring_bytes;
+		all.naps += one.naps;
+		all.sleeps += one.sleeps;
+		all.entries += one.entries;
+		all.exits += one.exits;
+		all.entries_s += one.entries_s;
+		all.exits_s += one.exits_s;
+		all.program_ns += one.program_ns; /* one source alone has probes */
+	}
+	return status_json(&all);
 }
 
 static const struct control_question questions[] = {
@@ -199,8 +235,24 @@ static void come_later(struct agent *a)
 {
 	const struct timeval hold = {.tv_usec = HOLD_MS * 1000};
 
-	event_del(a->input); /* it would be readable all the time */
+	for (int i = 0; i < SOURCES; i++) /* they would be readable all the time */
+		if (a->input[i])
+			event_del(a->input[i]);
 	event_add(a->more, &hold);
+}
+
+/* n: events of the sources before it. */
+static int poll_source(struct agent *a, int i, int n, bool *more)
+{
+	bool has_more = false;
+	int got;
+
+	if (!a->source[i])
+		return n;
+	event_add(a->input[i], NULL);
+	got = a->source[i]->ops->poll(a->source[i], &has_more);
+	*more |= has_more;
+	return got < 0 ? got : n + got;
 }
 
 /* Take a batch. What it leaves in the ring comes next, after signals and the clock had their turn.
@@ -209,7 +261,7 @@ static void on_input(evutil_socket_t fd, short what, void *ctx)
 {
 	struct agent *a = ctx;
 	bool more = false;
-	int n;
+	int n = 0;
 
 	(void)fd;
 	(void)what;
@@ -217,8 +269,8 @@ static void on_input(evutil_socket_t fd, short what, void *ctx)
 		come_later(a);
 		return;
 	}
-	event_add(a->input, NULL);
-	n = a->capture->ops->poll(a->capture, &more);
+	for (int i = 0; i < SOURCES && n >= 0; i++)
+		n = poll_source(a, i, n, &more);
 	if (n < 0) {
 		log_error("agent: reading events failed: %s", strerror(-n));
 		a->failed = true;
@@ -237,7 +289,7 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
 
 	(void)fd;
 	(void)what;
-	a->capture->ops->tick(a->capture);
+	tick_sources(a);
 	filter_refresh(a->filter);
 	flows_tick(a->flows, clock_mono_ns(), clock_wall_offset_ns());
 	coverage_tick(a->coverage, clock_mono_ns());
@@ -254,7 +306,7 @@ static void on_signal(evutil_socket_t sig, short what, void *ctx)
 		event_base_loopbreak(a->base);
 		return;
 	}
-	a->capture->ops->tick(a->capture);
+	tick_sources(a);
 	add_up_coverage(a);
 	metrics_dump(stderr, true);
 }
@@ -291,23 +343,47 @@ static int open_stages(struct agent *a)
 	return 0;
 }
 
-static int open_capture(struct agent *a)
+/* The kernel half leaves processes alone that tell their calls themselves. From the other source's
+ * thread, between its open and its close. */
+static void on_process(void *ctx, uint32_t pid, bool begins)
+{
+	struct capture *bpf = ((struct agent *)ctx)->source[0];
+
+	if (bpf)
+		bpf->ops->leave_process(bpf, pid, begins);
+}
+
+static int open_sources(struct agent *a)
 {
 	const struct agent_conf *conf = a->conf;
-	const struct capture_conf cc = {.flow_hook = conf->flow_hook,
-					.inner_only = conf->starttls == PRELUDE_INNER,
-					.outer_tls = conf->outer_tls,
-					.ring_bytes = conf->ring_bytes,
-					.queue_bytes = conf->backlog_bytes,
-					.shed = conf->shed,
-					.on_event = on_event,
-					.on_file = on_file,
-					.on_pause = on_pause,
-					.max_overhead = conf->max_overhead,
-					.overhead_retry_s = conf->overhead_retry_s,
-					.ctx = a};
+	struct capture_conf cc = {.flow_hook = conf->flow_hook,
+				  .inner_only = conf->starttls == PRELUDE_INNER,
+				  .outer_tls = conf->outer_tls,
+				  .ring_bytes = conf->ring_bytes,
+				  .queue_bytes = conf->backlog_bytes,
+				  .shim_bytes = conf->shim_bytes,
+				  .run_dir = conf->run_dir,
+				  .shed = conf->shed,
+				  .on_event = on_event,
+				  .on_file = on_file,
+				  .on_process = on_process,
+				  .on_pause = on_pause,
+				  .max_overhead = conf->max_overhead,
+				  .overhead_retry_s = conf->overhead_retry_s,
+				  .ctx = a};
+	int err = 0;
 
-	return capture_bpf_ops.open(&a->capture, &cc);
+	if (conf->sources & CAPTURE_BPF)
+		err = capture_bpf_ops.open(&a->source[0], &cc);
+	if (err || !(conf->sources & CAPTURE_PRELOAD))
+		return err;
+	err = capture_preload_ops.open(&a->source[1], &cc);
+	if (!err)
+		return 0;
+	log_at(conf->sources == CAPTURE_PRELOAD ? LOG_ERROR : LOG_INFO,
+	       "agent: preloaded programs are not mirrored: %s: %s", conf->run_dir,
+	       err == -EADDRINUSE ? "another agent serves them there" : strerror(-err));
+	return conf->sources == CAPTURE_PRELOAD ? err : 0;
 }
 
 static int open_loop(struct agent *a)
@@ -318,13 +394,18 @@ static int open_loop(struct agent *a)
 	a->base = event_base_new();
 	if (!a->base)
 		return -ENOMEM;
-	a->input = event_new(a->base, a->capture->ops->fd(a->capture), EV_READ | EV_PERSIST,
-			     on_input, a);
+	for (int i = 0; i < SOURCES; i++) {
+		if (!a->source[i])
+			continue;
+		a->input[i] = event_new(a->base, a->source[i]->ops->fd(a->source[i]),
+					EV_READ | EV_PERSIST, on_input, a);
+		if (!a->input[i] || event_add(a->input[i], NULL))
+			return -ENOMEM;
+	}
 	a->more = event_new(a->base, -1, 0, on_input, a);
 	a->tick = event_new(a->base, -1, EV_PERSIST, on_tick, a);
 	a->flush = event_new(a->base, -1, 0, on_flush, a);
-	if (!a->input || !a->more || !a->tick || !a->flush || event_add(a->input, NULL) ||
-	    event_add(a->tick, &second))
+	if (!a->more || !a->tick || !a->flush || event_add(a->tick, &second))
 		return -ENOMEM;
 	for (int i = 0; i < 3; i++) {
 		a->sig[i] = evsignal_new(a->base, signals[i], on_signal, a);
@@ -337,8 +418,10 @@ static int open_loop(struct agent *a)
 /* What is in the ring now is still told; then every flow ends. */
 static void drain(struct agent *a)
 {
-	a->capture->ops->finish(a->capture);
-	a->capture->ops->tick(a->capture);
+	for (int i = 0; i < SOURCES; i++)
+		if (a->source[i])
+			a->source[i]->ops->finish(a->source[i]);
+	tick_sources(a);
 	flows_close_all(a->flows, clock_mono_ns());
 	add_up_coverage(a);
 	ship_flush(a->ship);
@@ -349,8 +432,9 @@ static void close_all(struct agent *a)
 	for (int i = 0; i < 3; i++)
 		if (a->sig[i])
 			event_free(a->sig[i]);
-	if (a->input)
-		event_free(a->input);
+	for (int i = 0; i < SOURCES; i++)
+		if (a->input[i])
+			event_free(a->input[i]);
 	if (a->more)
 		event_free(a->more);
 	if (a->tick)
@@ -360,8 +444,9 @@ static void close_all(struct agent *a)
 	control_close(a->control);
 	if (a->base)
 		event_base_free(a->base);
-	if (a->capture)
-		a->capture->ops->close(a->capture);
+	for (int i = SOURCES; i--;) /* the second one's thread may speak to the first */
+		if (a->source[i])
+			a->source[i]->ops->close(a->source[i]);
 	flows_free(a->flows);
 	coverage_free(a->coverage);
 	filter_free(a->filter);
@@ -395,7 +480,7 @@ int agent_run(const struct agent_conf *conf)
 		err = conf->uplink->start(conf->uplink_ctx, a.ship);
 	}
 	if (!err)
-		err = open_capture(&a);
+		err = open_sources(&a);
 	if (!err)
 		err = open_loop(&a);
 	if (!err) {

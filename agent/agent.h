@@ -17,7 +17,8 @@ struct uplink_ops {
 struct agent_conf {
 	const char *iface;  /* or "any" */
 	const char *filter; /* pcap filter, or NULL */
-	size_t ring_bytes, backlog_bytes, queue_bytes;
+	unsigned sources;   /* CAPTURE_… */
+	size_t ring_bytes, backlog_bytes, queue_bytes, shim_bytes;
 	enum sslc_shed shed;
 	enum flow_hook flow_hook;
 	enum prelude_mode starttls;

@@ -13,6 +13,10 @@
 
 struct capture;
 
+/* Sources, as bits. */
+#define CAPTURE_BPF     1u
+#define CAPTURE_PRELOAD 2u
+
 /* How the kernel tells which socket a TLS call uses, best first. */
 enum flow_hook {
 	FLOW_HOOK_AUTO,       /* the first of the following that works here */
@@ -46,11 +50,16 @@ struct capture_conf {
 	bool outer_tls;    /* of TLS inside TLS the outer one is wanted, not the inner one */
 	size_t ring_bytes; /* of the kernel ring buffer; a power of two */
 	enum sslc_shed shed;
-	size_t queue_bytes; /* of the queue behind it; a power of two of at least EVQUEUE_MIN */
+	size_t queue_bytes;  /* of the queue behind it; a power of two of at least EVQUEUE_MIN */
+	size_t shim_bytes;   /* of each preloaded process's ring; see sslc_shim_is_size() */
+	const char *run_dir; /* where preloaded processes look for the agent; borrowed */
 	/* One event; ev->size bytes, borrowed during the call. */
 	void (*on_event)(void *ctx, const struct sslc_event *ev);
 	/* A file was looked at; all borrowed. */
 	void (*on_file)(void *ctx, int fd, const char *path, const struct capture_file *found);
+	/* This source begins, or ceases, to tell a process's calls: others shall leave them alone.
+	 * Any thread. */
+	void (*on_process)(void *ctx, uint32_t pid, bool begins);
 	/* Probes of a process were taken off, or put on again. */
 	void (*on_pause)(void *ctx, const struct capture_pause *p);
 	unsigned max_overhead;     /* percent of a process's CPU time; 0: no limit */
@@ -84,6 +93,9 @@ struct capture_ops {
 	void (*count_hits)(struct capture *c); /* somebody asks: count hits of probes for a while */
 	void (*skip_flow)(struct capture *c,
 			  uint64_t flow); /* its bytes are not wanted: stop copying them */
+	/* Another source tells the process's TLS calls, or does no longer. Any thread. NULL: of no
+	 * meaning here. */
+	void (*leave_process)(struct capture *c, uint32_t pid, bool to_other);
 	/* A connection that was opened at that time carried more than the calls of a probed file
 	 * (struct sslc_ev_sock) explain. */
 	void (*doubt)(struct capture *c, unsigned file, uint64_t opened_ns);
@@ -96,5 +108,7 @@ struct capture { /* first member of each source's own struct */
 };
 
 extern const struct capture_ops capture_bpf_ops;
+/* open(): -EADDRINUSE when another agent serves this run directory. */
+extern const struct capture_ops capture_preload_ops;
 
 #endif

@@ -136,8 +136,11 @@ static bool on_library(void *ctx, int fd, const char *path)
 	bool is_library = libwatch_is_library(path);
 	struct source *s = ctx;
 	struct attach_found found;
-	int n = attach_aside(s, fd, &found);
+	int n;
 
+	if (strstr(path, "/libsslcollector-preload.so")) /* has functions of the same names */
+		return false;
+	n = attach_aside(s, fd, &found);
 	if (n > 0) {
 		doubts_begin(s->doubts, found.number, clock_mono_ns());
 		counter_inc(&libs_attached);
@@ -634,6 +637,18 @@ static void source_skip_flow(struct capture *c, uint64_t flow)
 	bpf_map_update_elem(bpf_map__fd(s->skel->maps.skipped), &flow, &one, BPF_ANY);
 }
 
+static void source_leave_process(struct capture *c, uint32_t pid, bool to_other)
+{
+	struct source *s = (struct source *)c;
+	int fd = bpf_map__fd(s->skel->maps.served);
+	uint8_t one = 1;
+
+	if (to_other && !bpf_map_update_elem(fd, &pid, &one, BPF_NOEXIST))
+		__atomic_fetch_add(&s->skel->bss->n_served, 1, __ATOMIC_RELAXED);
+	else if (!to_other && !bpf_map_delete_elem(fd, &pid))
+		__atomic_fetch_sub(&s->skel->bss->n_served, 1, __ATOMIC_RELAXED);
+}
+
 /* How often the kernel did not run this program, because it was running already. Since 5.12. */
 static uint64_t misses(const struct bpf_program *prog)
 {
@@ -721,6 +736,7 @@ const struct capture_ops capture_bpf_ops = {
 	.stats = source_stats,
 	.count_hits = source_count_hits,
 	.skip_flow = source_skip_flow,
+	.leave_process = source_leave_process,
 	.doubt = source_doubt,
 	.tick = source_tick,
 	.close = source_close,

@@ -23,10 +23,10 @@ struct control_question {
 };
 
 /**
- * Listen at dir/agent-PID.sock, mode 0600; dir is made when it is not there, mode 0700, and must
- * not be writable by others. Sockets of agents that are gone are removed. questions and ctx are
- * borrowed. The caller ignores SIGPIPE: clients may go at any time.
- * 0, -EPERM (dir belongs to others), -ENAMETOOLONG, other -errno.
+ * Listen at dir/agent-PID.sock, mode 0600; dir is made when it is not there, mode 0700 unless
+ * another part of the agent has made it before, and must not be writable by others. Sockets of
+ * agents that are gone are removed. questions and ctx are borrowed. The caller ignores SIGPIPE:
+ * clients may go at any time. 0, -EPERM (dir belongs to others), -ENAMETOOLONG, other -errno.
  */
 int control_open(struct control **out, struct event_base *base, const char *dir,
 		 const struct control_question *questions, void *ctx)

@@ -108,8 +108,17 @@ struct candidate {
 	enum flow_end end;
 };
 
+/* A connection's addresses, the client's first: the same at both ends. */
+struct tuple {
+	uint8_t client[16], server[16];
+	uint16_t client_port, server_port;
+	uint32_t family;
+};
+
 struct flow {
-	struct hmap_node by_id, by_session;
+	struct hmap_node by_id, by_session, by_tuple;
+	struct tuple tuple;
+	bool has_isn;               /* its session id is that of the connection, at either end */
 	struct stitch_seam *seam;   /* NULL: bytes from inside TLS stay as they are */
 	struct queue_node age;      /* least recently active first */
 	struct queue_node ending_q; /* while ending, by deadline */
@@ -148,7 +157,7 @@ struct pause {
 
 struct flows {
 	struct flows_conf conf;
-	struct hmap by_id, by_session;
+	struct hmap by_id, by_session, by_tuple; /* the latter two: of those WANTED */
 	struct queue by_age, ending;
 	struct held *held;
 	struct early_pool *early;
@@ -196,6 +205,7 @@ int flows_new(struct flows **out, const struct flows_conf *conf)
 	t->conf = *conf;
 	hmap_init(&t->by_id);
 	hmap_init(&t->by_session);
+	hmap_init(&t->by_tuple);
 	queue_init(&t->by_age);
 	queue_init(&t->ending);
 	err = held_new(&t->held, &limits, conf->unbound, conf->ctx);
@@ -245,6 +255,36 @@ static struct flow *find_session(const struct flows *t, const uint8_t session[16
 	return NULL;
 }
 
+/*
+ * Without initial sequence numbers the session id cannot tell that both ends are seen, or that two
+ * sources see one of them: a living connection with the same addresses can. The same source never
+ * sees one end twice.
+ */
+static bool has_twin(const struct flows *t, const struct flow *f)
+{
+	uint64_t hash = hmap_hash(&f->tuple, sizeof(f->tuple));
+
+	for (struct hmap_node *n = hmap_first(&t->by_tuple, hash); n; n = hmap_next_same(n)) {
+		struct flow *o = hmap_entry(n, struct flow, by_tuple);
+
+		if (!memcmp(&o->tuple, &f->tuple, sizeof(f->tuple)) &&
+		    !(o->has_isn && f->has_isn) && o->ending != ENDED &&
+		    (o->local_is_client != f->local_is_client || o->has_isn != f->has_isn))
+			return true;
+	}
+	return false;
+}
+
+static bool index_flow(struct flows *t, struct flow *f)
+{
+	if (hmap_insert(&t->by_session, &f->by_session, hmap_hash(f->session, 16)))
+		return false;
+	if (!hmap_insert(&t->by_tuple, &f->by_tuple, hmap_hash(&f->tuple, sizeof(f->tuple))))
+		return true;
+	hmap_remove(&t->by_session, &f->by_session);
+	return false;
+}
+
 static struct flow_account account_of(const struct flow *f, const char *comm)
 {
 	static const uint8_t fates[] = {
@@ -283,8 +323,10 @@ static void forget(struct flows *t, struct flow *f)
 		counter_inc(&flows_unmatched);
 	tell_account(t, t->conf.ended, f, NULL);
 	hmap_remove(&t->by_id, &f->by_id);
-	if (f->verdict == WANTED)
+	if (f->verdict == WANTED) {
 		hmap_remove(&t->by_session, &f->by_session);
+		hmap_remove(&t->by_tuple, &f->by_tuple);
+	}
 	queue_remove(&f->age);
 	queue_remove(&f->ending_q);
 	free(f->candidate);
@@ -372,6 +414,17 @@ static void fill_open(const struct flows *t, const struct sslc_ev_open *ev, bool
 	memcpy(m->server_addr, client ? ev->remote_addr : ev->local_addr, 16);
 }
 
+static struct tuple tuple_of(const struct frame_flow_open *m)
+{
+	struct tuple out = {
+		.client_port = m->client_port, .server_port = m->server_port, .family = m->family};
+
+	_Static_assert(sizeof(out) == 40, "no padding: it is compared as memory");
+	memcpy(out.client, m->client_addr, 16);
+	memcpy(out.server, m->server_addr, 16);
+	return out;
+}
+
 static void complete_role(struct sslc_ev_open *ev)
 {
 	if (ev->flags & SSLC_OPEN_ROLE_EXACT)
@@ -434,11 +487,12 @@ static void judge(struct flows *t, struct flow *f, struct sslc_ev_open *ev, bool
 	f->confidence = m.confidence;
 	session_id(t, ev, &m, m.session);
 	memcpy(f->session, m.session, 16);
+	f->has_isn = ev->flags & SSLC_OPEN_ISN_VALID;
+	f->tuple = tuple_of(&m);
 	if (t->conf.filter && !filter_wants(t->conf.filter, ev)) {
 		counter_inc(&flows_filtered);
 		f->verdict = FILTERED;
-	} else if (find_session(t, f->session) ||
-		   hmap_insert(&t->by_session, &f->by_session, hmap_hash(f->session, 16))) {
+	} else if (find_session(t, f->session) || has_twin(t, f) || !index_flow(t, f)) {
 		counter_inc(&flows_standby);
 		f->verdict = STANDBY;
 	}
@@ -1298,5 +1352,6 @@ void flows_free(struct flows *t)
 	prelude_free(t->prelude);
 	hmap_fini(&t->by_id);
 	hmap_fini(&t->by_session);
+	hmap_fini(&t->by_tuple);
 	free(t);
 }

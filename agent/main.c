@@ -9,6 +9,7 @@
 #include "enroll.h"
 #include "options.h"
 #include "report.h"
+#include "run.h"
 #include "status.h"
 #include "tunnel.h"
 
@@ -162,7 +163,9 @@ static int run_agent(const struct options *o)
 	struct agent_conf conf = {
 		.iface = o->iface,
 		.filter = o->filter,
+		.sources = o->sources,
 		.ring_bytes = o->ring_bytes,
+		.shim_bytes = o->shim_bytes,
 		.backlog_bytes = o->backlog_bytes,
 		.shed = o->shed,
 		.queue_bytes = o->queue_bytes,
@@ -239,6 +242,8 @@ static int run(const struct options *o)
 		return status_run(o->run_dir, o->json);
 	case MODE_DOCTOR:
 		return doctor_run(o->files, o->n_files);
+	case MODE_RUN:
+		return run_command(o->run_dir, o->command);
 	case MODE_HELP:
 		options_print_help();
 		return 0;
@@ -258,7 +263,8 @@ int main(int argc, char **argv)
 		return 2;
 	if (o.verbose)
 		log_set_level(LOG_DEBUG);
-	close_doors();
+	if (o.mode != MODE_RUN) /* another program keeps what it was given */
+		close_doors();
 	status = run(&o);
 	options_fini(&o);
 	return status;

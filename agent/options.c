@@ -16,6 +16,7 @@
 #include "conf.h"
 #include "frame.h"
 #include "settings.h"
+#include "shim.h"
 #include "value.h"
 
 #ifndef SSLC_VERSION
@@ -61,6 +62,10 @@ void options_print_help(void)
 	      "  sslcollector token [--expires 1h]          at the collector: print a new token\n"
 	      "  sslcollector enroll HOST[:PORT] TOKEN      at the endpoint: get a certificate "
 	      "with it\n"
+	      "\n"
+	      "Programs\n"
+	      "  sslcollector run -- COMMAND...             run it with the preloaded library, for "
+	      "an agent here\n"
 	      "\n"
 	      "Questions\n"
 	      "  sslcollector coverage [--json]             which programs are mirrored, and why "
@@ -234,6 +239,7 @@ static int check_fits(enum options_mode mode, struct settings *cli)
 		[MODE_COLLECTOR] = "-C",  [MODE_ENROLL] = "enroll",
 		[MODE_TOKEN] = "token",   [MODE_COVERAGE] = "coverage",
 		[MODE_DOCTOR] = "doctor", [MODE_STATUS] = "status",
+		[MODE_RUN] = "run",
 	};
 
 	for (const struct setting *d = settings_table; d->name; d++)
@@ -441,6 +447,18 @@ static int take_doctor(struct options *o, struct settings *s, struct cli *cli)
 	return err ? err : settings_take(s, IN(o->mode), NULL, o);
 }
 
+static int take_command(struct options *o, struct settings *s, struct cli *cli)
+{
+	int err;
+
+	o->mode = MODE_RUN;
+	o->command = cli->words + 1;
+	if (cli->n_words < 2)
+		return usage_error("run: what? Say: sslcollector run -- COMMAND [ARGUMENT...]");
+	err = check_fits(o->mode, &cli->set);
+	return err ? err : settings_take(s, IN(o->mode), NULL, o);
+}
+
 static int take_words(struct options *o, struct settings *s, struct cli *cli)
 {
 	if (!cli->n_words)
@@ -455,6 +473,8 @@ static int take_words(struct options *o, struct settings *s, struct cli *cli)
 		return take_question(MODE_STATUS, o, s, cli);
 	if (!strcmp(cli->words[0], "doctor"))
 		return take_doctor(o, s, cli);
+	if (!strcmp(cli->words[0], "run"))
+		return take_command(o, s, cli);
 	return take_filtered_run(o, s, cli);
 }
 
@@ -505,6 +525,8 @@ int options_parse(struct options *o, int argc, char **argv)
 		.queue_bytes = QUEUE_DEFAULT,
 		.ring_bytes = RING_DEFAULT,
 		.backlog_bytes = BACKLOG_DEFAULT,
+		.sources = CAPTURE_BPF | CAPTURE_PRELOAD,
+		.shim_bytes = SSLC_SHIM_DATA,
 		.overhead_retry_s = RETRY_DEFAULT_S,
 		.token_ttl_s = EXPIRES_DEFAULT_S,
 	};

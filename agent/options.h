@@ -23,6 +23,7 @@ enum options_mode {
 	MODE_COVERAGE,  /* coverage: who is mirrored on this host, and who is not */
 	MODE_STATUS,    /* status: how full the agents' buffers are, and what was lost */
 	MODE_DOCTOR,    /* doctor: where files would be probed, and at what price */
+	MODE_RUN,       /* run: a command with the preloaded library */
 	MODE_HELP,
 	MODE_VERSION,
 };
@@ -40,12 +41,15 @@ struct options { /* owns its strings; options_fini() frees them */
 	bool json;         /* coverage --json, status --json */
 	char **files;      /* doctor FILE…: borrowed from argv */
 	unsigned n_files;
+	char **command; /* run COMMAND…: borrowed from argv, ends with NULL */
 	char *ca, *cert, *key;
 	bool insecure;
 	int zstd_level;             /* --compress N, 0 to 19; default 1 */
 	size_t queue_bytes;         /* --queue SIZE (K, M, G suffix); default 64M */
 	size_t ring_bytes;          /* --ring SIZE; rounded up to a power of two; default 64M */
 	size_t backlog_bytes;       /* --backlog SIZE; the same; default 16M */
+	unsigned sources;           /* --capture: CAPTURE_…; default both */
+	size_t shim_bytes;          /* --preload-ring SIZE; rounded up; default 16M */
 	enum sslc_shed shed;        /* --shed; default newest */
 	enum flow_hook flow_hook;   /* --flow-hook; default auto */
 	enum prelude_mode starttls; /* --starttls; default stitch */

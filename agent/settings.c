@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "shim.h"
 #include "value.h"
 
 #define COMPRESS_MAX         19 /* zstd's levels above need far more memory at both ends */
@@ -135,10 +136,10 @@ static int take_queue(struct options *o, const char *name, const char *word)
 }
 
 /* Rounded up to a power of two. */
-static int take_rounded(const char *name, const char *word, size_t *out)
+static int take_rounded_in(const char *name, const char *word, size_t min, size_t max, size_t *out)
 {
-	size_t wanted, bytes = RING_MIN;
-	int err = value_size(name, word, RING_MIN, RING_MAX, &wanted);
+	size_t wanted, bytes = min;
+	int err = value_size(name, word, min, max, &wanted);
 
 	if (err)
 		return err;
@@ -147,6 +148,28 @@ static int take_rounded(const char *name, const char *word, size_t *out)
 	*out = bytes;
 	return 0;
 }
+
+static int take_rounded(const char *name, const char *word, size_t *out)
+{
+	return take_rounded_in(name, word, RING_MIN, RING_MAX, out);
+}
+
+static int take_preload_ring(struct options *o, const char *name, const char *word)
+{
+	return take_rounded_in(name, word, SSLC_SHIM_DATA_MIN, SSLC_SHIM_DATA_MAX, &o->shim_bytes);
+}
+
+static int take_capture(struct options *o, const char *name, const char *word)
+{
+	static const char *const words[] = {"bpf", "preload", "bpf,preload", NULL};
+	unsigned which;
+	int err = value_choice(name, word, words, &which);
+
+	if (!err)
+		o->sources = which + 1;
+	return err;
+}
+_Static_assert(CAPTURE_BPF == 1 && CAPTURE_PRELOAD == 2, "places of the words, counted from 1");
 
 /* The kernel takes powers of two only. */
 static int take_ring(struct options *o, const char *name, const char *word)
@@ -251,7 +274,7 @@ static int take_verbose(struct options *o, const char *name, const char *word)
 #define TUNNEL (IN(MODE_AGENT) | IN(MODE_COLLECTOR))
 #define RUN    (MIRROR | TUNNEL)
 #define ASK    (IN(MODE_COVERAGE) | IN(MODE_STATUS))
-#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | ASK | IN(MODE_DOCTOR))
+#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | ASK | IN(MODE_DOCTOR) | IN(MODE_RUN))
 #define EVERY  (RUN | PEOPLE)
 
 #define AT(member) offsetof(struct settings, member)
@@ -317,16 +340,21 @@ const struct setting settings_table[] = {
 	{"shed", "--shed", KIND_WORD, PLACE_BOTH, MIRROR, AT(shed), take_shed,
 		much, "WHICH", "connections given up first: newest (default), oldest, none"},
 
+	{"preload-ring", "--preload-ring", KIND_WORD, PLACE_BOTH, MIRROR, AT(preload_ring),
+		take_preload_ring,
+		much, "SIZE", "memory between each preloaded program and agent (default 16M)"},
 	{"max-overhead", "--max-overhead", KIND_WORD, PLACE_BOTH, MIRROR, AT(max_overhead),
 		take_max_overhead,
 		much, "N%", "no probes for a while where they take more of a process's CPU"},
 
 	{"flow-hook", "--flow-hook", KIND_WORD, PLACE_BOTH, MIRROR, AT(flow_hook), take_flow_hook,
 		odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},
+	{"capture", "--capture", KIND_WORD, PLACE_BOTH, MIRROR, AT(capture), take_capture,
+		odd, "WHICH", "bpf, preload, or bpf,preload (default)"},
 
 	{"config", "--config", KIND_WORD, PLACE_ARGV, EVERY, AT(config), NULL,
 		rest, "FILE", "default " CONFIG_DEFAULT},
-	{"run-dir", "--run-dir", KIND_WORD, PLACE_BOTH, MIRROR | ASK, AT(run_dir),
+	{"run-dir", "--run-dir", KIND_WORD, PLACE_BOTH, MIRROR | ASK | IN(MODE_RUN), AT(run_dir),
 		take_run_dir, rest, "DIR", "where agents answer (default " RUN_DIR_DEFAULT ")"},
 	{"json", "--json", KIND_FLAG, PLACE_ARGV, ASK, AT(json), take_json,
 		rest, NULL, NULL},

@@ -16,7 +16,7 @@
 #define STATE_DIR_DEFAULT "/var/lib/sslcollector"
 #define RUN_DIR_DEFAULT   "/run/sslcollector"
 
-#define SETTINGS_MAX 32 /* rows of the table, its end included */
+#define SETTINGS_MAX 40 /* rows of the table, its end included */
 
 /* What was said about one setting; its kind tells the member that counts. All zero: nothing. What
  * the pointers reach belongs to argv, or to the file as it was loaded. */
@@ -36,6 +36,7 @@ struct settings {
 	struct said state_dir, ca, cert, key, insecure, expires;
 	struct said starttls, tls_in_tls, compress, queue, ring, backlog, shed, max_overhead,
 		flow_hook;
+	struct said preload_ring, capture;
 	struct said run_dir, json;
 	struct said config, verbose, help, version;
 };

@@ -71,6 +71,16 @@ static __always_inline bool is_other_type(struct pt_regs *ctx, enum sslc_call ki
 	return kind == SSLC_CALL_RECV_TYPED && (__u32)PT_REGS_PARM2(ctx) != TLS_APPLICATION;
 }
 
+/* Whether the object was bound here before its process came to be served by the preloaded library:
+ * then it stays. Global, for a stack frame of its own. */
+__noinline int stays_here(__u64 ssl)
+{
+	struct sslc_conn_id id = conn_id_of(ssl);
+	struct conn *c = bpf_map_lookup_elem(&conns, &id);
+
+	return c && c->flow;
+}
+
 /* sp: at the call's first instruction. file: 0 where cookies do not tell it. */
 static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64 sp, __u32 file)
 {
@@ -80,6 +90,8 @@ static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64
 	__u32 d;
 
 	if (tid >> 32 == self_tgid || is_other_type(ctx, kind))
+		return 0;
+	if (is_served() && !stays_here(PT_REGS_PARM1(ctx)))
 		return 0;
 	cs = calls_get(tid);
 	if (!cs)

@@ -77,7 +77,7 @@ static __always_inline void on_socket_op(struct sock *sk, __u32 how, int ret)
 	__u64 key = (__u64)sk;
 
 	loose = cs && bpf_ktime_get_ns() - cs->loose_ns < LOOSE_NS;
-	if (!inside && (ret <= 0 || !(how & OP_TCP) || is_settled(key, how, loose)))
+	if (!inside && (ret <= 0 || !(how & OP_TCP) || is_settled(key, how, loose) || is_served()))
 		return;
 	/* Global functions take numbers, and the verifier does not let pointers pass for such. */
 	if (bpf_probe_read_kernel(&key, sizeof(key), &sk))

@@ -97,6 +97,25 @@ struct {
 	__type(value, __u8);
 } skipped SEC(".maps");
 
+/* Processes whose TLS calls the preloaded library tells: written by the agent. */
+#define MAX_SERVED 8192
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_SERVED);
+	__type(key, __u32); /* tgid */
+	__type(value, __u8);
+} served SEC(".maps");
+
+__u32 n_served = 0;
+
+static __always_inline bool is_served(void)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	return n_served && bpf_map_lookup_elem(&served, &tgid);
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, LOSS_MAX);

@@ -21,6 +21,10 @@ for conf in "$root"/packaging/conf/*.yaml; do
 	files+=$'\n'etc/sslcollector/${conf##*/}
 done
 
+# Debian's multiarch directory, or the distribution's own.
+libdir=lib$([ -e /etc/debian_version ] && printf '/%s' "$(gcc -print-multiarch)" || { [ -d /usr/lib64 ] && echo 64; })
+files+=$'\n'usr/$libdir/libsslcollector-preload.so
+
 fail() { printf 'FAIL: %s\n' "$*"; exit 1; }
 skip() { printf 'SKIP: %s\n' "$*"; exit 77; }
 has() { command -v "$1" >/dev/null 2>&1; }

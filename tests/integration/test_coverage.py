@@ -274,7 +274,7 @@ def check_table(run_dir, p, pids, agents):
 
 
 def check_modes(t, run_dir, agents):
-    equal(oct(run_dir.stat().st_mode & 0o7777), "0o700", "mode of the directory")
+    equal(oct(run_dir.stat().st_mode & 0o7777), "0o711", "mode of the directory")
     for a in agents:
         s = run_dir / f"agent-{a.pid}.sock"
         check(s.is_socket(), s, "is no socket")

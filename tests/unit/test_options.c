@@ -78,8 +78,9 @@ static void assert_refused(const char *line, const char *yaml, const char *reaso
 
 static void describe(const struct options *o, char *out, size_t size)
 {
-	static const char *const modes[] = {"agent",    "alone",  "collector", "enroll", "token",
-					    "coverage", "status", "doctor",    "help",   "version"};
+	static const char *const modes[] = {"agent", "alone",    "collector", "enroll",
+					    "token", "coverage", "status",    "doctor",
+					    "run",   "help",     "version"};
 	size_t n = (size_t)snprintf(out, size, "%s", modes[o->mode]);
 
 #define SHOW(fmt, member, deflt)                                                                   \
@@ -105,6 +106,8 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%zu", queue_bytes, 67108864);
 	SHOW("%zu", ring_bytes, 67108864);
 	SHOW("%zu", backlog_bytes, 16777216);
+	SHOW("%zu", shim_bytes, 16777216);
+	SHOW("%u", sources, 3);
 	SHOW("%d", shed, SSLC_SHED_NEWEST);
 	SHOW("%u", max_overhead, 0);
 	SHOW("%u", overhead_retry_s, 60);
@@ -174,6 +177,12 @@ static void test_values_are_read(void **state)
 	assert_taken("-I|e|-t|h", "max-overhead: 1%:2m\n",
 		     "agent iface=e host=h max_overhead=1 overhead_retry_s=120");
 	assert_taken("-I|e|-t|h|--backlog|65K", NULL, "agent iface=e host=h backlog_bytes=131072");
+	assert_taken("-I|e|-t|h|--preload-ring|300K|--capture|preload", NULL,
+		     "agent iface=e host=h shim_bytes=524288 sources=2");
+	assert_taken("-I|e|-t|h", "capture: bpf\npreload-ring: 256K\n",
+		     "agent iface=e host=h shim_bytes=262144 sources=1");
+	assert_refused("-I|e|--capture|ebpf", NULL, "--capture: ebpf");
+	assert_refused("-I|e|--preload-ring|1K", NULL, "must be 256K to 256M");
 	assert_taken("-I|e|-t|h|--compress|0|--queue|1048576|--ring|1g", NULL,
 		     "agent iface=e host=h zstd_level=0 queue_bytes=1048576 ring_bytes=1073741824");
 	assert_taken("-C|--print|--state-dir|/s", NULL, "collector state_dir=/s text:-");
@@ -283,6 +292,10 @@ static void test_subcommands_are_for_people(void **state)
 	assert_taken("status|--json|--run-dir|/r", NULL, "status run_dir=/r json=1");
 	assert_refused("status|x", NULL, "status: takes no further word, but got x");
 	assert_refused("status|--ring|1M", NULL, "--ring: has no meaning with status");
+	assert_taken("run|--|curl|-v", NULL, "run");
+	assert_taken("run|--run-dir|/r|--|ls", "interface: any\nto: h\n", "run run_dir=/r");
+	assert_refused("run", NULL, "run: what?");
+	assert_refused("run|-I|e|--|ls", NULL, "-I: has no meaning with run");
 	assert_refused("coverage|x", NULL, "coverage: takes no further word, but got x");
 	assert_refused("coverage|-I|e", NULL, "-I: has no meaning with coverage");
 	assert_refused("-I|e|--json", NULL, "--json: has no meaning with -I without -t");
@@ -487,7 +500,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 25); /* as many keys as the parser knows */
+	assert_int_equal(n, 27); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)

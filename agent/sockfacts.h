@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sockfacts: what the kernel says about a socket of another process. */
+#ifndef SSLC_AGENT_SOCKFACTS_H
+#define SSLC_AGENT_SOCKFACTS_H
+
+#include <linux/types.h>
+#include <stdint.h>
+
+#include "event.h"
+
+/**
+ * Take descriptor fd of the process for a moment (pidfd_getfd(2), Linux 5.6, CAP_SYS_PTRACE) and
+ * fill the members of `out` that are about the connection: addresses, ports, family, mss, role,
+ * netns. cookie: the socket's number, unique while the system runs (SO_COOKIE).
+ * 0; -EPROTONOSUPPORT (not TCP over IP), -ENOTCONN (no peer, or none any more), -EBADF and other
+ * -errno.
+ */
+int sockfacts_take(int pidfd, int fd, struct sslc_ev_open *out, uint64_t *cookie)
+	__attribute__((warn_unused_result));
+/** The same for a descriptor of our own. */
+int sockfacts_of(int s, struct sslc_ev_open *out, uint64_t *cookie)
+	__attribute__((warn_unused_result));
+
+#endif

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * calls: what returned TLS calls moved → records. Keeps for each TLS object how far it has come and
+ * which descriptor it uses. A TLS object is used by one thread at a time; objects of different
+ * threads share nothing but the table, whose places are taken and left atomically.
+ */
+#include "preload.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PLACES  8u /* of objects whose addresses have the same hash */
+#define BUCKETS 8192u
+
+/* struct object.flags */
+#define OBJ_BOUND        1u  /* fd is valid */
+#define OBJ_LOOSE        2u  /* one of its calls ended without a socket: memory BIOs? */
+#define OBJ_EARLY_SENT   4u  /* 0-RTT data were written, their acceptance was not told yet */
+#define OBJ_EARLY_SERVER 8u  /* reads them */
+#define OBJ_CARRIES      16u /* calls of another object contain its calls, on the same socket */
+#define OBJ_CONTAINS     32u /* the reverse */
+
+struct object {
+	uint64_t ssl; /* 0: free */
+	uint32_t life;
+	uint32_t gen; /* the agent's, when it was last told of fd */
+	uint64_t pos[2];
+	int fd;
+	uint32_t fd_gen;
+	uint32_t flags;
+	uint32_t pad[5];
+};
+_Static_assert(sizeof(struct object) == 64, "one line of the cache");
+
+__thread struct thread shim_thread __attribute__((tls_model("initial-exec")));
+
+static struct object (*objects)[PLACES];
+static uint32_t lives;
+
+int calls_init(void)
+{
+	void *p = mmap(NULL, BUCKETS * sizeof(*objects), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	objects = p;
+	return 0;
+}
+
+static struct object *bucket_of(uint64_t ssl)
+{
+	return objects[(ssl >> 4) * 0x9e3779b97f4a7c15ull >> 51];
+}
+_Static_assert(BUCKETS == 1u << (64 - 51), "bucket_of() shifts");
+
+static struct object *find(uint64_t ssl)
+{
+	struct object *b = objects ? bucket_of(ssl) : NULL;
+
+	for (unsigned i = 0; b && i < PLACES; i++)
+		if (__atomic_load_n(&b[i].ssl, __ATOMIC_ACQUIRE) == ssl)
+			return &b[i];
+	return NULL;
+}
+
+static struct object *get(uint64_t ssl)
+{
+	struct object *b = objects ? bucket_of(ssl) : NULL, *o = find(ssl);
+
+	for (unsigned i = 0; b && !o && i < PLACES; i++) {
+		uint64_t none = 0;
+
+		if (!__atomic_compare_exchange_n(&b[i].ssl, &none, ssl, false, __ATOMIC_ACQ_REL,
+						 __ATOMIC_RELAXED))
+			continue;
+		o = &b[i];
+		o->life = __atomic_add_fetch(&lives, 1, __ATOMIC_RELAXED);
+	}
+	return o;
+}
+
+static struct sslc_shim_rec record_of(const struct object *o, enum sslc_shim_type type,
+				      uint64_t ts_ns)
+{
+	return (struct sslc_shim_rec){
+		.type = (uint16_t)type, .ts_ns = ts_ns, .obj = o->ssl, .life = o->life};
+}
+
+static enum sslc_dir direction(enum sslc_call kind)
+{
+	switch (kind) {
+	case SSLC_CALL_WRITE:
+	case SSLC_CALL_WRITE_EX:
+	case SSLC_CALL_WRITE_EX2:
+	case SSLC_CALL_SEND:
+	case SSLC_CALL_SENDFILE:
+	case SSLC_CALL_SEND_FILE:
+	case SSLC_CALL_EARLY_WRITE:
+		return SSLC_DIR_OUT;
+	default:
+		return SSLC_DIR_IN;
+	}
+}
+
+/* Here the calls for 0-RTT data tell their bytes themselves: what they call inside the library may
+ * not come by. */
+static bool moves(enum sslc_call kind)
+{
+	return sslc_call_moves(kind) || kind == SSLC_CALL_EARLY_READ ||
+	       kind == SSLC_CALL_EARLY_WRITE;
+}
+
+/* --- which descriptor ---------------------------------------------------------------------------
+ */
+
+static uint32_t generation_of(int fd)
+{
+	return __atomic_load_n(&shim_own->ring->fd_gen[sock_slot(fd)], __ATOMIC_ACQUIRE);
+}
+
+static void tell_bind(struct object *o, uint32_t gen, uint64_t ts_ns, bool is_late)
+{
+	struct sslc_shim_rec rec = record_of(o, SSLC_SHIM_BIND, ts_ns);
+
+	rec.fd = o->fd;
+	rec.fd_gen = o->fd_gen;
+	rec.pos = o->pos[SSLC_DIR_IN];
+	rec.pos2 = o->pos[SSLC_DIR_OUT];
+	rec.flags = is_late ? SSLC_SHIM_LATE : 0;
+	o->gen = gen;
+	shim_bound[sock_slot(o->fd)] |= SOCK_BOUND;
+	ring_put(&rec);
+	ring_wake();
+}
+
+/* The first bytes of a TLS record (RFC 8446, 5.1; content types 20 to 23, versions 3.0 to 3.4). */
+static bool is_record(const uint8_t *p, size_t len)
+{
+	return len >= 3 && p[0] >= 20 && p[0] <= 23 && p[1] == 3 && p[2] <= 4;
+}
+
+/* ClientHello or ServerHello: TLS begins here. */
+static bool is_hello(const uint8_t *p, size_t len)
+{
+	return len >= 6 && p[0] == 22 && (p[5] == 1 || p[5] == 2);
+}
+
+/* An object that did without a socket so far: its callbacks may use others', and only an operation
+ * that goes the way of the call is its own. */
+static bool is_stranger(const struct object *o, const struct call *c, enum sslc_dir dir)
+{
+	return o->flags & OBJ_LOOSE && !(o->flags & OBJ_BOUND) &&
+	       (!moves(c->kind) || direction(c->kind) != dir);
+}
+
+static void bind_object(const struct call *c, int fd, enum sslc_dir dir, const uint8_t *p,
+			size_t len, uint32_t gen, uint64_t ts_ns)
+{
+	struct object *o = get(c->ssl);
+	uint32_t fd_gen = generation_of(fd);
+
+	if (!o || is_stranger(o, c, dir))
+		return;
+	if (o->flags & OBJ_BOUND && o->fd == fd && o->fd_gen == fd_gen && o->gen == gen)
+		return;
+	/* One that is bound elsewhere or nowhere is bound where a record begins: every flight
+	 * begins with one. Not every socket that is used inside a TLS call carries it. */
+	if (!is_record(p, len))
+		return;
+	o->fd = fd;
+	o->fd_gen = fd_gen;
+	o->flags |= OBJ_BOUND;
+	tell_bind(o, gen, ts_ns, !is_hello(p, len));
+}
+
+void call_used_socket(int fd, enum sslc_dir dir, const void *p, size_t len)
+{
+	const struct thread *t = &shim_thread;
+	uint64_t now_ns;
+	uint32_t gen = ring_watched(&now_ns);
+
+	if (!gen)
+		return;
+	for (uint32_t i = t->depth; i--;)
+		bind_object(&t->v[i], fd, dir, p, len, gen, now_ns);
+}
+
+/* Another agent, or another process: a child that goes on with its parent's. */
+static void bind_again(struct object *o, uint32_t gen, uint64_t ts_ns)
+{
+	if (generation_of(o->fd) == o->fd_gen)
+		tell_bind(o, gen, ts_ns, true);
+	else
+		o->flags &= ~OBJ_BOUND;
+}
+
+/* --- which call ---------------------------------------------------------------------------------
+ */
+
+/*
+ * Whether a call answers for the bytes of those inside it that work on the same object. Those that
+ * go the other way are a program's own, made in a callback.
+ */
+static bool covers(enum sslc_call kind, enum sslc_dir dir)
+{
+	if (kind == SSLC_CALL_SEND_FILE)
+		return false;
+	if (kind == SSLC_CALL_UNCORK)
+		return true;
+	return moves(kind) && direction(kind) == dir;
+}
+
+static bool share_socket(const struct object *a, const struct object *b)
+{
+	return a->flags & b->flags & OBJ_BOUND && a->fd == b->fd && a->fd_gen == b->fd_gen;
+}
+
+/*
+ * Whether a call's bytes are not to be told. One TLS connection may run inside another, on the same
+ * socket: calls on the inner one's object contain calls on the outer one's, which carry the inner
+ * one's records. One of them is told.
+ */
+static bool is_told_elsewhere(struct object *o, enum sslc_dir dir, const struct call *by)
+{
+	uint32_t wanted = shim_own->ring->flags;
+	struct object *around;
+
+	if (by && by->ssl != o->ssl) {
+		around = find(by->ssl);
+		if (around && share_socket(around, o)) {
+			around->flags |= OBJ_CONTAINS;
+			o->flags |= OBJ_CARRIES;
+		}
+	} else if (by && covers(by->kind, dir)) {
+		return true;
+	}
+	return o->flags & (wanted & SSLC_SHIM_OUTER ? OBJ_CONTAINS : OBJ_CARRIES);
+}
+
+static bool is_skipped(const struct object *o)
+{
+	return o->flags & OBJ_BOUND && __atomic_load_n(&shim_own->ring->fd_skip[sock_slot(o->fd)],
+						       __ATOMIC_RELAXED) == o->fd_gen + 1;
+}
+
+static uint8_t early_flag(struct object *o, enum sslc_call kind)
+{
+	if (kind != SSLC_CALL_EARLY_WRITE || o->flags & OBJ_EARLY_SERVER)
+		return 0;
+	o->flags |= OBJ_EARLY_SENT;
+	return SSLC_SHIM_0RTT;
+}
+
+static void tell(struct object *o, enum sslc_call kind, const void *buf, uint64_t n, uint64_t ts_ns)
+{
+	enum sslc_dir dir = direction(kind);
+	bool is_gap = kind == SSLC_CALL_SENDFILE || kind == SSLC_CALL_SEND_FILE;
+	struct sslc_shim_rec rec =
+		record_of(o, is_gap ? SSLC_SHIM_GAP : SSLC_SHIM_DATA_BYTES, ts_ns);
+
+	rec.dir = (uint8_t)dir;
+	rec.flags = early_flag(o, kind);
+	rec.pos = o->pos[dir];
+	o->pos[dir] += n;
+	if (is_skipped(o))
+		return;
+	if (is_gap) {
+		rec.pos2 = n;
+		ring_put(&rec);
+	} else {
+		ring_put_bytes(&rec, buf, n);
+	}
+}
+
+/* The outermost call on this thread, when `at` is inside it. */
+static struct call *around(int at)
+{
+	return at ? &shim_thread.v[0] : NULL;
+}
+
+void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n)
+{
+	struct call *by = around(at);
+	int saved = errno;
+	uint64_t now_ns;
+	uint32_t gen = ring_watched(&now_ns);
+	struct object *o = gen ? get(ssl) : NULL;
+
+	if (!gen)
+		return;
+	if (!o) {
+		ring_count(SSLC_SHIM_LOST_OBJECTS, n);
+		return;
+	}
+	if (o->flags & OBJ_BOUND && o->gen != gen)
+		bind_again(o, gen, now_ns);
+	if (!at && !(o->flags & OBJ_BOUND))
+		o->flags |= OBJ_LOOSE;
+	if (!is_told_elsewhere(o, direction(kind), by)) {
+		if (by && by->ssl == ssl && by->kind == SSLC_CALL_SEND_FILE)
+			by->told += n;
+		tell(o, kind, buf, n, now_ns);
+	}
+	errno = saved;
+}
+
+void call_moved_nothing(uint64_t ssl)
+{
+	struct object *o = find(ssl);
+
+	if (o && !(o->flags & OBJ_BOUND))
+		o->flags |= OBJ_LOOSE;
+}
+
+void call_forget(uint64_t ssl)
+{
+	struct object *o = find(ssl);
+	struct sslc_shim_rec rec;
+	int saved = errno;
+	uint64_t now_ns;
+
+	if (!o)
+		return;
+	if (o->gen && ring_watched(&now_ns) == o->gen) {
+		rec = record_of(o, SSLC_SHIM_FORGET, now_ns);
+		rec.pos = o->pos[SSLC_DIR_IN];
+		rec.pos2 = o->pos[SSLC_DIR_OUT];
+		ring_put(&rec);
+	}
+	memset((char *)o + sizeof(o->ssl), 0, sizeof(*o) - sizeof(o->ssl));
+	__atomic_store_n(&o->ssl, 0, __ATOMIC_RELEASE);
+	errno = saved;
+}
+
+void call_early_server(uint64_t ssl)
+{
+	struct object *o = shim_own->ring ? get(ssl) : NULL;
+
+	if (o)
+		o->flags |= OBJ_EARLY_SERVER;
+}
+
+/* Before the handshake is over libraries say "rejected" too, so only acceptance ends the matter. */
+void call_early_status(uint64_t ssl, int status)
+{
+	struct object *o = find(ssl);
+	struct sslc_shim_rec rec;
+	int saved = errno;
+	uint64_t now_ns;
+
+	if (!o || !(o->flags & OBJ_EARLY_SENT) || (status != 1 && status != 2))
+		return;
+	if (ring_watched(&now_ns)) {
+		rec = record_of(o, SSLC_SHIM_EARLY, now_ns);
+		rec.pos2 = status == 2;
+		ring_put(&rec);
+		if (status == 2)
+			o->flags &= ~OBJ_EARLY_SENT;
+	}
+	errno = saved;
+}

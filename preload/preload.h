@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * preload: the parts of libsslcollector-preload.so. It lives in other people's processes: it needs
+ * libc alone, takes no lock, allocates nothing after set-up, makes none but one system call of its
+ * own after it, and leaves errno and the TLS library's error queue as they were. See proto/shim.h.
+ *
+ *     openssl.c gnutls.c nss.c │ sock.c        interposed calls
+ *     proc.c                                   children, sandboxes
+ *     lib.c                                    which library's function is the real one
+ *     calls.c                                  objects, positions, which call counts
+ *     ring.c                                   records into shared memory
+ *     link.c                                   the agent's socket
+ */
+#ifndef SSLC_PRELOAD_PRELOAD_H
+#define SSLC_PRELOAD_PRELOAD_H
+
+#include <linux/types.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "event.h"
+#include "shim.h"
+
+#define EXPORT      __attribute__((visibility("default")))
+#define CALLER      __builtin_return_address(0)
+#define LIKELY(x)   __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* --- ring.c -------------------------------------------------------------------------------------
+ */
+
+/* What belongs to this process alone: in a page that a child finds empty (MADV_WIPEONFORK), however
+ * it was made. */
+struct own {
+	struct sslc_shim_ring *ring; /* NULL: not set up */
+	uint8_t *data;
+	uint64_t size;
+	bool was_tried;
+};
+extern struct own *shim_own; /* never NULL */
+
+/** Make the ring and tell the agent: at load, and in children instead of their parent's. Once a
+ * process; silent when it fails. */
+void ring_set_up(void);
+/** At a TLS call of a process without a ring: of one that was made by another way than fork(). */
+void ring_set_up_late(void);
+/** The process is sandboxed from now on (seccomp): no system calls, in its children neither. */
+extern bool shim_is_sandboxed;
+/** The agent's generation, and the time; 0: nobody reads, say nothing. */
+uint32_t ring_watched(uint64_t *now_ns);
+/** A record without plaintext. rec: filled but for word, size and thread. */
+void ring_put(const struct sslc_shim_rec *rec);
+/** Plaintext: len bytes at pos, in as many records as needed. rec: as above, a template. */
+void ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len);
+/** A connection begins: the reader looks at it soon, if it can be told. */
+void ring_wake(void);
+void ring_count(enum sslc_shim_lost what, uint64_t n);
+
+/* --- link.c -------------------------------------------------------------------------------------
+ */
+
+/** What size the agent wants rings to have, or the default. */
+uint64_t link_ring_size(void);
+/** sslc_shim_hash() of where it is looked for. */
+uint64_t link_run_dir(void);
+/** Hand the ring over. False: there is no agent. */
+bool link_announce(int memfd, uint64_t data_size);
+
+/* --- calls.c ------------------------------------------------------------------------------------
+ */
+
+#define CALL_DEPTH 4
+
+struct call {
+	uintptr_t sp; /* of the wrapper: calls below an outer one's have ended */
+	uint64_t ssl;
+	uint32_t kind; /* enum sslc_call */
+	uint32_t pad;
+	uint64_t told; /* SSLC_CALL_SEND_FILE: bytes told by the calls inside */
+};
+
+struct thread {
+	uint32_t depth, number;
+	struct call v[CALL_DEPTH];
+};
+extern __thread struct thread shim_thread __attribute__((tls_model("initial-exec")));
+
+int calls_init(void) __attribute__((warn_unused_result));
+
+/* A TLS call begins. Returns its place for call_end(). */
+static inline int call_begin(uint64_t ssl, enum sslc_call kind)
+{
+	uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+	struct thread *t = &shim_thread;
+
+	if (UNLIKELY(!shim_own->ring))
+		ring_set_up_late();
+	while (t->depth && t->v[t->depth - 1].sp <= sp) /* left by longjmp() */
+		t->depth--;
+	if (UNLIKELY(t->depth >= CALL_DEPTH))
+		return CALL_DEPTH;
+	t->v[t->depth] = (struct call){.sp = sp, .ssl = ssl, .kind = kind};
+	return (int)t->depth++;
+}
+
+/* The call at this place has returned and moved so many bytes, which are at buf. */
+void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n);
+/* It moved none. */
+void call_moved_nothing(uint64_t ssl);
+
+static inline void call_end(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n)
+{
+	struct thread *t = &shim_thread;
+
+	if (n && shim_own->ring)
+		call_moved(at, ssl, kind, buf, n);
+	else if (!at && shim_own->ring)
+		call_moved_nothing(ssl);
+	if (t->depth > (uint32_t)at)
+		t->depth = (uint32_t)at;
+}
+
+/** The object ends, or gets another transport. */
+void call_forget(uint64_t ssl);
+/** What the library answered about 0-RTT data: 1 rejected, 2 accepted. */
+void call_early_status(uint64_t ssl, int status);
+/** The object is a server's, and reads 0-RTT data. */
+void call_early_server(uint64_t ssl);
+
+/** A socket operation inside a TLS call on this thread moved bytes; the first of them are at p. */
+void call_used_socket(int fd, enum sslc_dir dir, const void *p, size_t len);
+
+/* --- sock.c -------------------------------------------------------------------------------------
+ */
+
+/* Bits: a TLS object uses the descriptor; its end of stream was told; children have it, too. */
+#define SOCK_BOUND  1
+#define SOCK_EOF    2
+#define SOCK_SHARED 4
+extern uint8_t shim_bound[SSLC_SHIM_FDS];
+static inline uint32_t sock_slot(int fd)
+{
+	return (uint32_t)fd & (SSLC_SHIM_FDS - 1);
+}
+/** Before fork(): from now on all descriptors are shared. */
+void sock_share(void);
+
+/* --- proc.c -------------------------------------------------------------------------------------
+ */
+
+/** Children get rings of their own. */
+void proc_init(void);
+
+/* --- lib.c --------------------------------------------------------------------------------------
+ */
+
+#define LIB_FUNCTIONS 40
+#define LIBS_MAX      8 /* of one family in one process */
+
+typedef void (*any_fn)(void);
+
+struct lib {
+	const void *map; /* its link_map */
+	any_fn fn[LIB_FUNCTIONS];
+};
+
+struct family {
+	const char *const *names;
+	const any_fn *wrappers; /* ours, in the same order */
+	unsigned n, n_wrapped;  /* functions, and those that we wrap: the first ones */
+	unsigned telling;       /* place of a function that each such library has */
+	_Atomic uint32_t n_libs;
+	struct lib libs[LIBS_MAX];
+	_Atomic uint32_t latest; /* 1 + place of the one that dlsym() was last asked about */
+	_Atomic uint64_t callers[256];
+};
+
+extern struct family openssl_family, gnutls_family, nspr_family, nss_family;
+void gnutls_init(void);
+
+/** The library that a wrapper's caller means. Never NULL; its functions may be. */
+struct lib *lib_of_caller(struct family *f, const void *caller);
+void lib_init(void);
+/** A libc function of that name, after ours. */
+any_fn lib_next(const char *name);
+/** Whether a TLS library that we know is loaded. */
+bool lib_is_any_loaded(void);
+
+#define NEXT(name)                                                                                 \
+	({                                                                                         \
+		static _Atomic any_fn next;                                                        \
+		any_fn f_ = atomic_load_explicit(&next, memory_order_relaxed);                     \
+		if (UNLIKELY(!f_)) {                                                               \
+			f_ = lib_next(#name);                                                      \
+			atomic_store_explicit(&next, f_, memory_order_relaxed);                    \
+		}                                                                                  \
+		(__typeof__(&name))f_;                                                             \
+	})
+
+#endif

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ring: records into the memory that the agent reads. Room is taken with one compare-and-swap, and
+ * a record counts when its last word is written; nobody waits. System calls are
+ * made at set-up only, and once a connection to wake the reader.
+ */
+#include "preload.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+static struct own nobody;
+struct own *shim_own = &nobody;
+bool shim_is_sandboxed;
+
+/* Where the ring of this process, or of its parent, is mapped: not wiped. */
+static void *mapped;
+static size_t mapped_len;
+
+static uint32_t threads; /* numbers given */
+
+/* --- set-up -------------------------------------------------------------------------------------
+ */
+
+static bool make_own_page(void)
+{
+	void *p;
+
+	if (shim_own != &nobody)
+		return true;
+	p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return false;
+	if (madvise(p, 4096, MADV_WIPEONFORK)) { /* before Linux 4.14: a child could not be told */
+		munmap(p, 4096);
+		return false;
+	}
+	shim_own = p;
+	return true;
+}
+
+/* Beyond the limit a program is killed (SIGXFSZ). */
+static bool is_allowed(uint64_t bytes)
+{
+	struct rlimit most;
+
+	return !getrlimit(RLIMIT_FSIZE, &most) && most.rlim_cur >= bytes;
+}
+
+static int make_memfd(uint64_t bytes)
+{
+	int fd = memfd_create(SSLC_SHIM_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+
+	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
+		fd = memfd_create(SSLC_SHIM_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -1;
+	if (ftruncate(fd, (off_t)bytes) ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* The head, and the data twice in a row. */
+static uint8_t *map_ring(int fd, uint64_t size)
+{
+	size_t len = SSLC_SHIM_DATA_OFF + 2 * (size_t)size;
+	uint8_t *p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	const int prot = PROT_READ | PROT_WRITE, how = MAP_SHARED | MAP_FIXED;
+
+	if (p == MAP_FAILED)
+		return NULL;
+	if (mmap(p, SSLC_SHIM_DATA_OFF + size, prot, how, fd, 0) == MAP_FAILED ||
+	    mmap(p + SSLC_SHIM_DATA_OFF + size, size, prot, how, fd, SSLC_SHIM_DATA_OFF) ==
+		    MAP_FAILED) {
+		munmap(p, len);
+		return NULL;
+	}
+	/* Not into core files: what is in it was said in confidence. */
+	(void)madvise(p, len, MADV_DONTDUMP);
+	mapped = p;
+	mapped_len = len;
+	return p;
+}
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint32_t generations; /* not wiped: a child's differs from its parent's */
+
+/* A child's descriptors are its parent's. */
+static void copy_generations(struct sslc_shim_ring *to, const struct sslc_shim_ring *from)
+{
+	for (uint32_t i = 0; i < SSLC_SHIM_FDS; i++)
+		if (shim_bound[i])
+			to->fd_gen[i] = from->fd_gen[i];
+}
+
+static void publish(struct sslc_shim_ring *r, uint64_t size)
+{
+	r->magic = SSLC_SHIM_MAGIC;
+	r->version = SSLC_SHIM_VERSION;
+	r->rec_size = sizeof(struct sslc_shim_rec);
+	r->data_size = size;
+	r->run_dir = link_run_dir();
+	r->beat_ns = now();
+	*shim_own = (struct own){
+		.data = (uint8_t *)r + SSLC_SHIM_DATA_OFF, .size = size, .was_tried = true};
+	__atomic_store_n(&shim_own->ring, r, __ATOMIC_RELEASE);
+}
+
+/* The agent learns from it that a connection goes on when the parent closes it. */
+static void tell_held(void)
+{
+	struct sslc_shim_rec rec = {.type = SSLC_SHIM_HOLD, .ts_ns = now()};
+
+	for (uint32_t i = 0; i < SSLC_SHIM_FDS; i++) {
+		if (!shim_bound[i])
+			continue;
+		rec.fd = (int)i;
+		rec.fd_gen = shim_own->ring->fd_gen[i];
+		ring_put(&rec);
+	}
+}
+
+/* inherited: the parent's ring, or NULL. */
+static void set_up(const struct sslc_shim_ring *inherited)
+{
+	uint64_t size = link_ring_size(), bytes = sslc_shim_bytes(size);
+	int fd = is_allowed(bytes) ? make_memfd(bytes) : -1;
+	struct sslc_shim_ring *r;
+	uint32_t said = ++generations;
+
+	if (fd < 0)
+		return;
+	r = (void *)map_ring(fd, size);
+	if (r) {
+		if (inherited)
+			copy_generations(r, inherited);
+		publish(r, size);
+		/* Said before it is known: what is written from now on waits in the ring. */
+		__atomic_store_n(&r->gen, said, __ATOMIC_RELEASE);
+		if (inherited)
+			tell_held();
+		if (!link_announce(fd, size))
+			(void)__atomic_compare_exchange_n(&r->gen, &said, 0, false,
+							  __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	}
+	close(fd);
+}
+
+void ring_set_up(void)
+{
+	void *inherited = mapped;
+	size_t len = mapped_len;
+	int saved = errno;
+
+	if (!shim_is_sandboxed && make_own_page() && !shim_own->was_tried) {
+		shim_own->was_tried = true;
+		mapped = NULL;
+		set_up(inherited);
+		if (inherited)
+			munmap(inherited, len);
+	}
+	errno = saved;
+}
+
+void ring_set_up_late(void)
+{
+	if (shim_own != &nobody && !shim_own->was_tried)
+		ring_set_up();
+}
+
+/* --- records ------------------------------------------------------------------------------------
+ */
+
+uint32_t ring_watched(uint64_t *now_ns)
+{
+	struct sslc_shim_ring *r = shim_own->ring;
+	uint32_t gen = r ? __atomic_load_n(&r->gen, __ATOMIC_RELAXED) : 0;
+
+	if (!gen)
+		return 0;
+	*now_ns = now();
+	if (*now_ns - __atomic_load_n(&r->beat_ns, __ATOMIC_RELAXED) > SSLC_SHIM_SILENT_NS &&
+	    *now_ns > __atomic_load_n(&r->beat_ns, __ATOMIC_RELAXED))
+		return 0;
+	return gen;
+}
+
+void ring_count(enum sslc_shim_lost what, uint64_t n)
+{
+	struct sslc_shim_ring *r = shim_own->ring;
+
+	if (r)
+		__atomic_fetch_add(&r->lost[what], n, __ATOMIC_RELAXED);
+}
+
+static uint32_t thread_number(void)
+{
+	if (!shim_thread.number)
+		shim_thread.number = __atomic_add_fetch(&threads, 1, __ATOMIC_RELAXED);
+	return shim_thread.number;
+}
+
+/* NULL: no room. most: of the ring's bytes that may be in use then. */
+static struct sslc_shim_rec *reserve(const struct own *o, uint32_t size, uint64_t most,
+				     uint64_t *at)
+{
+	struct sslc_shim_ring *r = o->ring;
+	__u64 head = __atomic_load_n(&r->head, __ATOMIC_RELAXED), tail;
+	struct sslc_shim_rec *rec;
+
+	do {
+		tail = __atomic_load_n(&r->tail, __ATOMIC_ACQUIRE);
+		/* An old head may lie behind a new tail: then it is no longer the head. */
+		for (int i = 0; (int64_t)(head - tail) < 0 && i < 64; i++)
+			head = __atomic_load_n(&r->head, __ATOMIC_ACQUIRE);
+		if (head - tail + size > most)
+			return NULL;
+	} while (!__atomic_compare_exchange_n(&r->head, &head, head + size, false, __ATOMIC_ACQ_REL,
+					      __ATOMIC_RELAXED));
+	rec = (void *)(o->data + (head & (o->size - 1)));
+	__atomic_store_n(&rec->size, size, __ATOMIC_RELAXED);
+	__atomic_store_n(&rec->word, head | SSLC_SHIM_BUSY, __ATOMIC_RELEASE);
+	*at = head;
+	return rec;
+}
+
+/* Everything behind the two members that reserve() has written. */
+static void fill(struct sslc_shim_rec *to, const struct sslc_shim_rec *from)
+{
+	const size_t at = offsetof(struct sslc_shim_rec, type);
+
+	memcpy((char *)to + at, (const char *)from + at, sizeof(*to) - at);
+	to->thread = thread_number();
+}
+
+static void commit(struct sslc_shim_rec *rec, uint64_t at)
+{
+	__atomic_store_n(&rec->word, at | SSLC_SHIM_DONE, __ATOMIC_RELEASE);
+}
+
+void ring_put(const struct sslc_shim_rec *rec)
+{
+	const struct own *o = shim_own;
+	struct sslc_shim_rec *to;
+	uint64_t at;
+
+	if (!o->ring)
+		return;
+	to = reserve(o, sizeof(*to), o->size, &at);
+	if (!to) {
+		ring_count(SSLC_SHIM_LOST_EVENTS, 1);
+		return;
+	}
+	fill(to, rec);
+	commit(to, at);
+}
+
+void ring_wake(void)
+{
+	struct sslc_shim_ring *r = shim_own->ring;
+	int saved = errno;
+
+	if (!r || shim_is_sandboxed || !__atomic_load_n(&r->rests, __ATOMIC_SEQ_CST))
+		return;
+	__atomic_store_n(&r->rests, 0, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&r->bell, 1, __ATOMIC_SEQ_CST);
+	(void)syscall(SYS_futex, &r->bell, FUTEX_WAKE, 1, NULL, NULL, 0);
+	errno = saved;
+}
+
+void ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len)
+{
+	const uint64_t most = sslc_shim_data_max(shim_own->size);
+	const struct own *o = shim_own;
+	struct sslc_shim_rec part = *rec, *to;
+	const uint8_t *p = bytes;
+	uint64_t at;
+
+	if (!o->ring)
+		return;
+	while (len) {
+		uint32_t n = len < SSLC_SHIM_CHUNK ? (uint32_t)len : SSLC_SHIM_CHUNK;
+
+		to = reserve(o, (sizeof(*to) + n + SSLC_SHIM_ALIGN - 1) & ~(SSLC_SHIM_ALIGN - 1),
+			     most, &at);
+		if (!to) { /* nor for what is left of the call */
+			ring_count(SSLC_SHIM_LOST_FULL, len);
+			return;
+		}
+		part.len = n;
+		if (n == len)
+			part.flags |= SSLC_SHIM_LAST;
+		fill(to, &part);
+		memcpy(to + 1, p, n);
+		commit(to, at);
+		part.pos += n;
+		p += n;
+		len -= n;
+	}
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause OR Apache-2.0 */
+/*
+ * shim: what libsslcollector-preload.so and the agent agree on. The library lives in a mirrored
+ * process and writes records into shared memory, the agent reads them. Host-local, native byte
+ * order, 64-bit machines.
+ *
+ * Who makes it. When the library is loaded, and in each child after fork(), the process makes a
+ * memfd of sslc_shim_bytes() bytes, seals it (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL), maps it
+ * shared and closes the descriptor. Nothing else remains open, and after set-up the library makes
+ * no system call of its own but for the wake-up below: chroot, changed users, dropped capabilities,
+ * closed descriptors and seccomp filters that come later do no harm, and no descriptor's number can
+ * be mistaken for another.
+ *
+ * How the agent gets it. Either way it checks seals and size, that the process maps this very file,
+ * and only then maps it itself.
+ *   1. Announced: the process connects to the agent's socket (SOCK_SEQPACKET, never waiting), sends
+ *      one struct sslc_shim_hello with the memfd in SCM_RIGHTS, and closes. Nothing is answered.
+ *      The agent knows the process by SO_PEERCRED. What is written from then on waits in the ring.
+ *   2. Adopted: an agent that was not there then finds the mapping SSLC_SHIM_NAME in
+ *      /proc/PID/maps and opens it in /proc/PID/map_files.
+ * So a process is mirrored again after an agent's restart without doing anything for it. One agent
+ * reads a ring at a time: another one adopts it when gen is 0 or the beat is old.
+ *
+ * Whom the agent believes. The ring is the process's own memory: anything may stand in it. A record
+ * is copied once and then judged. A process never says addresses, it says which descriptor a TLS
+ * object uses; the agent takes that descriptor for a moment (pidfd_getfd(2)) and asks the kernel.
+ * Descriptor numbers are used again: fd_gen[] changes before a number can mean another file, and
+ * the agent believes what it took only when fd_gen[] has not changed after it. A process can garble
+ * its own connections, and no other's.
+ *
+ * The ring. Positions only grow; a record at position p stands at data[p % data_size], in one
+ * piece, because both sides map the data twice in a row. A thread takes room by moving head with
+ * compare-and-swap, then writes word = p | SSLC_SHIM_BUSY and size, then everything else, then
+ * word = p | SSLC_SHIM_DONE with release order. A word that names another position is what an
+ * earlier lap left. A thread that dies in between leaves a busy record: the reader gives it
+ * SSLC_SHIM_STALL_NS (none when the process is gone) and goes on behind it, or, when not even its
+ * size was written, at the next word that names its own position. No thread ever waits for another.
+ * What does not fit is dropped and counted in lost[]; the positions of the bytes go on, so that the
+ * next record shows a hole of exact size.
+ *
+ * Memory. The data is large, so that one long call fits, and touched as little as possible: a
+ * reader that finds the ring empty moves head and tail to the next lap's beginning, head first,
+ * with compare-and-swap; and when nothing was said for a while it gives back what lies behind the
+ * first 1/SSLC_SHIM_QUIET of the data. For that moment it shows a tail that leaves room for no
+ * more.
+ *
+ * Waking. The reader looks every millisecond while there is traffic, and every few milliseconds
+ * when there was none for a while. A connection may be over by then, and the kernel no longer be
+ * asked about it: so a record BIND wakes it, by a futex (bell) in the ring, when it says in `rests`
+ * that it is worth it. That is the one system call inside the application, once a connection, and
+ * none in programs that have put themselves under a seccomp filter.
+ */
+#ifndef SSLC_SHIM_H
+#define SSLC_SHIM_H
+
+#define SSLC_SHIM_MAGIC   0x676e6972636c7373ull /* "sslcring" */
+#define SSLC_SHIM_VERSION 1u                    /* equal at both ends, or not used */
+#define SSLC_SHIM_NAME    "sslcollector-ring"   /* of the memfd */
+#define SSLC_SHIM_SOCKET  "preload.sock"        /* in the agent's run directory */
+#define SSLC_SHIM_SIZE    "preload.size"        /* there too: the rings' size, a decimal number */
+
+#define SSLC_SHIM_DATA_OFF  0x90000u    /* of data[] in the file: a multiple of any page's size */
+#define SSLC_SHIM_FDS       65536u      /* descriptors beyond share an entry */
+#define SSLC_SHIM_DATA      (16u << 20) /* bytes of data[] when the agent says nothing else */
+#define SSLC_SHIM_DATA_MIN  (256u << 10)
+#define SSLC_SHIM_DATA_MAX  (256u << 20)
+#define SSLC_SHIM_QUIET     16u    /* see above */
+#define SSLC_SHIM_CHUNK     16384u /* bytes of plaintext in one record, at most */
+#define SSLC_SHIM_STALL_NS  2000000000ull
+#define SSLC_SHIM_SILENT_NS 3000000000ull /* an agent whose beat is older is gone */
+
+enum sslc_shim_type {
+	SSLC_SHIM_PAD = 0,
+	SSLC_SHIM_DATA_BYTES = 1, /* len bytes of plaintext follow, at pos of direction dir */
+	SSLC_SHIM_BIND = 2,   /* the object uses descriptor fd of generation fd_gen; pos, pos2: how
+			       * far   it has come in and out. Comes before the first bytes of each
+			       * object,   and again for each new generation of the agent's. */
+	SSLC_SHIM_END = 3,    /* what (enum sslc_sock_what) happened to descriptor fd of that
+			       * generation;    SSLC_SOCK_DESTROYED: this process closes it */
+	SSLC_SHIM_FORGET = 4, /* the object is gone; pos, pos2: how far it came in and out */
+	SSLC_SHIM_GAP = 5,    /* pos2 bytes at pos that were never in the process's memory */
+	SSLC_SHIM_HOLD = 7,   /* a child says that it has its parent's descriptor fd, too; the
+			       * generation is   its own ring's */
+	SSLC_SHIM_EARLY = 6,  /* 0-RTT data of the object: what is 1 when they were accepted */
+	SSLC_SHIM_TYPES = 8,
+};
+
+/* sslc_shim_rec.flags */
+#define SSLC_SHIM_LAST   1u /* DATA_BYTES: the last ones of a call */
+#define SSLC_SHIM_0RTT   2u /* DATA_BYTES: see SSLC_DATA_EARLY */
+#define SSLC_SHIM_FORKED 4u /* END: children may hold the descriptor, too */
+#define SSLC_SHIM_LATE   8u /* BIND: the object had moved bytes before it was watched */
+
+/* sslc_shim_rec.word: position, a multiple of SSLC_SHIM_ALIGN, and one of these. */
+#define SSLC_SHIM_ALIGN 16u
+#define SSLC_SHIM_BUSY  1u
+#define SSLC_SHIM_DONE  2u
+
+struct sslc_shim_rec {
+	__u64 word;
+	__u32 size; /* of the record with what follows it, a multiple of SSLC_SHIM_ALIGN */
+	__u16 type; /* enum sslc_shim_type */
+	__u8 dir;   /* enum sslc_dir */
+	__u8 flags;
+	__u64 ts_ns;  /* CLOCK_MONOTONIC */
+	__u64 obj;    /* the TLS object's address */
+	__u32 life;   /* tells objects apart that lived at that address one after the other */
+	__u32 thread; /* the thread's number in this process, from 1; not the kernel's */
+	__u64 pos;
+	union {
+		struct {
+			__u32 len;
+			__u32 pad;
+		};
+		struct {
+			__s32 fd;
+			__u32 fd_gen;
+		};
+	};
+	__u64 pos2; /* END, EARLY: what */
+};
+
+/* sslc_shim_ring.lost[] */
+enum sslc_shim_lost {
+	SSLC_SHIM_LOST_FULL,    /* bytes: no room in the ring */
+	SSLC_SHIM_LOST_EVENTS,  /* records other than bytes */
+	SSLC_SHIM_LOST_OBJECTS, /* bytes of objects for which there was no place in the table */
+	SSLC_SHIM_LOST_DEEP,    /* calls nested too deep */
+	SSLC_SHIM_LOST_KINDS = 8,
+};
+
+#define SSLC_SHIM_ADOPTED 0x80000000u
+
+/* sslc_shim_ring.flags */
+#define SSLC_SHIM_OUTER 1u /* of TLS inside TLS the outer one is wanted, not the inner one */
+
+struct sslc_shim_ring {
+	/* Written once by the process, before anybody else sees it. */
+	__u64 magic;
+	__u32 version;
+	__u32 rec_size; /* sizeof(struct sslc_shim_rec) */
+	__u64 data_size;
+	__u64 run_dir; /* sslc_shim_hash() of the directory where it looked for an agent */
+	__u64 pad0[4];
+
+	/* Of the agent. gen: 0 while nobody reads: nothing is written then. The process sets it to
+	 * 1 when it has announced itself; an agent that adopts the ring, to a number of its own. */
+	__u64 tail;
+	__u64 beat_ns; /* CLOCK_MONOTONIC, about once a second */
+	__u32 gen;
+	__u32 flags;
+	__u32 rests; /* it waits for the bell */
+	__u32 pad1[9];
+
+	/* Of the process. */
+	__u64 head;
+	__u32 forks; /* how often it has forked */
+	__u32 bell;  /* a futex, counted up before it is woken */
+	__u32 pad2[12];
+	__u64 lost[SSLC_SHIM_LOST_KINDS];
+
+	__u8 pad3[0x10000 - 256];
+	__u32 fd_gen[SSLC_SHIM_FDS];  /* of the process */
+	__u32 fd_skip[SSLC_SHIM_FDS]; /* of the agent: bytes of this generation are not wanted */
+};
+
+struct sslc_shim_hello {
+	__u64 magic;
+	__u32 version;
+	__u32 pad;
+	__u64 data_size;
+};
+
+/* Bytes of the memfd. data_size: a power of two. */
+static inline __u64 sslc_shim_bytes(__u64 data_size)
+{
+	return SSLC_SHIM_DATA_OFF + data_size;
+}
+
+static inline int sslc_shim_is_size(__u64 data_size)
+{
+	return data_size >= SSLC_SHIM_DATA_MIN && data_size <= SSLC_SHIM_DATA_MAX &&
+	       !(data_size & (data_size - 1));
+}
+
+/* An agent adopts only rings of processes that would have come to it (FNV-1a). */
+static inline __u64 sslc_shim_hash(const char *path)
+{
+	__u64 h = 0xcbf29ce484222325ull;
+
+	for (; *path; path++)
+		h = (h ^ (unsigned char)*path) * 0x100000001b3ull;
+	return h;
+}
+
+/* Above it only records without plaintext go in, so that those are not lost. */
+static inline __u64 sslc_shim_data_max(__u64 data_size)
+{
+	return data_size / 16 * 15;
+}
+
+_Static_assert(sizeof(struct sslc_shim_rec) == 64, "shared by preload and agent");
+_Static_assert(sizeof(struct sslc_shim_ring) == SSLC_SHIM_DATA_OFF, "shared by preload and agent");
+
+#endif
