@@ -7,6 +7,7 @@ their own id, namespaces and links carry the test's process id in their names.
 
 SSLCOLLECTOR names the program under test; default: build/sslcollector beside the sources.
 SSLC_TEST_KEEP=1 keeps the directory with logs and captures.
+SSLC_TEST_CAPTURE=preload runs a test with the preloaded library in all programs, and agents without probes.
 """
 import ctypes
 import glob
@@ -34,6 +35,10 @@ PY = sys.executable
 
 def binary():
     return os.environ.get("SSLCOLLECTOR", str(ROOT / "build" / "sslcollector"))
+
+
+LIBRARY = os.environ.get("SSLC_PRELOAD", str(ROOT / "build" / "libsslcollector-preload.so"))
+PRELOADS = os.environ.get("SSLC_TEST_CAPTURE") == "preload"
 
 
 def is_sanitized():
@@ -117,6 +122,8 @@ class Proc:
     def __init__(self, t, name, cmd, ns=None, stdin=False, env=None, cwd=None, user=None):
         self.name, self.t = name, t
         n = t.serial(name)
+        if PRELOADS and str(cmd[0]) != binary():
+            env = t.preloaded(ns, env)
         self.out_path, self.err_path = t.dir / f"{n}.out", t.dir / f"{n}.err"
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
             self.p = subprocess.Popen(
@@ -241,6 +248,16 @@ class Test:
         found = ((f.name, SANITIZER.search(read(f))) for f in sorted(self.dir.glob("*.err")))
         return [f"{name}: {m.group(0).strip()}" for name, m in found if m]
 
+    def run_dir(self, ns=None):
+        """Where the agent of a namespace, or of the host, is looked for."""
+        return self.dir / f"run-{(ns or 'host')[-1]}"
+
+    def preloaded(self, ns=None, env=None):
+        """Environment of programs that are to be mirrored by the preloaded library."""
+        env = dict(env or {})
+        env["LD_PRELOAD"] = ":".join(filter(None, (LIBRARY, env.get("LD_PRELOAD"))))
+        return {**env, "SSLCOLLECTOR_RUN_DIR": str(self.run_dir(ns))}
+
     def serial(self, name):
         self.serials[name] = self.serials.get(name, 0) + 1
         n = self.serials[name]
@@ -303,6 +320,8 @@ class Test:
 
     # the program under test ------------------------------------------------------------------
     def sslcollector(self, name, *args, ns=None, ready=20, **kw):
+        if PRELOADS and "-I" in args:
+            args = (*args[:2], "--capture", "preload", "--run-dir", self.run_dir(ns), *args[2:])
         p = self.spawn(name, binary(), *args, ns=ns, **kw)
         if ready:
             p.wait_line(r"\bready\b", ready)
@@ -400,8 +419,9 @@ http {{
         return data
 
     def curl(self, *args, ns=None, timeout=30, ok=(0,)):
+        kw = {"env": {**os.environ, **self.preloaded(ns or self.cli)}} if PRELOADS else {}
         return sh("curl", "-sSk", "--http1.1", "--max-time", timeout, *args, ns=ns or self.cli,
-                  timeout=timeout + 5, ok=ok)
+                  timeout=timeout + 5, ok=ok, **kw)
 
     # Suricata --------------------------------------------------------------------------------
     def suricata(self, ns, iface, rules):

@@ -206,6 +206,8 @@ class Roles:
     def do(self, end, *cmd, env=None, timeout=30, ok=(0,), data=None):
         """A program at this end, run to its end: its standard output, as bytes."""
         ns = self.srv if end == "server" else self.cli
+        if lib.PRELOADS:
+            env = self.t.preloaded(ns, env)
         try:
             p = subprocess.run(in_ns(ns) + [str(c) for c in cmd], capture_output=True, timeout=timeout,
                                input=data if data is not None else b"", check=False,
