@@ -265,6 +265,8 @@ __asm__(".text\n"
 /* --- the rest -----------------------------------------------------------------------------------
  */
 
+static bool was_linked; /* with a TLS library, at load */
+
 static int is_tls_library(struct dl_phdr_info *info, size_t size, void *found)
 {
 	(void)size;
@@ -276,15 +278,17 @@ static int is_tls_library(struct dl_phdr_info *info, size_t size, void *found)
 	return 1;
 }
 
-bool lib_is_any_loaded(void)
+bool lib_is_used(void)
 {
-	bool found = false;
+	bool is = was_linked;
 
-	dl_iterate_phdr(is_tls_library, &found);
-	return found;
+	for (size_t k = 0; !is && k < N_FAMILIES; k++)
+		is = atomic_load_explicit(&families[k]->n_libs, memory_order_relaxed);
+	return is;
 }
 
 void lib_init(void)
 {
 	(void)real_dlsym();
+	dl_iterate_phdr(is_tls_library, &was_linked);
 }

@@ -13,6 +13,7 @@ __attribute__((constructor)) static void begin(void)
 	const char *off = getenv("SSLCOLLECTOR_PRELOAD");
 
 	lib_init();
+	sock_init();
 	if ((off && !strcmp(off, "off")) || calls_init())
 		return;
 	gnutls_init();

@@ -38,6 +38,7 @@ struct own {
 	struct sslc_shim_ring *ring; /* NULL: not set up */
 	uint8_t *data;
 	uint64_t size;
+	int pid;
 	bool was_tried;
 };
 extern struct own *shim_own; /* never NULL */
@@ -55,6 +56,8 @@ uint32_t ring_watched(uint64_t *now_ns);
 void ring_put(const struct sslc_shim_rec *rec);
 /** Plaintext: len bytes at pos, in as many records as needed. rec: as above, a template. */
 void ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len);
+/** False in a child that runs in its parent's memory. */
+bool ring_is_own(void);
 /** A connection begins: the reader looks at it soon, if it can be told. */
 void ring_wake(void);
 void ring_count(enum sslc_shim_lost what, uint64_t n);
@@ -145,6 +148,7 @@ static inline uint32_t sock_slot(int fd)
 {
 	return (uint32_t)fd & (SSLC_SHIM_FDS - 1);
 }
+void sock_init(void);
 /** Before fork(): from now on all descriptors are shared. */
 void sock_share(void);
 
@@ -186,18 +190,7 @@ struct lib *lib_of_caller(struct family *f, const void *caller);
 void lib_init(void);
 /** A libc function of that name, after ours. */
 any_fn lib_next(const char *name);
-/** Whether a TLS library that we know is loaded. */
-bool lib_is_any_loaded(void);
-
-#define NEXT(name)                                                                                 \
-	({                                                                                         \
-		static _Atomic any_fn next;                                                        \
-		any_fn f_ = atomic_load_explicit(&next, memory_order_relaxed);                     \
-		if (UNLIKELY(!f_)) {                                                               \
-			f_ = lib_next(#name);                                                      \
-			atomic_store_explicit(&next, f_, memory_order_relaxed);                    \
-		}                                                                                  \
-		(__typeof__(&name))f_;                                                             \
-	})
+/** Whether the program was linked with a TLS library, or has called one. Takes no lock. */
+bool lib_is_used(void);
 
 #endif

@@ -12,12 +12,17 @@
 #include <string.h>
 #include <sys/prctl.h>
 
+typedef long syscall_fn(long, ...);
+extern syscall_fn *shim_real_syscall;
+void shim_find_syscall(void);
+void shim_before_clone(void);
+void shim_in_clone(void);
+
 static bool child_wants_ring;
 
-/* In the parent, where locks may be taken. */
 static void before_fork(void)
 {
-	child_wants_ring = shim_own->ring && lib_is_any_loaded();
+	child_wants_ring = shim_own->ring && lib_is_used();
 	sock_share();
 	if (shim_own->ring)
 		__atomic_fetch_add(&shim_own->ring->forks, 1, __ATOMIC_RELAXED);
@@ -30,8 +35,12 @@ static void in_child(void)
 		ring_set_up();
 }
 
+static __typeof__(&prctl) next_prctl;
+
 void proc_init(void)
 {
+	next_prctl = (__typeof__(&prctl))lib_next("prctl");
+	shim_find_syscall();
 	(void)pthread_atfork(before_fork, NULL, in_child);
 }
 
@@ -46,19 +55,15 @@ EXPORT int prctl(int option, ...)
 	va_end(ap);
 	if (option == PR_SET_SECCOMP)
 		shim_is_sandboxed = true;
-	return NEXT(prctl)(option, v[0], v[1], v[2], v[3]);
+	if (UNLIKELY(!next_prctl))
+		next_prctl = (__typeof__(&prctl))lib_next("prctl");
+	return next_prctl(option, v[0], v[1], v[2], v[3]);
 }
 
 /* --- syscall(2) ---------------------------------------------------------------------------------
  * libseccomp comes this way, and so do programs that make children with flags of their own. All
  * other calls are passed on by a jump, with all arguments where they were.
  */
-
-typedef long syscall_fn(long, ...);
-extern syscall_fn *shim_real_syscall;
-void shim_find_syscall(void);
-void shim_before_clone(void);
-void shim_in_clone(void);
 
 #define HIDDEN_USED __attribute__((visibility("hidden"), used))
 

@@ -128,8 +128,10 @@ static void publish(struct sslc_shim_ring *r, uint64_t size)
 	r->data_size = size;
 	r->run_dir = link_run_dir();
 	r->beat_ns = now();
-	*shim_own = (struct own){
-		.data = (uint8_t *)r + SSLC_SHIM_DATA_OFF, .size = size, .was_tried = true};
+	*shim_own = (struct own){.data = (uint8_t *)r + SSLC_SHIM_DATA_OFF,
+				 .size = size,
+				 .pid = getpid(),
+				 .was_tried = true};
 	__atomic_store_n(&shim_own->ring, r, __ATOMIC_RELEASE);
 }
 
@@ -280,6 +282,11 @@ void ring_put(const struct sslc_shim_rec *rec)
 	}
 	fill(to, rec);
 	commit(to, at);
+}
+
+bool ring_is_own(void)
+{
+	return shim_is_sandboxed || !shim_own->ring || shim_own->pid == getpid();
 }
 
 void ring_wake(void)

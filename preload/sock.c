@@ -12,7 +12,38 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+/* What programs built with _FORTIFY_SOURCE call. */
+ssize_t __read_chk(int fd, void *buf, size_t len, size_t room);
+ssize_t __recv_chk(int fd, void *buf, size_t len, size_t room, int flags);
+ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t len, size_t room, int flags,
+		       struct sockaddr *restrict addr, socklen_t *restrict addr_len);
+
 uint8_t shim_bound[SSLC_SHIM_FDS];
+
+/* The real ones. Found at load: a signal handler may be the first to call one. */
+#define SOCK_FUNCTIONS(X)                                                                          \
+	X(read)                                                                                    \
+	X(recv) X(recvfrom) X(recvmsg) X(readv) X(__read_chk) X(__recv_chk) X(__recvfrom_chk)      \
+		X(write) X(send) X(sendto) X(sendmsg) X(writev) X(close) X(shutdown) X(dup2)       \
+			X(dup3) X(close_range) X(closefrom) X(fclose) X(socket) X(accept)          \
+				X(accept4)
+
+#define POINTER(name) static __typeof__(&(name)) next_##name;
+SOCK_FUNCTIONS(POINTER)
+
+#define FIND(name) next_##name = (__typeof__(&(name)))lib_next(#name);
+void sock_init(void)
+{
+	SOCK_FUNCTIONS(FIND)
+}
+
+/* Other libraries' constructors may come before ours. */
+#define NEXT(name)                                                                                 \
+	({                                                                                         \
+		if (UNLIKELY(!next_##name))                                                        \
+			FIND(name)                                                                 \
+		next_##name;                                                                       \
+	})
 
 void sock_share(void)
 {
@@ -32,13 +63,16 @@ static void tell_end(int fd, enum sslc_sock_what what, uint8_t bits)
 	ring_put(&rec);
 }
 
-/* The number will mean another file, or does already. Never changes errno. */
+/*
+ * The number will mean another file, or does already. Never changes errno. Not so in a child that
+ * still shares its parent's memory (vfork): it closes what is its parent's, too, and stays there.
+ */
 static void gone(int fd)
 {
 	uint32_t slot = sock_slot(fd);
 	uint8_t bits = shim_bound[slot];
 
-	if (LIKELY(!bits) || fd < 0)
+	if (LIKELY(!bits) || fd < 0 || !ring_is_own())
 		return;
 	shim_bound[slot] = 0;
 	if (!shim_own->ring)
@@ -164,12 +198,6 @@ EXPORT ssize_t readv(int fd, const struct iovec *v, int n_v)
 {
 	return received_parts(fd, v, n_v > 0 ? (size_t)n_v : 0, NEXT(readv)(fd, v, n_v), false);
 }
-
-/* What programs built with _FORTIFY_SOURCE call. */
-ssize_t __read_chk(int fd, void *buf, size_t len, size_t room);
-ssize_t __recv_chk(int fd, void *buf, size_t len, size_t room, int flags);
-ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t len, size_t room, int flags,
-		       struct sockaddr *restrict addr, socklen_t *restrict addr_len);
 
 EXPORT ssize_t __read_chk(int fd, void *buf, size_t len, size_t room)
 {
