@@ -97,34 +97,37 @@ static int place_of(struct family *f, any_fn fn)
 	return (int)n;
 }
 
-/* What the caller's own module was linked with; else what the program was. */
+/* What the caller's own module was linked with; NULL: with none. */
 static any_fn linked_with(const struct family *f, const void *caller)
 {
 	const char *name = f->names[f->telling], *file = NULL;
 	any_fn fn = NULL;
 	void *h;
 
-	if (map_of(caller, &file) && file && *file) {
-		h = dlopen(file, RTLD_LAZY | RTLD_NOLOAD);
-		if (h) {
-			fn = (any_fn)real_dlsym()(h, name);
-			dlclose(h);
-		}
+	if (!map_of(caller, &file) || !file || !*file)
+		return NULL;
+	h = dlopen(file, RTLD_LAZY | RTLD_NOLOAD);
+	if (h) {
+		fn = (any_fn)real_dlsym()(h, name);
+		dlclose(h);
 	}
-	if (!fn || is_ours(fn))
-		fn = lib_next(name);
-	return fn;
+	/* The program itself: its handle finds us first. */
+	return fn && is_ours(fn) ? lib_next(name) : fn;
 }
 
 static struct lib *look_up(struct family *f, const void *caller)
 {
 	static struct lib none;
-	any_fn fn = linked_with(f, caller);
-	int at = fn ? place_of(f, fn) : -1;
 	uint32_t latest = atomic_load_explicit(&f->latest, memory_order_acquire);
+	any_fn fn = linked_with(f, caller);
+	int at = -1;
 
-	if (at < 0 && latest) /* code made at run time: it has asked dlsym() */
+	if (!fn && latest) /* it has asked dlsym(), or is code made at run time */
 		at = (int)latest - 1;
+	if (!fn && !latest)
+		fn = lib_next(f->names[f->telling]);
+	if (fn)
+		at = place_of(f, fn);
 	if (at < 0 && atomic_load_explicit(&f->n_libs, memory_order_acquire))
 		return &f->libs[0];
 	if (at < 0) {
@@ -167,10 +170,29 @@ static bool may_be_ours(const char *name)
 
 #define NOT_THERE ((void *)-1)
 
+/*
+ * A wrapper goes by its caller, and a function that was asked for may be called from anywhere: so
+ * it is wrapped only while no other library of the family can be meant. The function of a second
+ * one is given as it is: not mirrored, but right.
+ */
+static bool is_only_one(const struct family *f, any_fn fn, const void *caller)
+{
+	const struct link_map *map = map_of((const void *)fn, NULL);
+	any_fn linked = linked_with(f, caller), global = lib_next(f->names[f->telling]);
+	uint32_t n = atomic_load_explicit(&f->n_libs, memory_order_acquire);
+
+	for (uint32_t i = 0; i < n; i++)
+		if (f->libs[i].map != map)
+			return false;
+	return map && (!linked || map_of((const void *)linked, NULL) == map) &&
+	       (!global || map_of((const void *)global, NULL) == map);
+}
+
 /* Called by dlsym() below. The wrapper for what the handle has; NULL: not our business; NOT_THERE:
  * nobody has it but us, who only stand before others. */
-void *shim_dlsym_wrapper(void *handle, const char *name);
-__attribute__((visibility("hidden"), used)) void *shim_dlsym_wrapper(void *handle, const char *name)
+void *shim_dlsym_wrapper(void *handle, const char *name, const void *caller);
+__attribute__((visibility("hidden"), used)) void *shim_dlsym_wrapper(void *handle, const char *name,
+								     const void *caller)
 {
 	any_fn fn;
 	int i, at;
@@ -186,6 +208,8 @@ __attribute__((visibility("hidden"), used)) void *shim_dlsym_wrapper(void *handl
 			return lib_next(name) ? NULL : NOT_THERE;
 		if (!fn)
 			return NULL; /* asked again, for dlerror() */
+		if (!is_only_one(families[k], fn, caller))
+			return NULL;
 		at = place_of(families[k], fn);
 		if (at < 0 || families[k]->libs[at].fn[i] != fn)
 			return NULL;
@@ -213,6 +237,7 @@ __asm__(".text\n"
 	"	.cfi_adjust_cfa_offset 8\n"
 	"	subq $8, %rsp\n"
 	"	.cfi_adjust_cfa_offset 8\n"
+	"	movq 24(%rsp), %rdx\n"
 	"	call shim_dlsym_wrapper\n"
 	"	addq $8, %rsp\n"
 	"	.cfi_adjust_cfa_offset -8\n"
@@ -241,6 +266,7 @@ __asm__(".text\n"
 	"	.cfi_offset x29, -32\n"
 	"	.cfi_offset x30, -24\n"
 	"	stp x0, x1, [sp, #16]\n"
+	"	mov x2, x30\n"
 	"	bl shim_dlsym_wrapper\n"
 	"	mov x9, x0\n"
 	"	ldp x0, x1, [sp, #16]\n"

@@ -92,6 +92,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct sslc_shim_ring *r;
 	struct shimflows *t;
 	struct shimproc *p;
+	struct sslc_shim_rec ahead;
 	struct shimring ring;
 	uint64_t head;
 
@@ -109,6 +110,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		/* Mostly possible ones. */
 		r->head = head & 0x8000 ? head : ring.tail + (head % (SIZE + 64));
 		for (int n = 0; n < RECORDS; n++) {
+			if (n % 3 == 0 && shimring_ahead(&ring, &ahead) && ahead.fd < 0)
+				abort();
 			if (!shimring_next(&ring, i * 2 * SSLC_SHIM_STALL_NS, head & 0x4000, &rec))
 				break;
 			if (!rec.rec.type || rec.rec.type >= SSLC_SHIM_TYPES || rec.rec.dir > 1)
