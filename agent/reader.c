@@ -3,7 +3,8 @@
  * reader: the ring buffer's only consumer. While there is traffic the main thread comes every
  * millisecond, and less often the more it finds, so the probed programs pay no wake-up; when there
  * is none it sleeps, and the next event wakes it. The second thread has work only while the main
- * thread is away; who holds the lock takes from the ring, and what is in the queue is older.
+ * thread is away: because it said so, or because nobody has looked since the last round although
+ * there are events. Who holds the lock takes from the ring, and what is in the queue is older.
  */
 #include "reader.h"
 
@@ -28,6 +29,9 @@
 #define BUSY_BYTES  (8u << 10)
 #define IDLE_NAPS   2    /* without an event: sleep */
 #define SLEEP_MS    1000 /* see sleep_until_woken() */
+/* The second thread's rounds: with traffic a nap of the main thread is well within one. */
+#define WATCH_MS      20
+#define WATCH_IDLE_MS 100
 
 static COUNTER_DEFINE(waits_full, "capture_queue_full",
 		      "times when events had to stay in the kernel: the queue behind it was full");
@@ -43,6 +47,7 @@ struct reader {
 	bool away, stop;
 	struct ringmap map;
 	struct evqueue *queue;
+	uint64_t takes; /* how often the main thread looked */
 
 	/* Of the main thread. */
 	unsigned idle, nap_ms;
@@ -50,6 +55,15 @@ struct reader {
 	uint64_t stop_at;   /* 0, or the ring's position after which all is told */
 	uint64_t events, naps, sleeps;
 };
+
+/* The main thread is due. */
+static void come_again(struct reader *r, uint64_t ns)
+{
+	const struct itimerspec in = {
+		.it_value = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)}};
+
+	(void)timerfd_settime(r->timer_fd, 0, &in, NULL);
+}
 
 /* --- the second thread --------------------------------------------------------------------------
  */
@@ -82,23 +96,42 @@ static void move(struct reader *r)
 	}
 	ringmap_release(&r->map);
 	evqueue_publish(r->queue);
+	come_again(r, 1);
+}
+
+static bool is_empty(const struct reader *r)
+{
+	return ringmap_put(&r->map) == r->map.at;
+}
+
+/* Until something is said, or a round is over. */
+static void wait_round(struct reader *r, unsigned ms)
+{
+	uint64_t end_ns = clock_mono_ns() + ms * NS_PER_MS;
+	const struct timespec end = {.tv_sec = (time_t)(end_ns / NS_PER_S),
+				     .tv_nsec = (long)(end_ns % NS_PER_S)};
+
+	(void)pthread_cond_timedwait(&r->go, &r->lock, &end);
 }
 
 static void *run(void *ctx)
 {
-	const struct timespec nap = {.tv_nsec = NAP_MS * (long)NS_PER_MS};
 	struct reader *r = ctx;
+	uint64_t takes = 0;
+	bool alone = false; /* nobody looked during the last round */
 
 	pthread_mutex_lock(&r->lock);
 	while (!r->stop) {
-		if (!r->away) {
-			pthread_cond_wait(&r->go, &r->lock);
-			continue;
-		}
-		move(r);
-		pthread_mutex_unlock(&r->lock);
-		nanosleep(&nap, NULL);
-		pthread_mutex_lock(&r->lock);
+		bool works = (r->away || alone) && !is_empty(r);
+
+		if (works)
+			move(r);
+		if (works)
+			wait_round(r, NAP_MS);
+		else
+			wait_round(r, alone ? WATCH_IDLE_MS : WATCH_MS);
+		alone = r->takes == takes;
+		takes = r->takes;
 	}
 	pthread_mutex_unlock(&r->lock);
 	return NULL;
@@ -141,14 +174,6 @@ static int start_thread(struct reader *r)
 static void say(struct reader *r, enum sslc_reader state)
 {
 	__atomic_store_n(&r->conf.ring->reader, state, __ATOMIC_SEQ_CST);
-}
-
-static void come_again(struct reader *r, uint64_t ns)
-{
-	const struct itimerspec in = {
-		.it_value = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)}};
-
-	(void)timerfd_settime(r->timer_fd, 0, &in, NULL);
 }
 
 static void nap(struct reader *r)
@@ -206,6 +231,7 @@ unsigned reader_take(struct reader *r, unsigned max,
 
 	pthread_mutex_lock(&r->lock);
 	say(r, SSLC_READER_AWAKE);
+	r->takes++;
 	for (; n < max && (ev = evqueue_first(r->queue)); n++) {
 		each(ctx, ev);
 		evqueue_pop(r->queue);
@@ -276,6 +302,7 @@ static int watch(struct reader *r)
 int reader_start(struct reader **out, const struct reader_conf *conf)
 {
 	struct reader *r = calloc(1, sizeof(*r));
+	pthread_condattr_t attr;
 	int err;
 
 	if (!r)
@@ -284,7 +311,10 @@ int reader_start(struct reader **out, const struct reader_conf *conf)
 	r->timer_fd = -1;
 	r->nap_ms = NAP_MS;
 	pthread_mutex_init(&r->lock, NULL);
-	pthread_cond_init(&r->go, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&r->go, &attr);
+	pthread_condattr_destroy(&attr);
 	err = evqueue_new(&r->queue, conf->queue_bytes);
 	if (!err)
 		err = ringmap_open(&r->map, conf->ring_fd, conf->ring_bytes);

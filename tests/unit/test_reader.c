@@ -156,6 +156,28 @@ static void test_while_the_main_thread_is_away_events_go_on_in_their_order(void 
 	teardown(&f);
 }
 
+static void test_when_nobody_looks_the_second_thread_does(void **state)
+{
+	struct reader_stats stats = {0};
+	struct fixture f;
+
+	(void)state;
+	setup(&f);
+	put(&f, 10, 100);
+	assert_int_equal(reader_take(f.r, 100, on_event, &f), 10);
+	put(&f, 50, 1000);
+	for (unsigned i = 0; i < 2000 && !stats.queue_used; i++) {
+		usleep(1000);
+		reader_stats(f.r, &stats);
+	}
+	assert_true(stats.queue_used > 0);
+	assert_true(is_due(&f, 1000));
+	put(&f, 5, 1000);
+	assert_int_equal(reader_take(f.r, 100, on_event, &f), 55);
+	assert_true(f.got == f.put);
+	teardown(&f);
+}
+
 static void test_at_the_end_nothing_is_left(void **state)
 {
 	struct fixture f;
@@ -179,6 +201,7 @@ int main(void)
 		cmocka_unit_test(test_what_came_on_the_way_to_sleep_is_looked_at_soon),
 		cmocka_unit_test(test_a_batch_that_is_full_leaves_no_rest),
 		cmocka_unit_test(test_while_the_main_thread_is_away_events_go_on_in_their_order),
+		cmocka_unit_test(test_when_nobody_looks_the_second_thread_does),
 		cmocka_unit_test(test_at_the_end_nothing_is_left),
 	};
 
