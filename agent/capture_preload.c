@@ -237,8 +237,8 @@ static void on_skip(void *ctx, void *process, int fd, uint32_t fd_gen)
 	const struct preloaded *p = process;
 
 	(void)ctx;
-	__atomic_store_n(&p->ring.shared->fd_skip[(uint32_t)fd & (SSLC_SHIM_FDS - 1)], fd_gen + 1,
-			 __ATOMIC_RELAXED);
+	__atomic_store_n(&p->ring.shared->fd_skip[(uint32_t)fd & (SSLC_SHIM_FDS - 1)],
+			 sslc_shim_skip(fd_gen, p->ring.shared->gen), __ATOMIC_RELAXED);
 }
 
 /* --- processes ----------------------------------------------------------------------------------

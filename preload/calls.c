@@ -241,8 +241,9 @@ static bool is_told_elsewhere(struct object *o, enum sslc_dir dir, const struct 
 
 static bool is_skipped(const struct object *o)
 {
-	return o->flags & OBJ_BOUND && __atomic_load_n(&shim_own->ring->fd_skip[sock_slot(o->fd)],
-						       __ATOMIC_RELAXED) == o->fd_gen + 1;
+	return o->flags & OBJ_BOUND &&
+	       __atomic_load_n(&shim_own->ring->fd_skip[sock_slot(o->fd)], __ATOMIC_RELAXED) ==
+		       sslc_shim_skip(o->fd_gen, o->gen);
 }
 
 static uint8_t early_flag(struct object *o, enum sslc_call kind)

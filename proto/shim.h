@@ -161,7 +161,7 @@ struct sslc_shim_ring {
 
 	__u8 pad3[0x10000 - 256];
 	__u32 fd_gen[SSLC_SHIM_FDS];  /* of the process */
-	__u32 fd_skip[SSLC_SHIM_FDS]; /* of the agent: bytes of this generation are not wanted */
+	__u32 fd_skip[SSLC_SHIM_FDS]; /* of the agent: sslc_shim_skip() of what is not wanted */
 };
 
 struct sslc_shim_hello {
@@ -181,6 +181,12 @@ static inline int sslc_shim_is_size(__u64 data_size)
 {
 	return data_size >= SSLC_SHIM_DATA_MIN && data_size <= SSLC_SHIM_DATA_MAX &&
 	       !(data_size & (data_size - 1));
+}
+
+/* In fd_skip[]: this generation's bytes are not wanted by the agent that has this gen. */
+static inline __u32 sslc_shim_skip(__u32 fd_gen, __u32 gen)
+{
+	return fd_gen + gen;
 }
 
 /* An agent adopts only rings of processes that would have come to it (FNV-1a). */

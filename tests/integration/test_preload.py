@@ -114,7 +114,7 @@ def main(t):
 
     # Another agent, with probes too: goes on with what is open, and tells nothing twice.
     second = agent_on(t, 2)
-    until(lambda: second.counters().get("preload_processes_adopted", 0) >= 3 or second.kick(10), 10,
+    until(lambda: second.counters().get("preload_processes_adopted", 0) >= 4 or second.kick(10), 10,
           "nginx and Python taken over", 0.5)
     c.say("on", r"1000")
     fetch_all(t, want)
