@@ -888,8 +888,10 @@ static void source_close(struct capture *c)
 		return;
 	atomic_store(&s->stop, true);
 	end_thread(s);
-	if (s->has_path)
+	if (s->has_path) {
 		(void)unlink(s->path);
+		(void)unlink(s->size_path);
+	}
 	while ((n = queue_first(&s->guests)))
 		send_away(s, queue_entry(n, struct guest, node));
 	while ((n = queue_first(&s->processes)))

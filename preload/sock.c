@@ -21,12 +21,14 @@ ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t len, size_t room, int 
 uint8_t shim_bound[SSLC_SHIM_FDS];
 
 /* The real ones. Found at load: a signal handler may be the first to call one. */
-#define SOCK_FUNCTIONS(X)                                                                          \
-	X(read)                                                                                    \
-	X(recv) X(recvfrom) X(recvmsg) X(readv) X(__read_chk) X(__recv_chk) X(__recvfrom_chk)      \
-		X(write) X(send) X(sendto) X(sendmsg) X(writev) X(close) X(shutdown) X(dup2)       \
-			X(dup3) X(close_range) X(closefrom) X(fclose) X(socket) X(accept)          \
-				X(accept4)
+/* clang-format off */
+#define SOCK_FUNCTIONS(X) \
+	X(read) X(recv) X(recvfrom) X(recvmsg) X(readv) \
+	X(__read_chk) X(__recv_chk) X(__recvfrom_chk) X(write) X(send) \
+	X(sendto) X(sendmsg) X(writev) X(close) X(shutdown) \
+	X(dup2) X(dup3) X(close_range) X(closefrom) X(fclose) \
+	X(socket) X(accept) X(accept4)
+/* clang-format on */
 
 #define POINTER(name) static __typeof__(&(name)) next_##name;
 SOCK_FUNCTIONS(POINTER)
