@@ -76,7 +76,7 @@ static void fill(const struct family *f, struct lib *lib, const char *file)
 	}
 }
 
-/* Place of the library that has this function, or -1. Threads may race: then it is there twice. */
+/* Place of the library that has this function; -1: no room, or another thread is making one. */
 static int place_of(struct family *f, any_fn fn)
 {
 	const char *file = NULL;
@@ -101,22 +101,39 @@ static int place_of(struct family *f, any_fn fn)
 static any_fn linked_with(const struct family *f, const void *caller)
 {
 	const char *name = f->names[f->telling], *file = NULL;
+	const struct link_map *map = map_of(caller, &file);
 	any_fn fn = NULL;
 	void *h;
 
-	if (!map_of(caller, &file) || !file || !*file)
+	if (!map || !file || !*file)
 		return NULL;
+	/* The program itself. dlopen() by its name would open its file, perhaps in a sandbox; and
+	 * its handle finds us first. */
+	if (!map->l_name[0])
+		return lib_next(name);
 	h = dlopen(file, RTLD_LAZY | RTLD_NOLOAD);
 	if (h) {
 		fn = (any_fn)real_dlsym()(h, name);
 		dlclose(h);
 	}
-	/* The program itself: its handle finds us first. */
 	return fn && is_ours(fn) ? lib_next(name) : fn;
+}
+
+/* While another thread looks up the same library, this one does for itself: nobody waits. */
+static struct lib *spare_of(const struct family *f, any_fn fn)
+{
+	static __thread struct lib spare __attribute__((tls_model("initial-exec")));
+	const char *file = NULL;
+
+	if (!map_of((const void *)fn, &file) || !file)
+		return NULL;
+	fill(f, &spare, file);
+	return &spare;
 }
 
 static struct lib *look_up(struct family *f, const void *caller)
 {
+	struct lib *spare;
 	static struct lib none;
 	uint32_t latest = atomic_load_explicit(&f->latest, memory_order_acquire);
 	any_fn fn = linked_with(f, caller);
@@ -128,6 +145,11 @@ static struct lib *look_up(struct family *f, const void *caller)
 		fn = lib_next(f->names[f->telling]);
 	if (fn)
 		at = place_of(f, fn);
+	if (fn && at < 0) {
+		spare = spare_of(f, fn);
+		if (spare)
+			return spare;
+	}
 	if (at < 0 && atomic_load_explicit(&f->n_libs, memory_order_acquire))
 		return &f->libs[0];
 	if (at < 0) {

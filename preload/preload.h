@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * preload: the parts of libsslcollector-preload.so. It lives in other people's processes: it needs
- * libc alone, takes no lock, allocates nothing after set-up, makes none but one system call of its
- * own after it, and leaves errno and the TLS library's error queue as they were. See proto/shim.h.
+ * libc alone, takes no lock, allocates nothing after set-up, makes none but two system calls of its
+ * own after it (see proto/shim.h), and leaves errno and the TLS library's error queue as they were.
  *
  *     openssl.c gnutls.c nss.c │ sock.c        interposed calls
  *     proc.c                                   children, sandboxes
@@ -52,6 +52,8 @@ void ring_set_up_late(void);
 extern bool shim_is_sandboxed;
 /** The agent's generation, and the time; 0: nobody reads, say nothing. */
 uint32_t ring_watched(uint64_t *now_ns);
+/** From now on the processor's counter must not be read: time is known to a tick. */
+void ring_without_counter(void);
 /** A record without plaintext. rec: filled but for word, size and thread. */
 void ring_put(const struct sslc_shim_rec *rec);
 /** Plaintext: len bytes at pos, in as many records as needed. rec: as above, a template. */

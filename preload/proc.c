@@ -7,6 +7,7 @@
  */
 #include "preload.h"
 
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <string.h>
@@ -55,6 +56,11 @@ EXPORT int prctl(int option, ...)
 	va_end(ap);
 	if (option == PR_SET_SECCOMP)
 		shim_is_sandboxed = true;
+	/* Linux ends a process that reads the processor's counter in the strict sandbox, or where
+	 * it was asked to. */
+	if ((option == PR_SET_SECCOMP && v[0] == SECCOMP_MODE_STRICT) ||
+	    (option == PR_SET_TSC && v[0] == PR_TSC_SIGSEGV))
+		ring_without_counter();
 	if (UNLIKELY(!next_prctl))
 		next_prctl = (__typeof__(&prctl))lib_next("prctl");
 	return next_prctl(option, v[0], v[1], v[2], v[3]);

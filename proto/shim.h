@@ -7,9 +7,10 @@
  * Who makes it. When the library is loaded, and in each child after fork(), the process makes a
  * memfd of sslc_shim_bytes() bytes, seals it (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL), maps it
  * shared and closes the descriptor. Nothing else remains open, and after set-up the library makes
- * no system call of its own but for the wake-up below: chroot, changed users, dropped capabilities,
- * closed descriptors and seccomp filters that come later do no harm, and no descriptor's number can
- * be mistaken for another.
+ * no system call of its own but for the wake-up below, getpid() before a TLS object's descriptor is
+ * closed, neither in a sandbox, and the clock where Linux cannot tell the time without: chroot,
+ * changed users, dropped capabilities, closed descriptors and seccomp filters that come later do no
+ * harm, and no descriptor's number can be mistaken for another.
  *
  * How the agent gets it. Either way it checks seals and size, that the process maps this very file,
  * and only then maps it itself.

@@ -7,10 +7,22 @@
  * SHA256", "got N SHA256" as the connecting end says strict  the same, inside the strictest
  * sandbox: read, write and exit are all it may do block   waits inside SSL_read for bytes that
  * never come exec    a thread waits so, another one makes the process a "talk"
+ *
+ * Exchanges that something befalls on their way:
+ *
+ * refused, forbidden  a sandbox that refuses new files and sockets, or kills for them
+ * rooted              an empty root directory, another user
+ * closed              whatever descriptors are not the program's own are closed, one by one and all
+ * full                no descriptor is left
+ * fork, forked        children come and go; the exchange goes on in a child
+ * vfork               children that share the memory close what they find, and become something
+ * else alarm               a signal's handler makes TLS calls of its own; port and sums of those,
+ * too storm               twenty children at a time, an exchange each, two hundred in all
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
@@ -20,12 +32,15 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define BASELINE_ROUNDS 200
@@ -272,13 +287,223 @@ static void say(const char *line)
 		die("write");
 }
 
-static void enter_strict(void)
+static void enter_strict(const struct pair *p)
 {
+	(void)p;
 	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT))
 		die("seccomp");
 }
 
-static void talk(bool strict)
+/* For what a library might want to do later, when it has lost its agent. */
+static void enter_filter(uint32_t answer)
+{
+	static const uint32_t calls[] = {SYS_memfd_create, SYS_socket,  SYS_connect, SYS_openat,
+					 SYS_ftruncate,    SYS_sendmsg, SYS_mmap,    SYS_madvise,
+					 SYS_eventfd2,     SYS_fcntl};
+	enum { N = sizeof(calls) / sizeof(calls[0]) };
+	struct sock_filter code[N + 3];
+	struct sock_fprog program = {.len = N + 3, .filter = code};
+
+	code[0] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+					       offsetof(struct seccomp_data, nr));
+	for (unsigned i = 0; i < N; i++)
+		code[i + 1] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, calls[i],
+							   (unsigned char)(N - i), 0);
+	code[N + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	code[N + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, answer);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		die("seccomp");
+}
+
+static void be_refused(const struct pair *p)
+{
+	(void)p;
+	enter_filter(SECCOMP_RET_ERRNO | EPERM);
+}
+
+static void be_forbidden(const struct pair *p)
+{
+	(void)p;
+	enter_filter(SECCOMP_RET_KILL_PROCESS);
+}
+
+static void be_rooted(const struct pair *p)
+{
+	char dir[] = "/tmp/unharmed.XXXXXX";
+
+	(void)p;
+	if (!mkdtemp(dir) || chdir(dir) || rmdir(dir) || chroot(".") || setgid(65534) ||
+	    setuid(65534))
+		die("chroot");
+}
+
+static void close_others(const struct pair *p)
+{
+	int last = SSL_get_fd(p->client);
+
+	if (last < SSL_get_fd(p->server))
+		last = SSL_get_fd(p->server);
+	for (int fd = 3; fd < 4096; fd++)
+		if (fd != SSL_get_fd(p->client) && fd != SSL_get_fd(p->server))
+			close(fd);
+	closefrom(last + 1);
+}
+
+static void use_all_descriptors(const struct pair *p)
+{
+	(void)p;
+	while (dup(2) >= 0)
+		;
+	if (errno != EMFILE)
+		die("dup");
+}
+
+static void wait_for(pid_t pid)
+{
+	int status;
+
+	if (waitpid(pid, &status, 0) != pid || status)
+		die("a child's status");
+}
+
+static void have_children(const struct pair *p)
+{
+	for (int i = 0; i < 50; i++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			die("fork");
+		if (pid == 0) {
+			close(SSL_get_fd(p->client));
+			close(SSL_get_fd(p->server));
+			_exit(0);
+		}
+		wait_for(pid);
+	}
+}
+
+static void go_on_in_child(const struct pair *p)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		die("fork");
+	if (pid == 0)
+		return;
+	close(SSL_get_fd(p->client));
+	close(SSL_get_fd(p->server));
+	wait_for(pid);
+	_exit(0);
+}
+
+static void have_guests(const struct pair *p)
+{
+	for (int i = 0; i < 20; i++) {
+		int fd[2] = {SSL_get_fd(p->client), SSL_get_fd(p->server)};
+		pid_t pid = vfork();
+
+		if (pid < 0)
+			die("vfork");
+		if (pid == 0) { /* as programs do it, though POSIX allows nothing here */
+			close(fd[0]);
+			closefrom(3);
+			execl("/bin/true", "true", (char *)NULL);
+			_exit(1);
+		}
+		wait_for(pid);
+	}
+}
+
+/* --- calls in a handler -------------------------------------------------------------------------
+ */
+
+static struct pair handlers;
+static struct half handlers_sent;
+static volatile sig_atomic_t n_alarms;
+
+/* Nothing in it allocates: both objects have their buffers by now. */
+static void on_alarm(int sig)
+{
+	static unsigned char out[700], in[700];
+	int saved = errno;
+
+	(void)sig;
+	memset(out, n_alarms++, sizeof(out));
+	if (SSL_write(handlers.client, out, sizeof(out)) != sizeof(out) ||
+	    SSL_read(handlers.server, in, sizeof(in)) != sizeof(in) ||
+	    memcmp(in, out, sizeof(in)) != 0)
+		die("bytes in the handler");
+	errno = saved;
+}
+
+static void set_alarms(const struct pair *p)
+{
+	struct sigaction act = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+	const struct itimerval often = {{.tv_usec = 500}, {.tv_usec = 500}};
+
+	(void)p;
+	pair_open(&handlers);
+	set_blocking(&handlers, true);
+	on_alarm(0);
+	if (sigaction(SIGALRM, &act, NULL) || setitimer(ITIMER_REAL, &often, NULL))
+		die("alarm");
+}
+
+/* What the handler's calls have moved is known by how often it came. */
+static void end_alarms(void)
+{
+	const struct itimerval never = {{0}, {0}};
+	unsigned char out[700];
+	char line[32];
+
+	setitimer(ITIMER_REAL, &never, NULL);
+	half_init(&handlers_sent);
+	for (int i = 0; i < n_alarms; i++) {
+		memset(out, i, sizeof(out));
+		EVP_DigestUpdate(handlers_sent.md, out, sizeof(out));
+		handlers_sent.total += sizeof(out);
+	}
+	half_end(&handlers_sent, "sent");
+	snprintf(line, sizeof(line), "port %d\n", handlers.port);
+	say(line);
+	say(handlers_sent.line);
+	pair_close(&handlers);
+}
+
+/* --- what befalls it ----------------------------------------------------------------------------
+ */
+
+static const struct event {
+	const char *name;
+	void (*befall)(const struct pair *p);
+	unsigned rounds;
+} events[] = {
+	{"talk", NULL, 60},
+	{"strict", enter_strict, 60},
+	{"refused", be_refused, 60},
+	{"forbidden", be_forbidden, 60},
+	{"rooted", be_rooted, 60},
+	{"closed", close_others, 60},
+	{"full", use_all_descriptors, 60},
+	{"fork", have_children, 60},
+	{"forked", go_on_in_child, 60},
+	{"vfork", have_guests, 60},
+	{"alarm", set_alarms, 3000},
+};
+
+static void count_descriptors(void)
+{
+	unsigned n = 0;
+	char line[32];
+
+	for (int fd = 0; fd < 65536; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	snprintf(line, sizeof(line), "descriptors %u\n", n);
+	say(line);
+}
+
+static void talk(const struct event *e)
 {
 	struct half sent = {0}, got = {0};
 	struct pair p;
@@ -288,21 +513,48 @@ static void talk(bool strict)
 	set_blocking(&p, true);
 	half_init(&sent);
 	half_init(&got);
-	for (unsigned i = 0; i < 60; i++) {
-		if (i == 20 && strict) /* by now nothing has to be allocated any more */
-			enter_strict();
+	for (unsigned i = 0; i < e->rounds; i++) {
+		if (i == 20) { /* by now nothing has to be allocated any more */
+			count_descriptors();
+			if (e->befall)
+				e->befall(&p);
+		}
 		move(p.client, p.server, &sent, (unsigned char)i);
 		move(p.server, p.client, &got, (unsigned char)~i);
 	}
+	if (e->befall == set_alarms)
+		end_alarms();
 	half_end(&sent, "sent");
 	half_end(&got, "got");
 	snprintf(line, sizeof(line), "port %d\n", p.port);
 	say(line);
 	say(sent.line);
 	say(got.line);
-	if (strict) /* exit_group() is not allowed */
+	if (e->befall == enter_strict) /* exit_group() is not allowed */
 		syscall(SYS_exit, 0);
 	pair_close(&p);
+}
+
+static void storm(void)
+{
+	static const struct event one = {"one of a storm", NULL, 19};
+
+	for (int i = 0; i < 200; i++) {
+		pid_t pid = fork();
+		int status;
+
+		if (pid < 0)
+			die("fork");
+		if (pid == 0) {
+			talk(&one);
+			_exit(0);
+		}
+		if (i >= 20 && (wait(&status) < 0 || status))
+			die("a child's status");
+	}
+	for (int status; wait(&status) > 0;)
+		if (status)
+			die("a child's status");
 }
 
 /* --- cut short ----------------------------------------------------------------------------------
@@ -350,7 +602,10 @@ int main(int argc, char **argv)
 		block(NULL);
 	else if (!strcmp(argv[3], "exec"))
 		exec_during_call();
-	else
-		talk(!strcmp(argv[3], "strict"));
+	else if (!strcmp(argv[3], "storm"))
+		storm();
+	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++)
+		if (!strcmp(argv[3], events[i].name))
+			talk(&events[i]);
 	return 0;
 }
