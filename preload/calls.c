@@ -20,6 +20,7 @@
 #define OBJ_EARLY_SERVER 8u  /* reads them */
 #define OBJ_CARRIES      16u /* calls of another object contain its calls, on the same socket */
 #define OBJ_CONTAINS     32u /* the reverse */
+#define OBJ_DIRECT       64u /* was bound by an operation in no other object's call */
 
 struct object {
 	uint64_t ssl; /* 0: free */
@@ -155,13 +156,20 @@ static bool is_stranger(const struct object *o, const struct call *c, enum sslc_
 	       (!moves(c->kind) || direction(c->kind) != dir);
 }
 
-static void bind_object(const struct call *c, int fd, enum sslc_dir dir, const uint8_t *p,
-			size_t len, uint32_t gen, uint64_t ts_ns)
+/* Of calls that contain each other the innermost uses the socket; for the others it is theirs only
+ * when they have none of their own. Else a signal's handler has interrupted them. */
+static bool is_interrupted(const struct object *o, const struct call *c, const struct call *inner)
+{
+	return c->ssl != inner->ssl && o->flags & OBJ_BOUND && o->flags & OBJ_DIRECT;
+}
+
+static void bind_object(const struct call *c, const struct call *inner, int fd, enum sslc_dir dir,
+			const uint8_t *p, size_t len, uint32_t gen, uint64_t ts_ns)
 {
 	struct object *o = get(c->ssl);
 	uint32_t fd_gen = generation_of(fd);
 
-	if (!o || is_stranger(o, c, dir))
+	if (!o || is_stranger(o, c, dir) || is_interrupted(o, c, inner))
 		return;
 	if (o->flags & OBJ_BOUND && o->fd == fd && o->fd_gen == fd_gen && o->gen == gen)
 		return;
@@ -171,7 +179,7 @@ static void bind_object(const struct call *c, int fd, enum sslc_dir dir, const u
 		return;
 	o->fd = fd;
 	o->fd_gen = fd_gen;
-	o->flags |= OBJ_BOUND;
+	o->flags |= OBJ_BOUND | (c->ssl == inner->ssl ? OBJ_DIRECT : 0);
 	tell_bind(o, gen, ts_ns, !is_hello(p, len));
 }
 
@@ -184,7 +192,7 @@ void call_used_socket(int fd, enum sslc_dir dir, const void *p, size_t len)
 	if (!gen)
 		return;
 	for (uint32_t i = t->depth; i--;)
-		bind_object(&t->v[i], fd, dir, p, len, gen, now_ns);
+		bind_object(&t->v[i], &t->v[t->depth - 1], fd, dir, p, len, gen, now_ns);
 }
 
 /* Another agent, or another process: a child that goes on with its parent's. */
