@@ -61,6 +61,7 @@
 #define CHECK_NS    (5 * NS_PER_S) /* whether processes still have their rings: exec */
 #define PROCESSES   4096           /* at once: each costs an agent's descriptor and a mapping */
 #define GUESTS      128            /* that have connected and said nothing yet */
+#define GONE        65536          /* records of a process that had ended; more are not looked at */
 #define GUEST_NS    NS_PER_S
 #define BACKLOG     256
 #define FINISH_MS   5000
@@ -503,14 +504,30 @@ static int hear(int fd, struct sslc_shim_hello *hello, int *memfd)
 		n_fds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
 		memcpy(fds, CMSG_DATA(c), (size_t)n_fds * sizeof(int));
 	}
-	if (n == sizeof(*hello) && n_fds == 1 && hello->magic == SSLC_SHIM_MAGIC &&
-	    hello->version == SSLC_SHIM_VERSION && sslc_shim_is_size(hello->data_size)) {
+	if (n == sizeof(*hello) && n_fds == 1 && !(m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) &&
+	    hello->magic == SSLC_SHIM_MAGIC && hello->version == SSLC_SHIM_VERSION &&
+	    sslc_shim_is_size(hello->data_size)) {
 		*memfd = fds[0];
 		return 0;
 	}
 	while (n_fds)
 		close(fds[--n_fds]);
 	return -EPROTO;
+}
+
+/* It ended, or began another program, before it was heard: what it said is counted. */
+static void count_gone(struct source *s, int memfd, uint64_t data_size)
+{
+	struct shimring ring = {.size = 0};
+	uint64_t bytes = 0;
+
+	if (shimring_map(&ring, memfd, data_size))
+		return;
+	for (unsigned i = 0; i < GONE && shimring_next(&ring, 0, true, &s->record); i++)
+		if (s->record.rec.type == SSLC_SHIM_DATA_BYTES)
+			bytes += s->record.rec.len;
+	shimflows_gone(bytes);
+	shimring_unmap(&ring);
 }
 
 static void on_guest(struct source *s, struct guest *g)
@@ -529,6 +546,8 @@ static void on_guest(struct source *s, struct guest *g)
 	if (!err)
 		err = who.pid > 0 ? serve(s, (uint32_t)who.pid, memfd, hello.data_size, false)
 				  : -ESRCH;
+	if (err == -ESRCH && memfd >= 0)
+		count_gone(s, memfd, hello.data_size);
 	if (memfd >= 0)
 		close(memfd);
 	if (err && err != -ECONNRESET && err != -ESRCH) {

@@ -603,6 +603,11 @@ void shimflows_skip(struct shimflows *t, uint64_t flow)
 	}
 }
 
+void shimflows_gone(uint64_t bytes)
+{
+	counter_add(&bytes_gone, bytes);
+}
+
 size_t shimflows_count(const struct shimflows *t)
 {
 	return t->by_cookie.count;

@@ -56,6 +56,8 @@ void shimflows_record(struct shimflows *t, struct shimproc *p, const struct shim
 void shimflows_tick(struct shimflows *t, uint64_t now_ns);
 /** The agent does not want this connection, which may be another source's. */
 void shimflows_skip(struct shimflows *t, uint64_t flow);
+/** Count plaintext bytes of a process that ended before it could join. */
+void shimflows_gone(uint64_t bytes);
 /** Connections now. */
 size_t shimflows_count(const struct shimflows *t);
 

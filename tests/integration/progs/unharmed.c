@@ -507,7 +507,7 @@ static void talk(const struct event *e)
 {
 	struct half sent = {0}, got = {0};
 	struct pair p;
-	char line[32];
+	char all[300];
 
 	pair_open(&p);
 	set_blocking(&p, true);
@@ -526,10 +526,8 @@ static void talk(const struct event *e)
 		end_alarms();
 	half_end(&sent, "sent");
 	half_end(&got, "got");
-	snprintf(line, sizeof(line), "port %d\n", p.port);
-	say(line);
-	say(sent.line);
-	say(got.line);
+	snprintf(all, sizeof(all), "port %d\n%s%s", p.port, sent.line, got.line);
+	say(all); /* at once: other processes say theirs */
 	if (e->befall == enter_strict) /* exit_group() is not allowed */
 		syscall(SYS_exit, 0);
 	pair_close(&p);

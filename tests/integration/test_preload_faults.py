@@ -1,0 +1,247 @@
+#!/usr/bin/env -S python3 -B
+# SPDX-License-Identifier: Apache-2.0
+"""Programs with the preloaded library do not notice it: sandboxes, changed root and user, closed and used-up
+descriptors, children, handlers, agents that come late, go, stop, are killed or know another version. What they
+print is what they print without it; what the mirror shows is true, and what it lacks is counted.
+--times N: how often the agent is killed, stopped and started under load (4)."""
+import hashlib
+import os
+import pathlib
+import random
+import re
+import signal
+import socket
+import struct
+import sys
+import time
+
+from lib import LIBRARY, Proc, Untrue, check, equal, fact, flows, run, run_cmd, sha256, until
+
+BEFALLS = ("talk", "strict", "refused", "forbidden", "rooted", "closed", "full", "fork", "forked", "vfork", "alarm",
+           "exec")
+TALK = re.compile(r"^port (\d+)\nsent (\d+) (\w+)(?:\ngot (\d+) (\w+))?$", re.M)
+NOTHING = sha256(b"")
+SMALLEST = 256 << 10
+
+
+def times():
+    return int(sys.argv[sys.argv.index("--times") + 1]) if "--times" in sys.argv else 4
+
+
+def env(t):
+    return {"LD_PRELOAD": LIBRARY, "SSLCOLLECTOR_RUN_DIR": str(t.dir / "run")}
+
+
+def agent(t, n, *args, ready=20):
+    return t.alone("--capture", "preload", "--run-dir", t.dir / "run", "-w", t.dir / f"{n}.pcapng", *args,
+                   ns=t.space, iface="lo", name=f"agent-{n}", ready=ready)
+
+
+def talk(t, exe, what, preloaded=True, before=None):
+    """(what it printed but for port numbers, [(port, bytes and sum of either direction)])"""
+    p = t.spawn(what, *(before or ()), exe, *t.cert(), what, ns=t.space, env=env(t) if preloaded else None)
+    equal(p.wait(60), 0, f"{what}, preloaded {preloaded}: status {p.err()}")
+    said = TALK.findall(p.out())
+    check(said, f"{what} said", p.out())
+    return re.sub(r"^port \d+$", "port", p.out(), flags=re.M), \
+        [(int(port), [(int(n or 0), s or NOTHING) for n, s in ((a, b), (c, d))]) for port, a, b, c, d in said]
+
+
+def true_bytes(f, what, want):
+    """How many of these bytes are in the mirror; others are not."""
+    if not f:
+        return 0
+    # One side's hole is acknowledged by the other.
+    faults = set(f.faults) - ({"acknowledges what was not sent"} if any(f.holes) else set())
+    check(not faults and not any(f.repeats), f"{what}: {f}")
+    for d, (n, digest) in enumerate(want):
+        if len(f.data[d]) == n and sha256(bytes(f.data[d])) != digest:
+            raise Untrue(f"{what}: direction {d} of {f}: other bytes")
+        equal(len(f.data[d]) + f.holes[d], n, f"{what}: bytes and holes of direction {d}: {f}")
+    return sum(map(len, f.data))
+
+
+def lost(a):
+    return sum(v for k, v in a.counters().items() if k.startswith("preload_bytes_lost"))
+
+
+def judge(t, name, a, told):
+    """told: (what, port, want). All of it, or, when the machine was too busy, counted."""
+    time.sleep(0.5)
+    equal(a.stop(), 0, "agent's exit status")
+    seen = flows(t.dir / f"{name}.pcapng", sound=False)
+    by_port, missing = {}, []
+    for f in seen:
+        by_port.setdefault(f.client[1], []).append(f)
+    for what, port, want in told:
+        f = by_port[port].pop() if by_port.get(port) else None
+        missing.append((what, sum(n for n, _ in want) - true_bytes(f, what, want)))
+    strange = [f for fs in by_port.values() for f in fs]
+    if strange:
+        raise Untrue(f"{name}: nobody made these: {strange[:3]}")
+    total = sum(n for _, _, want in told for n, _ in want)
+    gone = sum(n for _, n in missing)
+    # Either end of a connection is in the program: counted twice is no contradiction.
+    check(gone <= lost(a), f"{name}: {gone} bytes missing, {lost(a)} counted:", [x for x in missing if x[1]])
+    check(gone <= total / 2, f"{name}: {gone} of {total} bytes missing, though counted")
+    fact(f"{name}: {len(told)} connections, {total} bytes: {total - gone} mirrored, {gone} counted as lost")
+
+
+def befalls(t, exe):
+    a, told = agent(t, "befalls"), []
+    for what in BEFALLS:
+        bare, _ = talk(t, exe, what, preloaded=False)
+        said, conns = talk(t, exe, what)
+        if what != "alarm":  # how often its handler came is its own affair
+            equal(said, bare, f"{what}: what it printed")
+        told += [(what, *c) for c in conns]
+    judge(t, "befalls", a, told)
+
+
+def storm(t, exe):
+    a = agent(t, "storm")
+    _, conns = talk(t, exe, "storm")
+    equal(len(conns), 200, "storm: connections")
+    judge(t, "storm", a, [("storm", *c) for c in conns])
+
+
+def few_descriptors(t, exe):
+    """As few as the program itself needs: at load none is left over."""
+    for n in (8,):
+        how = ("prlimit", f"--nofile={n}:{n}")
+        bare, _ = talk(t, exe, "talk", preloaded=False, before=how)
+        equal(talk(t, exe, "talk", before=how)[0], bare, f"{n} descriptors: what it printed")
+
+
+def file_limits(t, exe):
+    for how in (("prlimit", "--fsize=4096:4096"), ("prlimit", f"--as={400 << 20}:{400 << 20}")):
+        bare, _ = talk(t, exe, "talk", preloaded=False, before=how)
+        equal(talk(t, exe, "talk", before=how)[0], bare, f"{how}: what it printed")
+
+
+def conns_of(p):
+    return [("threads", int(m[0]), [(int(m[1]), m[2])] * 2) for m in
+            re.findall(r"^conn \S+:(\d+) \S+ (\d+) (\w+) \d+ \w+$", p.out(), re.M)]
+
+
+def crowd(t, exe):
+    """Hundreds of threads whose first calls come at once, into the smallest ring."""
+    a, told = agent(t, "crowd", "--preload-ring", "256K"), []
+    for i in range(2):
+        p = t.spawn("threads", exe, "127.0.0.1", 7100 + i, *t.cert(), 150, 8, 20000, ns=t.space, env=env(t))
+        equal(p.wait(60), 0, f"threads: status {p.err()}")
+        conns = conns_of(p)
+        equal(len(conns), 150, "threads: connections")
+        told += conns
+    judge(t, "crowd", a, told)
+
+
+def descriptors(pid):
+    return sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+
+
+def under_wrk(t):
+    """A preloaded nginx that opens and closes connections as fast as it can."""
+    os.environ.update(env(t))
+    try:
+        t.nginx(ns=t.space, workers=2, listen=("7443 ssl",), extra="keepalive_timeout 0; location /x { return 200 'x'; }")
+    finally:
+        for k in env(t):
+            del os.environ[k]
+    return t.spawn("wrk", "wrk", "-t1", "-c16", "-d120s", "https://127.0.0.1:7443/x", ns=t.space)
+
+
+def come_and_go(t, exe):
+    """Kill, stop, restart; the load's answers, errno and error queue stay as they were."""
+    bare = t.spawn("load", exe, *t.cert(), "load", ns=t.space)
+    load = t.spawn("load", exe, *t.cert(), "load", ns=t.space, env=env(t))  # before there is an agent
+    for p in (bare, load):
+        p.wait_line("baseline", 30, where="out")
+    equal(len(descriptors(load.pid)), len(descriptors(bare.pid)), "descriptors of a preloaded program")
+    bare.kill()
+    wrk = under_wrk(t)
+    rng, seen = random.Random(7), 0
+    for i in range(times()):
+        a = agent(t, "load", *(("--preload-ring", "256K") if i % 2 else ()))
+        time.sleep(rng.uniform(0.5, 1.5))
+        check(load.alive(), "load:", load.err())
+        if i % 4 == 1:
+            a.stop(signal.SIGKILL)
+            continue
+        if i % 4 == 3:  # longer than the library believes that somebody reads
+            a.kick(signal.SIGSTOP)
+            time.sleep(4)
+            check(load.alive(), "load, agent stopped:", load.err())
+            a.kick(signal.SIGCONT)
+            time.sleep(1)
+        equal(a.stop(), 0, "agent's exit status")
+        seen += a.counters().get("flow_bytes", 0)
+        check(not flows(t.dir / "load.pcapng", sound=False) or seen, "flows without bytes")
+    check(seen > 0, "no agent saw anything: no test")
+    equal(wrk.stop(), 0, "wrk's status")
+    rate = re.search(r"(\d+) requests in", wrk.out())
+    check(rate and int(rate.group(1)) > 100, "wrk made no requests:", wrk.out())
+    check("Socket errors" not in wrk.out() and "Non-2xx" not in wrk.out(), wrk.out())
+    equal(load.stop(signal.SIGTERM), 0, f"load's status: {load.err()}")
+    calls = int(re.search(r"^calls (\d+)$", load.out(), re.M).group(1))
+    fact(f"{times()} agents came and went during {calls} calls and {rate.group(1)} requests ({seen} bytes "
+         "mirrored): all answers equal")
+
+
+def deaf_agents(t, exe):
+    """What listens there does not accept, says nothing, or is no agent."""
+    run_dir = t.dir / "run"
+    for kind, backlog in ((socket.SOCK_SEQPACKET, 0), (socket.SOCK_STREAM, 5)):
+        for f in run_dir.glob("preload.*"):
+            f.unlink()
+        (run_dir / "preload.size").write_text("999999999999999999999\n" if backlog else "\0\xff nonsense")
+        with socket.socket(socket.AF_UNIX, kind) as s:
+            s.bind(str(run_dir / "preload.sock"))
+            s.listen(backlog)
+            began = time.monotonic()
+            for _ in range(4):  # more than its queue holds
+                talk(t, exe, "talk")
+            check(time.monotonic() - began < 10, "a program waited for an agent")
+    for f in run_dir.glob("preload.*"):
+        f.unlink()
+    fact("no agent, one that does not accept, one that is none: nobody waits")
+
+
+def hello(version, size, magic=0x676e6972636c7373):
+    return struct.pack("=QIIQ", magic, version, 0, size)
+
+
+def other_versions(t, exe):
+    """Who speaks another version is refused and counted, and the agent goes on."""
+    a = agent(t, "versions")
+    until(lambda: (t.dir / "run/preload.sock").exists(), 5, "the agent's socket")
+    fd = os.memfd_create("sslcollector-ring", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 0x90000 + SMALLEST)
+    cases = [hello(2, SMALLEST), hello(0, SMALLEST), hello(1, SMALLEST + 1), hello(1, SMALLEST, 7), hello(1, SMALLEST),
+             hello(1, SMALLEST)[:10], hello(1, SMALLEST) * 2]
+    for said in cases:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.connect(str(t.dir / "run/preload.sock"))
+            socket.send_fds(s, [said], [fd] * (1 if said != cases[0] else 3))
+            until(lambda: not s.recv(1), 5, "the agent to hang up")
+    os.close(fd)
+    equal(a.counters().get("preload_processes_refused", 0), len(cases) - 1, "refused")  # the first comes with too many
+    _, conns = talk(t, exe, "talk")
+    judge(t, "versions", a, [("talk", *c) for c in conns])
+
+
+def main(t):
+    t.space = t.ns("f")
+    exe = t.compile("unharmed.c", ("-lssl", "-lcrypto", "-lpthread"))
+    threads = t.compile("threads.c", ("-lssl", "-lcrypto", "-lpthread"))
+    befalls(t, exe)
+    few_descriptors(t, exe)
+    file_limits(t, exe)
+    storm(t, exe)
+    crowd(t, threads)
+    other_versions(t, exe)
+    deaf_agents(t, exe)
+    come_and_go(t, exe)
+
+
+run(main, needs=["gcc", "prlimit", "nginx", "wrk"])
