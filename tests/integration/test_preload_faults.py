@@ -65,7 +65,7 @@ def lost(a):
     return sum(v for k, v in a.counters().items() if k.startswith("preload_bytes_lost"))
 
 
-def judge(t, name, a, told):
+def judge(t, name, a, told, most=0.5):
     """told: (what, port, want). All of it, or, when the machine was too busy, counted."""
     time.sleep(0.5)
     equal(a.stop(), 0, "agent's exit status")
@@ -83,7 +83,7 @@ def judge(t, name, a, told):
     gone = sum(n for _, n in missing)
     # Either end of a connection is in the program: counted twice is no contradiction.
     check(gone <= lost(a), f"{name}: {gone} bytes missing, {lost(a)} counted:", [x for x in missing if x[1]])
-    check(gone <= total / 2, f"{name}: {gone} of {total} bytes missing, though counted")
+    check(gone <= total * most, f"{name}: {gone} of {total} bytes missing, though counted")
     fact(f"{name}: {len(told)} connections, {total} bytes: {total - gone} mirrored, {gone} counted as lost")
 
 
@@ -133,7 +133,7 @@ def crowd(t, exe):
         conns = conns_of(p)
         equal(len(conns), 150, "threads: connections")
         told += conns
-    judge(t, "crowd", a, told)
+    judge(t, "crowd", a, told, most=0.95)  # the ring holds a hundredth of what may come at once
 
 
 def descriptors(pid):
