@@ -4,9 +4,7 @@
 descriptors, children, handlers, agents that come late, go, stop, are killed or know another version. What they
 print is what they print without it; what the mirror shows is true, and what it lacks is counted.
 --times N: how often the agent is killed, stopped and started under load (4)."""
-import hashlib
 import os
-import pathlib
 import random
 import re
 import signal
@@ -15,7 +13,7 @@ import struct
 import sys
 import time
 
-from lib import LIBRARY, Proc, Untrue, check, equal, fact, flows, run, run_cmd, sha256, until
+from lib import LIBRARY, Untrue, check, equal, fact, flows, run, sha256, until
 
 BEFALLS = ("talk", "strict", "refused", "forbidden", "rooted", "closed", "full", "fork", "forked", "vfork", "alarm",
            "exec")
@@ -69,7 +67,10 @@ def judge(t, name, a, told, most=0.5):
     """told: (what, port, want). All of it, or, when the machine was too busy, counted."""
     time.sleep(0.5)
     equal(a.stop(), 0, "agent's exit status")
-    seen = flows(t.dir / f"{name}.pcapng", sound=False)
+    judge_seen(name, flows(t.dir / f"{name}.pcapng", sound=False), a, told, most)
+
+
+def judge_seen(name, seen, a, told, most):
     by_port, missing = {}, []
     for f in seen:
         by_port.setdefault(f.client[1], []).append(f)
@@ -244,4 +245,5 @@ def main(t):
     come_and_go(t, exe)
 
 
-run(main, needs=["gcc", "prlimit", "nginx", "wrk"])
+if __name__ == "__main__":
+    run(main, needs=["gcc", "prlimit", "nginx", "wrk"])

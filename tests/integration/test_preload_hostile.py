@@ -1,0 +1,65 @@
+#!/usr/bin/env -S python3 -B
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that come to the agent like the preloaded library and then lie (progs/shim_hostile.c): noise instead of a
+ring, invented lengths, positions and descriptors, files that are no rings. The agent goes on, and what others said at
+the same time is in the mirror to the byte; a liar appears there only with the one connection that it has.
+--seconds N: for how long (6); --seed N."""
+import sys
+import time
+
+from lib import check, equal, fact, flows, is_sanitized, run
+from test_preload_faults import agent, conns_of, env, judge_seen, talk
+
+LIARS = 2
+GROWTH_KB = 200 << 10  # tables for 65536 objects of each liar, and what is held of connections not known yet
+
+
+def option(name, default):
+    return int(sys.argv[sys.argv.index(name) + 1]) if name in sys.argv else default
+
+
+def honest(t, exe, threads, end):
+    """Connections of programs that say the truth, one program after the other."""
+    told, n = [], 0
+    while time.monotonic() < end:
+        told += [("talk", *c) for c in talk(t, exe, "talk")[1]]
+        p = t.spawn("threads", threads, "127.0.0.1", 7200 + n % 50, *t.cert(), 4, 20, 20000, ns=t.space, env=env(t))
+        equal(p.wait(60), 0, f"threads: status {p.err()}")
+        told += conns_of(p)
+        n += 1
+    return told
+
+
+def main(t):
+    t.space = t.ns("h")
+    exe = t.compile("unharmed.c", ("-lssl", "-lcrypto", "-lpthread"))
+    threads = t.compile("threads.c", ("-lssl", "-lcrypto", "-lpthread"))
+    liar = t.compile("shim_hostile.c", ())
+    seconds, seed = option("--seconds", 6), option("--seed", 1)
+    a = agent(t, "hostile")
+    told = [("talk before", *c) for c in talk(t, exe, "talk")[1]]
+    before = a.rss_kb()
+    liars = [t.spawn("liar", liar, t.dir / "run", seconds * 1000, seed + i, ns=t.space) for i in range(LIARS)]
+    theirs = {tuple(map(int, p.wait_line(r"port (\d+) of (\d+)", where="out").groups())) for p in liars}
+    told += honest(t, exe, threads, time.monotonic() + seconds)
+    for p in liars:
+        equal(p.wait(60), 0, f"liar's status: {p.err()}")
+        fact("liar:", p.out().split("\n")[1])
+    check(a.alive(), "the agent ended:", a.err()[-500:])
+    grown = a.rss_kb() - before
+    check(is_sanitized() or grown < GROWTH_KB, f"the agent grew by {grown} KB")
+    told += [("talk after", *c) for c in talk(t, exe, "talk")[1]]
+    time.sleep(1)
+    equal(a.stop(), 0, "agent's exit status")
+    c = a.counters()
+    for name in ("preload_processes_refused", "preload_records_broken", "preload_records_malformed", "preload_bytes_other",
+                 "preload_bytes_lost_gone"):
+        fact(f"{name} = {c.get(name, 0)}")
+        check(name == "preload_bytes_other" or c.get(name), f"{name}: the liars did not get that far")
+    seen = flows(t.dir / "hostile.pcapng", sound=False)
+    liars_own = [f for f in seen if (f.client[1], f.server[1]) in theirs or (f.server[1], f.client[1]) in theirs]
+    judge_seen("hostile", [f for f in seen if f not in liars_own], a, told, most=0.5)
+    fact(f"agent grew by {grown} KB; liars' own connections: {len(liars_own)}, {liars_own[:2]}")
+
+
+run(main, needs=["gcc"])
