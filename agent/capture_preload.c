@@ -327,11 +327,10 @@ static void drop(struct source *s, struct preloaded *p)
 		queue_remove(&p->node);
 		s->n_processes--;
 		counter_set(&processes_served, s->n_processes);
-	}
-	if (p->ring.shared) {
 		count_lost(p);
-		shimring_unmap(&p->ring);
 	}
+	if (p->ring.shared)
+		shimring_unmap(&p->ring);
 	if (p->watch.fd >= 0)
 		close(p->watch.fd);
 	free(p);
@@ -380,6 +379,8 @@ static int adopt(const struct source *s, struct preloaded *p)
 	if (has_others(r))
 		return -EBUSY;
 	shimring_skip_all(&p->ring);
+	for (size_t i = 0; i < N_LOST; i++) /* nor was what it lost then lost here */
+		p->lost[i] = __atomic_load_n(&r->lost[i], __ATOMIC_RELAXED);
 	__atomic_store_n(&r->gen, (uint32_t)clock_mono_ns() | SSLC_SHIM_ADOPTED, __ATOMIC_RELEASE);
 	counter_inc(&processes_adopted);
 	return 0;
