@@ -192,6 +192,21 @@ def come_and_go(t, exe):
          "mirrored): all answers equal")
 
 
+def killed(t, exe):
+    """Programs that are killed at full speed, perhaps in the middle of a record."""
+    a, seen = agent(t, "killed"), 0
+    for i in range(4):
+        p = t.spawn("load", exe, *t.cert(), "load", ns=t.space, env=env(t))
+        p.wait_line("baseline", 30, where="out")
+        equal(p.stop(signal.SIGKILL), -signal.SIGKILL, "status of the killed one")
+        seen = until(lambda s=seen: max(a.counters().get("flow_bytes", 0) - s, 0), 10, "its bytes") + seen
+    until(lambda: not a.counters().get("preload_processes", 0), 10, "the agent to see them gone")
+    equal(a.stop(), 0, "agent's exit status")
+    for f in flows(t.dir / "killed.pcapng", sound=False):
+        check(not any(f.repeats) and f.end != "open", f"killed: {f}")
+    fact(f"4 programs killed at full speed: {seen} bytes mirrored, every connection ended")
+
+
 def deaf_agents(t, exe):
     """What listens there does not accept, says nothing, or is no agent."""
     run_dir = t.dir / "run"
@@ -243,6 +258,7 @@ def main(t):
     file_limits(t, exe)
     storm(t, exe)
     crowd(t, threads)
+    killed(t, exe)
     other_versions(t, exe)
     deaf_agents(t, exe)
     come_and_go(t, exe)
