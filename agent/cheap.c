@@ -540,6 +540,16 @@ enum cheap_kind cheap_find(const uint8_t *code, size_t len, unsigned args, struc
 	return CHEAP_NOTHING;
 }
 
+bool cheap_is(const uint8_t *code)
+{
+	ZydisDecodedInstruction i;
+	ZydisDecoder d;
+
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&d, NULL, code, CHEAP_INSTRUCTION, &i)) &&
+	       is_cheap(code, i.length);
+}
+
 void cheap_describe(const uint8_t *code, size_t len, uint64_t at, char *out, size_t room)
 {
 	ZydisFormatter f;
@@ -564,6 +574,12 @@ enum cheap_kind cheap_find(const uint8_t *code, size_t len, unsigned args, struc
 	(void)code, (void)len, (void)args;
 	*out = (struct cheap_places){.why = "not known for this machine"};
 	return CHEAP_NOTHING;
+}
+
+bool cheap_is(const uint8_t *code)
+{
+	(void)code;
+	return false;
 }
 
 void cheap_describe(const uint8_t *code, size_t len, uint64_t at, char *out, size_t room)

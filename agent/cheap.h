@@ -53,6 +53,9 @@ enum cheap_kind {
  */
 enum cheap_kind cheap_find(const uint8_t *code, size_t len, unsigned args,
 			   struct cheap_places *out);
+#define CHEAP_INSTRUCTION 15 /* bytes of the longest */
+/** Whether code[], CHEAP_INSTRUCTION bytes, begins with an instruction that kernels emulate. */
+bool cheap_is(const uint8_t *code);
 /** The instruction at the beginning of code[], which lies at `at`, for people; else "?". */
 void cheap_describe(const uint8_t *code, size_t len, uint64_t at, char *out, size_t room);
 

@@ -11,6 +11,7 @@
 #include "report.h"
 #include "run.h"
 #include "status.h"
+#include "trial.h"
 #include "tunnel.h"
 
 #include "../collector/collector.h"
@@ -259,6 +260,8 @@ int main(int argc, char **argv)
 	struct options o;
 	int status;
 
+	if (argc == 2 && !strcmp(argv[1], TRIAL_WORD))
+		return trial_child();
 	if (options_parse(&o, argc, argv))
 		return 2;
 	if (o.verbose)
