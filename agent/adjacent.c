@@ -1068,13 +1068,15 @@ static void on_wire(struct adjacent *a, const struct sslc_ev_wire *ev)
 static bool is_writing(uint32_t call)
 {
 	return call == SSLC_CALL_WRITE || call == SSLC_CALL_WRITE_EX ||
-	       call == SSLC_CALL_WRITE_EX2 || call == SSLC_CALL_SEND;
+	       call == SSLC_CALL_WRITE_EX2 || call == SSLC_CALL_SEND ||
+	       call == SSLC_CALL_AROUND_OUT;
 }
 
 static bool is_reading(uint32_t call)
 {
 	return call == SSLC_CALL_READ || call == SSLC_CALL_READ_EX ||
-	       call == SSLC_CALL_READ_FLAGS || call == SSLC_CALL_RECV;
+	       call == SSLC_CALL_READ_FLAGS || call == SSLC_CALL_RECV ||
+	       call == SSLC_CALL_AROUND_IN;
 }
 
 /* The object has asked for data, and there is none left in it. */

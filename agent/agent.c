@@ -357,6 +357,7 @@ static int open_sources(struct agent *a)
 {
 	const struct agent_conf *conf = a->conf;
 	struct capture_conf cc = {.flow_hook = conf->flow_hook,
+				  .probes = conf->probes,
 				  .inner_only = conf->starttls == PRELUDE_INNER,
 				  .outer_tls = conf->outer_tls,
 				  .ring_bytes = conf->ring_bytes,

@@ -21,6 +21,7 @@ struct agent_conf {
 	size_t ring_bytes, backlog_bytes, queue_bytes, shim_bytes;
 	enum sslc_shed shed;
 	enum flow_hook flow_hook;
+	enum probes probes;
 	enum prelude_mode starttls;
 	bool outer_tls;                          /* see struct capture_conf */
 	unsigned max_overhead, overhead_retry_s; /* see struct capture_conf */

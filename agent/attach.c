@@ -17,6 +17,9 @@
 #include "event.h"
 #include "calls.h"
 #include "harm.h"
+
+#include "base/clock.h"
+#include "base/log.h"
 #include "process.h"
 #include "sites.h"
 
@@ -42,6 +45,7 @@
 
 #define TRACE_UPROBE_MULTI  48 /* enum bpf_attach_type, 6.6 */
 #define UPROBE_MULTI_RETURN 1u
+#define AROUND_NS           (60 * NS_PER_S) /* after the last object whose connection is not known */
 
 /* The programs of one kind of call, for perf events. */
 struct pair {
@@ -87,6 +91,7 @@ struct probed {
 	int functions; /* that move plaintext */
 	bool is_split;
 	struct attach_set *shared; /* NULL once it is split */
+	struct attach_set *around; /* see sites.h; NULL: not needed now */
 	struct own *own;
 	size_t n_own;
 };
@@ -105,7 +110,7 @@ struct retired {
 	size_t n;
 };
 
-enum { N_MULTI = 5 };
+enum { N_MULTI = 6 };
 
 struct attach {
 	struct capture_bpf *skel;                 /* borrowed */
@@ -119,6 +124,7 @@ struct attach {
 	size_t n_files;
 	struct retired *retired;
 	struct bin bin;
+	enum attach_tier best; /* that is asked for and can be had */
 };
 
 /* --- choosing programs --------------------------------------------------------------------------
@@ -174,13 +180,18 @@ static void fill_multi(struct attach *a)
 			   *forget = a->skel->progs.multi_forget;
 	struct bpf_program *go_enter = a->skel->progs.multi_go_enter,
 			   *go_leave = a->skel->progs.multi_go_leave;
-	struct bpf_program *const all[N_MULTI] = {enter, leave, forget, go_enter, go_leave};
+	struct bpf_program *record = a->skel->progs.multi_record;
+	struct bpf_program *const all[N_MULTI] = {enter, leave, forget, go_enter, go_leave, record};
 
 	for (int i = 0; i < SSLC_CALL_KINDS; i++)
 		a->multi_pairs[i] = i < SSLC_CALL_GO_READ
 					    ? (struct pair){enter, leave, NULL, NULL}
 					    : (struct pair){go_enter, go_leave, NULL, NULL};
 	a->multi_pairs[SSLC_CALL_FORGET] = (struct pair){forget, NULL, NULL, NULL};
+	a->multi_pairs[SSLC_CALL_RECORD_IN] = (struct pair){record, NULL, NULL, NULL};
+	a->multi_pairs[SSLC_CALL_RECORD_OUT] = (struct pair){record, NULL, NULL, NULL};
+	a->multi_pairs[SSLC_CALL_AROUND_IN] = (struct pair){enter, leave, NULL, NULL};
+	a->multi_pairs[SSLC_CALL_AROUND_OUT] = (struct pair){enter, leave, NULL, NULL};
 	memcpy(a->multi_progs, all, sizeof(all));
 }
 
@@ -219,7 +230,7 @@ bool attach_takes_pairs(const struct btf *kernel)
 
 const char *attach_tier_word(enum attach_tier tier)
 {
-	static const char *const words[ATTACH_TIERS] = {"pairs", "first", "plain"};
+	static const char *const words[ATTACH_TIERS] = {"records", "pairs", "first", "plain"};
 
 	return words[tier];
 }
@@ -234,7 +245,19 @@ static void raise_files_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &l);
 }
 
-int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *kernel)
+static enum attach_tier best_tier(bool multi, enum probes probes)
+{
+	static const enum attach_tier wanted[] = {
+		[PROBES_AUTO] = ATTACH_PAIRS,  [PROBES_RECORDS] = ATTACH_RECORDS,
+		[PROBES_PAIRS] = ATTACH_PAIRS, [PROBES_FIRST] = ATTACH_FIRST,
+		[PROBES_PLAIN] = ATTACH_PLAIN,
+	};
+
+	return !multi && wanted[probes] < ATTACH_FIRST ? ATTACH_FIRST : wanted[probes];
+}
+
+int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *kernel,
+	       enum probes probes)
 {
 	struct attach *a = calloc(1, sizeof(*a));
 
@@ -246,6 +269,7 @@ int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *
 	a->multi = attach_takes_pairs(kernel);
 	a->has_loop = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_loop, NULL) == 1;
 	a->calls = !harm_has_shadow_stacks("/proc/cpuinfo");
+	a->best = best_tier(a->multi, probes);
 	fill_pairs(a);
 	fill_multi(a);
 	choose_multi(a);
@@ -634,7 +658,8 @@ int attach_fd(const struct attach *a, unsigned number)
 static int find_sites(const struct attach *a, int fd, enum attach_tier tier, struct sites *out)
 {
 	/* Perf events tell no cookie before 5.15, and inside a function one is needed. */
-	*out = (struct sites){.pairs = a->multi && tier == ATTACH_PAIRS,
+	*out = (struct sites){.pairs = a->multi && tier <= ATTACH_PAIRS,
+			      .records = a->multi && tier == ATTACH_RECORDS,
 			      .calls = a->calls,
 			      .plain = tier == ATTACH_PLAIN};
 	return sites_find(fd, out);
@@ -661,7 +686,7 @@ static int new_file(struct attach *a, int fd, struct probed **out)
 	}
 	f.dev = st.st_dev;
 	f.ino = st.st_ino;
-	f.tier = a->multi ? ATTACH_PAIRS : ATTACH_FIRST;
+	f.tier = a->best;
 	a->files[a->n_files] = f;
 	*out = &a->files[a->n_files];
 	return 0;
@@ -684,6 +709,11 @@ static int place_on(struct attach *a, const struct probed *f, unsigned pid, cons
 	return place(a, &at, s, out);
 }
 
+static enum attach_tier reached(enum attach_tier tier, const struct sites *s)
+{
+	return tier == ATTACH_RECORDS && !s->n_around ? ATTACH_PAIRS : tier;
+}
+
 static int add_file(struct attach *a, int fd, const struct sites *s)
 {
 	struct probed *f = NULL;
@@ -697,20 +727,20 @@ static int add_file(struct attach *a, int fd, const struct sites *s)
 		return err;
 	}
 	f->functions = (int)s->movers;
+	f->tier = reached(f->tier, s);
 	a->n_files++;
 	return 0;
 }
 
 int attach_file(struct attach *a, int fd, struct attach_found *found)
 {
-	enum attach_tier tier = a->multi ? ATTACH_PAIRS : ATTACH_FIRST;
 	struct sites s;
-	int n = find_sites(a, fd, tier, &s), err = n > 0 ? add_file(a, fd, &s) : 0;
+	int n = find_sites(a, fd, a->best, &s), err = n > 0 ? add_file(a, fd, &s) : 0;
 
 	*found = (struct attach_found){.families = err ? 0 : s.families,
 				       .why_not = s.why_not,
 				       .number = n > 0 && !err ? attach_count(a) : 0,
-				       .tier = tier};
+				       .tier = reached(a->best, &s)};
 	sites_fini(&s);
 	return err ? err : n;
 }
@@ -823,6 +853,45 @@ static void drop_dead(struct attach *a, struct probed *f)
 			throw_away(&a->bin, take_own(f, &f->own[i]));
 }
 
+static void place_around(struct attach *a, struct probed *f)
+{
+	struct sites s, around;
+	char path[64];
+	int fd, err;
+
+	name_fd(f->fd, path, sizeof(path));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	if (find_sites(a, fd, f->tier, &s) > 0 && s.n_around) {
+		around = (struct sites){.v = s.around, .n = s.n_around};
+		err = place_on(a, f, 0, &around, &f->around);
+		log_debug("attach: probes around records: %s", err ? strerror(-err) : "ok");
+	}
+	sites_fini(&s);
+	close(fd);
+}
+
+void attach_around(struct attach *a, uint64_t now_ns)
+{
+	const volatile uint64_t *met_ns = (const volatile uint64_t *)a->skel->bss->unknown_ns;
+
+	for (size_t i = 0; i < a->n_files; i++) {
+		struct probed *f = &a->files[i];
+		uint64_t last = met_ns[cookie_number(i + 1) % SSLC_UNKNOWN_FILES];
+		bool wanted = last && now_ns < last + AROUND_NS;
+
+		if (f->tier != ATTACH_RECORDS || f->is_split || wanted == (f->around != NULL))
+			continue;
+		if (wanted) {
+			place_around(a, f);
+		} else {
+			retire(a, f->around);
+			f->around = NULL;
+		}
+	}
+}
+
 void attach_tick(struct attach *a)
 {
 	int map = bpf_map__fd(a->skel->maps.calls);
@@ -909,6 +978,8 @@ static int replace(struct attach *a, struct probed *f, const struct sites *s)
 	if (err)
 		return err;
 	retire(a, f->shared);
+	retire(a, f->around);
+	f->around = NULL;
 	f->shared = set;
 	return 0;
 }
@@ -1008,6 +1079,9 @@ int attach_split(struct attach *a, unsigned number, const unsigned pids[], size_
 
 	if (!f || f->is_split)
 		return f ? -EALREADY : -ENOENT;
+	/* A record would be told twice while both old and new probes are there. */
+	if (f->tier == ATTACH_RECORDS)
+		return -EOPNOTSUPP;
 	begin_exchange(a);
 	err = sites_now(a, f, &s);
 	for (size_t i = 0; i < n && !err; i++) {
@@ -1142,6 +1216,7 @@ void attach_free(struct attach *a)
 	}
 	for (size_t i = 0; i < a->n_files; i++) {
 		attach_set_free(a->files[i].shared);
+		attach_set_free(a->files[i].around);
 		while (a->files[i].n_own)
 			attach_set_free(take_own(&a->files[i], a->files[i].own));
 		free(a->files[i].own);

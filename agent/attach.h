@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "capture.h"
+
 struct attach;
 struct attach_set; /* links that were placed together */
 struct btf;
@@ -20,9 +22,10 @@ struct sslc_tally;
 /* Where the probes of a file may lie, best first. Each of them shows the same, if our reading of
  * the library's code is right; the lower, the less of it is relied on. */
 enum attach_tier {
-	ATTACH_PAIRS, /* entries and exits inside functions, wherever they cost least */
-	ATTACH_FIRST, /* entry and return at a function's beginning; internal functions, too */
-	ATTACH_PLAIN, /* the same of public functions only, at their first instructions */
+	ATTACH_RECORDS, /* where OpenSSL's records pass: see trial.h; else as the next */
+	ATTACH_PAIRS,   /* entries and exits inside functions, wherever they cost least */
+	ATTACH_FIRST,   /* entry and return at a function's beginning; internal functions, too */
+	ATTACH_PLAIN,   /* the same of public functions only, at their first instructions */
 	ATTACH_TIERS,
 };
 
@@ -42,8 +45,8 @@ const char *attach_tier_word(enum attach_tier tier);
  * Before the skeleton is loaded: choose, by what the kernel can do, how probes will be attached,
  * and leave the other programs out. skel is borrowed and must outlive the result. 0 or -ENOMEM.
  */
-int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *kernel)
-	__attribute__((warn_unused_result));
+int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *kernel,
+	       enum probes probes) __attribute__((warn_unused_result));
 /**
  * After the skeleton is loaded, before any file: place a return probe on a child of our own and see
  * whether it lives in a sandbox. 0; -EOWNERDEAD when this kernel kills it (see harm.h); other
@@ -98,6 +101,11 @@ void attach_remove(struct attach *a, unsigned number, unsigned pid);
 int attach_share(struct attach *a, unsigned number) __attribute__((warn_unused_result));
 /** A process has no probes any more: the calls that it was inside of will not be seen to end. */
 void attach_forget_calls(struct attach *a, unsigned pid);
+/**
+ * Often: in files with probes on records, calls around records are probed, too, as long as there
+ * are objects whose connection is not known, since nobody saw them use it. now_ns: monotonic.
+ */
+void attach_around(struct attach *a, uint64_t now_ns);
 /** About once a second: takes off what is not needed any more. */
 void attach_tick(struct attach *a);
 

@@ -25,6 +25,15 @@ enum flow_hook {
 	FLOW_HOOK_KPROBE,     /* kprobes on the same */
 };
 
+/* The best tier that probes may have: see attach.h. */
+enum probes {
+	PROBES_AUTO, /* as PROBES_PAIRS */
+	PROBES_RECORDS,
+	PROBES_PAIRS,
+	PROBES_FIRST,
+	PROBES_PLAIN,
+};
+
 /* What came of probing a file. */
 struct capture_file {
 	int functions;       /* that are probed now; 0: none of ours inside; or -errno */
@@ -46,6 +55,7 @@ struct capture_pause {
 
 struct capture_conf {
 	enum flow_hook flow_hook;
+	enum probes probes;
 	bool inner_only;   /* what stands before TLS on a connection is not wanted */
 	bool outer_tls;    /* of TLS inside TLS the outer one is wanted, not the inner one */
 	size_t ring_bytes; /* of the kernel ring buffer; a power of two */

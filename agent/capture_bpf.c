@@ -15,6 +15,8 @@
 #include "overhead.h"
 #include "price.h"
 #include "reader.h"
+#include "sites.h"
+#include "trial.h"
 
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
@@ -298,7 +300,7 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	choose_flow_hook(s->skel, hook, btf);
 	s->skel->rodata->wire_clear = !s->conf.inner_only;
 	s->skel->rodata->outer_tls = s->conf.outer_tls;
-	err = attach_new(&s->attach, s->skel, btf);
+	err = attach_new(&s->attach, s->skel, btf, s->conf.probes);
 	if (!err)
 		err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);
 	s->skel->rodata->ring_bytes = s->conf.ring_bytes;
@@ -321,6 +323,25 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	return err;
 }
 
+static bool try_records(void *ctx, int fd, const char *path)
+{
+	struct sites s = {.pairs = true, .records = true};
+
+	(void)ctx;
+	if (sites_find(fd, &s) < 0)
+		log_debug("capture: %s: no experiment", path);
+	sites_fini(&s);
+	return false;
+}
+
+/* While nothing is probed yet: whatever comes during an experiment would have to wait. */
+static void make_trials(void)
+{
+	trial_allow(true);
+	libwatch_installed(try_records, NULL);
+	trial_allow(false);
+}
+
 static int load(struct source *s)
 {
 	static const char *const names[] = {"", "tracepoint", "fexit", "kprobe"};
@@ -330,6 +351,8 @@ static int load(struct source *s)
 
 	if (err)
 		return err;
+	if (s->conf.probes == PROBES_RECORDS && attach_takes_pairs(btf))
+		make_trials();
 	err = -ENOTSUP;
 	for (enum flow_hook h = FLOW_HOOK_TRACEPOINT; h <= FLOW_HOOK_KPROBE && err; h++) {
 		if (want != FLOW_HOOK_AUTO && want != h)
@@ -558,6 +581,7 @@ static int source_poll(struct capture *c, bool *more)
 	while (s->n_lower)
 		lower(s, s->lower_next[--s->n_lower]);
 	*more = n == POLL_BATCH;
+	attach_around(s->attach, clock_mono_ns());
 	return (int)n;
 }
 

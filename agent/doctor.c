@@ -10,6 +10,7 @@
 #include "harm.h"
 #include "libwatch.h"
 #include "sites.h"
+#include "trial.h"
 
 #include "base/log.h"
 
@@ -25,12 +26,14 @@
 #define INSTRUCTION_MAX 15 /* bytes */
 
 struct doctor {
-	bool pairs, calls;
+	bool pairs, calls, records;
 	int status;
 };
 
 static const char *price_text(const struct site *s)
 {
+	if (s->price == SITE_RECORD)
+		return "record";
 	if (s->price == SITE_PAIR)
 		return "cheap pair";
 	return s->price == SITE_FIRST ? "cheap" : "plain";
@@ -64,15 +67,18 @@ static void print_function(int fd, const struct sites *all, size_t i)
 	printf("  %s at %#llx: %s%s%s\n", s->name ? s->name : "(internal)",
 	       (unsigned long long)s->function, price_text(s), s->why ? ": " : "",
 	       s->why ? s->why : "");
-	print_place(fd, s, s->at & SITE_RETURN ? "entry and return" : "entry");
-	if (s->at == SITE_ENTRY && s->call != SSLC_CALL_FORGET)
+	print_place(fd, s,
+		    s->price == SITE_RECORD ? "each"
+		    : s->at & SITE_RETURN   ? "entry and return"
+					    : "entry");
+	if (s->at == SITE_ENTRY && s->call != SSLC_CALL_FORGET && s->price != SITE_RECORD)
 		print_exits(fd, all, i);
 }
 
 static bool look(void *ctx, int fd, const char *path)
 {
 	struct doctor *d = ctx;
-	struct sites s = {.pairs = d->pairs, .calls = d->calls};
+	struct sites s = {.pairs = d->pairs, .calls = d->calls, .records = d->records};
 	int n = sites_find(fd, &s);
 
 	if (n < 0) {
@@ -83,6 +89,8 @@ static bool look(void *ctx, int fd, const char *path)
 		printf("%s: %d functions that move plaintext%s%s\n", path, n, s.why_not ? "; " : "",
 		       s.why_not ? s.why_not : "");
 	}
+	if (n > 0 && s.no_records[0])
+		printf("  no probes on records: %s\n", s.no_records);
 	for (size_t i = 0; n > 0 && i < s.n; i++)
 		if (s.v[i].at & SITE_ENTRY)
 			print_function(fd, &s, i);
@@ -115,11 +123,14 @@ static bool takes_pairs(void)
 	return takes;
 }
 
-int doctor_run(char *const files[], unsigned n_files)
+int doctor_run(char *const files[], unsigned n_files, enum probes probes)
 {
-	struct doctor d = {.pairs = takes_pairs(),
+	bool takes = takes_pairs();
+	struct doctor d = {.pairs = takes && probes < PROBES_FIRST,
+			   .records = takes && probes == PROBES_RECORDS,
 			   .calls = !harm_has_shadow_stacks("/proc/cpuinfo")};
 
+	trial_allow(true);
 	for (unsigned i = 0; i < n_files; i++)
 		look_by_name(&d, files[i]);
 	if (!n_files)

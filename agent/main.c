@@ -171,6 +171,7 @@ static int run_agent(const struct options *o)
 		.shed = o->shed,
 		.queue_bytes = o->queue_bytes,
 		.flow_hook = o->flow_hook,
+		.probes = o->probes,
 		.starttls = o->starttls,
 		.outer_tls = o->outer_tls,
 		.max_overhead = o->max_overhead,
@@ -242,7 +243,7 @@ static int run(const struct options *o)
 	case MODE_STATUS:
 		return status_run(o->run_dir, o->json);
 	case MODE_DOCTOR:
-		return doctor_run(o->files, o->n_files);
+		return doctor_run(o->files, o->n_files, o->probes);
 	case MODE_RUN:
 		return run_command(o->run_dir, o->command);
 	case MODE_HELP:

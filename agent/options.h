@@ -52,6 +52,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	size_t shim_bytes;          /* --preload-ring SIZE; rounded up; default 16M */
 	enum sslc_shed shed;        /* --shed; default newest */
 	enum flow_hook flow_hook;   /* --flow-hook; default auto */
+	enum probes probes;         /* --probes; default auto */
 	enum prelude_mode starttls; /* --starttls; default stitch */
 	bool outer_tls;             /* --tls-in-tls outer; default peel */
 	unsigned max_overhead;      /* --max-overhead N%[:DURATION]; 0: no limit */

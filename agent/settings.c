@@ -204,6 +204,20 @@ static int take_max_overhead(struct options *o, const char *name, const char *wo
 			   &o->overhead_retry_s);
 }
 
+static int take_probes(struct options *o, const char *name, const char *word)
+{
+	static const char *const words[] = {
+		[PROBES_AUTO] = "auto",   [PROBES_RECORDS] = "records", [PROBES_PAIRS] = "pairs",
+		[PROBES_FIRST] = "first", [PROBES_PLAIN] = "plain",     [PROBES_PLAIN + 1] = NULL,
+	};
+	unsigned probes;
+	int err = value_choice(name, word, words, &probes);
+
+	if (!err)
+		o->probes = (enum probes)probes;
+	return err;
+}
+
 static int take_flow_hook(struct options *o, const char *name, const char *word)
 {
 	static const char *const words[] = {
@@ -351,6 +365,8 @@ const struct setting settings_table[] = {
 		odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},
 	{"capture", "--capture", KIND_WORD, PLACE_BOTH, MIRROR, AT(capture), take_capture,
 		odd, "WHICH", "bpf, preload, or bpf,preload (default)"},
+	{"probes", "--probes", KIND_WORD, PLACE_BOTH, MIRROR | IN(MODE_DOCTOR), AT(probes),
+		take_probes, odd, "WHERE", "auto (pairs), records, pairs, first, plain"},
 
 	{"config", "--config", KIND_WORD, PLACE_ARGV, EVERY, AT(config), NULL,
 		rest, "FILE", "default " CONFIG_DEFAULT},

@@ -35,7 +35,7 @@ struct settings {
 	struct said to, output, write, print;
 	struct said state_dir, ca, cert, key, insecure, expires;
 	struct said starttls, tls_in_tls, compress, queue, ring, backlog, shed, max_overhead,
-		flow_hook;
+		flow_hook, probes;
 	struct said preload_ring, capture;
 	struct said run_dir, json;
 	struct said config, verbose, help, version;

@@ -82,11 +82,14 @@ int sites_find(int fd, struct sites *out)
 	}
 	if (!err && !out->plain)
 		err = sites_cheapen(out, fd);
+	if (!err && out->records && out->families == SITES_OPENSSL)
+		err = sites_records(out, fd);
 	return err ? err : (int)out->movers;
 }
 
 void sites_fini(struct sites *s)
 {
 	free(s->v);
+	free(s->around);
 	*s = (struct sites){0};
 }

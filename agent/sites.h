@@ -20,16 +20,18 @@
 
 /* What a site costs: see cheap.h. */
 enum site_price {
-	SITE_PLAIN, /* a function's first instruction; the kernel has to single-step it */
-	SITE_FIRST, /* one that the kernel emulates, before the stack pointer has moved */
-	SITE_PAIR,  /* an entry and exits inside the function, all of them emulated */
+	SITE_PLAIN,  /* a function's first instruction; the kernel has to single-step it */
+	SITE_FIRST,  /* one that the kernel emulates, before the stack pointer has moved */
+	SITE_PAIR,   /* an entry and exits inside the function, all of them emulated */
+	SITE_RECORD, /* one for each record, emulated */
 };
 
 struct site {
 	uint64_t offset; /* in the file */
 	enum sslc_call call;
 	unsigned at;
-	int32_t sp;        /* bytes that the stack pointer is below where it was on entry */
+	int32_t sp; /* bytes that the stack pointer is below where it was on entry; SITE_RECORD:
+		     * where the values are, see event.h (SSLC_SOURCE_…) */
 	const char *name;  /* static: the function's symbol; NULL: it has none */
 	uint64_t function; /* where it begins */
 	enum site_price price;
@@ -46,11 +48,16 @@ struct sites {          /* grows; start from {0} */
 	bool pairs;     /* set before finding: sites inside functions are wanted */
 	bool calls;     /* the same: call instructions may be probed, see harm.h */
 	bool plain;     /* the same: public functions at their first instructions, and no more */
+	bool records;   /* the same: instructions that records pass, see trial.h */
 	struct site *v; /* owned */
 	size_t n;
 	size_t movers;       /* functions among them that move plaintext */
 	unsigned families;   /* of those */
 	const char *why_not; /* static text: TLS code that will not be mirrored; NULL: none seen */
+	/* Instead of those that records replace: for objects whose connection is not known. */
+	struct site *around; /* owned */
+	size_t n_around;
+	char no_records[96]; /* why there are none; "": there are, or none were asked for */
 };
 
 /* A function by its name, as a finder's table lists it. */
@@ -93,6 +100,12 @@ int sites_add_symbols(struct sites *s, int fd, const struct site_symbol table[],
  * stays. 0 or -ENOMEM.
  */
 int sites_cheapen(struct sites *s, int fd) __attribute__((warn_unused_result));
+
+/**
+ * For an OpenSSL: where records pass instead of its reads and writes, which go to `around`. What
+ * cannot be improved stays. 0 or -ENOMEM.
+ */
+int sites_records(struct sites *s, int fd) __attribute__((warn_unused_result));
 
 int sites_openssl(int fd, struct sites *out) __attribute__((warn_unused_result));
 int sites_gnutls(int fd, struct sites *out) __attribute__((warn_unused_result));

@@ -40,6 +40,11 @@ static __always_inline struct calls *calls_get(__u64 tid)
 	return bpf_map_lookup_elem(&calls, &tid);
 }
 
+static __always_inline bool is_around(enum sslc_call kind)
+{
+	return kind == SSLC_CALL_AROUND_IN || kind == SSLC_CALL_AROUND_OUT;
+}
+
 static __always_inline void buffer_argument(struct pt_regs *ctx, enum sslc_call kind,
 					    struct call *c)
 {
@@ -60,8 +65,8 @@ static __always_inline __u64 out_argument(struct pt_regs *ctx, enum sslc_call ki
 
 	barrier_var(fourth);
 	barrier_var(fifth);
-	if (kind == SSLC_CALL_SEND_FILE)
-		return 0; /* bytes told by the calls inside: none yet */
+	if (kind == SSLC_CALL_SEND_FILE || is_around(kind))
+		return 0; /* bytes told by the calls inside, or left to it by records: none yet */
 	return kind == SSLC_CALL_WRITE_EX2 ? fifth : fourth;
 }
 
@@ -151,6 +156,8 @@ static __always_inline __u64 moved(__s64 wide, const struct call *c)
 	if (c->kind == SSLC_CALL_RECV || c->kind == SSLC_CALL_SEND ||
 	    c->kind == SSLC_CALL_SENDFILE || c->kind == SSLC_CALL_RECV_PACKET)
 		return wide > 0 ? wide : 0;
+	if (is_around(c->kind))
+		return c->outp;
 	if (c->kind == SSLC_CALL_SEND_FILE)
 		return wide > (__s64)c->outp ? wide - c->outp : 0;
 	if (ret <= 0)

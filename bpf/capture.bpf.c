@@ -23,6 +23,7 @@
 #include "wire.bpf.h"
 #include "hooks.bpf.h"
 #include "calls.bpf.h"
+#include "records.bpf.h"
 #include "go.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

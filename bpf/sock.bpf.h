@@ -518,7 +518,8 @@ static __always_inline enum sslc_dir direction(enum sslc_call kind)
 {
 	return kind == SSLC_CALL_WRITE || kind == SSLC_CALL_WRITE_EX ||
 			       kind == SSLC_CALL_WRITE_EX2 || kind == SSLC_CALL_SEND ||
-			       kind == SSLC_CALL_SENDFILE || kind == SSLC_CALL_SEND_FILE
+			       kind == SSLC_CALL_SENDFILE || kind == SSLC_CALL_SEND_FILE ||
+			       kind == SSLC_CALL_AROUND_OUT
 		       ? SSLC_DIR_OUT
 		       : SSLC_DIR_IN;
 }

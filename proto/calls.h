@@ -36,6 +36,8 @@ struct calls {
  * upper 6 bits are free.
  */
 #define SSLC_FILES_MAX 0xffffu
+/* Files whose objects without a known connection are told apart, by their numbers' lower bits. */
+#define SSLC_UNKNOWN_FILES 256u
 
 enum sslc_price {
 	SSLC_PRICE_NONE,

@@ -59,8 +59,24 @@ enum sslc_call {
 	SSLC_CALL_GO_OLD_READ = 22,
 	SSLC_CALL_GO_OLD_WRITE = 23,
 	SSLC_CALL_GO_OLD_BIND = 24,
-	SSLC_CALL_KINDS = 25,
+	/* instructions of OpenSSL that each record's plaintext passes: see SSLC_SOURCE_… */
+	SSLC_CALL_RECORD_IN = 25,
+	SSLC_CALL_RECORD_OUT = 26,
+	/* a read or write around them: what moved is what they left to it */
+	SSLC_CALL_AROUND_IN = 27,
+	SSLC_CALL_AROUND_OUT = 28,
+	SSLC_CALL_KINDS = 29,
 };
+
+/*
+ * Where a value is at such an instruction, 8 bits each. The cookie of its probe has, from bit 8 on,
+ * those of the plaintext's address, its length, the object, and of a value whose lower 32 bits are
+ * 23 (TLS: application data) when it is plaintext.
+ */
+#define SSLC_SOURCE_SLOT                                                                           \
+	16u /* from here on words of the stack, the stack pointer's own first; below:              \
+	     * general registers, as instructions number them */
+#define SSLC_SOURCE_NONE 255u
 
 /* Whether such a call moves plaintext. */
 static inline int sslc_call_moves(enum sslc_call call)
@@ -82,6 +98,10 @@ static inline int sslc_call_moves(enum sslc_call call)
 	case SSLC_CALL_GO_WRITE:
 	case SSLC_CALL_GO_OLD_READ:
 	case SSLC_CALL_GO_OLD_WRITE:
+	case SSLC_CALL_RECORD_IN:
+	case SSLC_CALL_RECORD_OUT:
+	case SSLC_CALL_AROUND_IN:
+	case SSLC_CALL_AROUND_OUT:
 		return 1;
 	default:
 		return 0;

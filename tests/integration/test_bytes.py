@@ -46,7 +46,7 @@ def main(t):
     t.lab(sensor=False)
     exe = t.compile("xfer.c")
     at_server = t.alone("-w", t.dir / "server.pcapng", name="at-server")
-    at_client = t.alone("-w", t.dir / "client.pcapng", ns=t.cli, iface="cli0", name="at-client")
+    at_client = t.alone("-w", t.dir / "client.pcapng", "--probes", "records", ns=t.cli, iface="cli0", name="at-client")
     runs = [exchange(t, exe, i, *r) for i, r in enumerate(RUNS)]
     check(any(int(r[4].split()[0]) > 100 for r in runs), "no call had to be repeated: no test")
     time.sleep(1)

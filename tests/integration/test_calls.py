@@ -6,7 +6,7 @@ shows, at both ends, under the right ports."""
 import time
 
 from lib_conversations import WAYS, converse, judge
-from lib import check, equal, fact, find_flow, flows, losses, run, sha256
+from lib import binary, check, equal, fact, find_flow, flows, losses, run, sh, sha256
 
 def big_words(t):
     """openssl s_server -WWW sends by its SSL BIO; a file big enough for several records."""
@@ -33,12 +33,20 @@ def judge_file(seen, body, end):
     fact(f"{end}'s end, s_server -WWW: {len(f.data[1])} bytes exact")
 
 
+def finds_records():
+    """The experiment succeeds with the system's library, else one agent would not be what it is meant to be."""
+    said = sh(binary(), "doctor", "--probes", "records", timeout=60)
+    check("(record sent)" in said or "cheap pair" not in said, said)
+    fact("records: found in", said.count("(record sent)"), "libraries")
+
+
 def main(t):
+    finds_records()
     t.lab(sensor=False)
     t.nginx()
     exe = t.compile("calls.c", ("-lssl", "-lcrypto", "-lpthread"))
     agents = [t.alone("-w", t.dir / "server.pcapng", name="server"),
-              t.alone("-w", t.dir / "client.pcapng", ns=t.cli, iface="cli0", name="client")]
+              t.alone("-w", t.dir / "client.pcapng", "--probes", "records", ns=t.cli, iface="cli0", name="client")]
     talks = [c for i, way in enumerate(WAYS) for c in converse(t, [exe], 7800 + i, way)]
     body = big_words(t)
     time.sleep(1)

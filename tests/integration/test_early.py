@@ -142,7 +142,8 @@ def main(t):
     t.lab(sensor=False)
     exe = t.compile("zero_rtt.c")
     agents = {"server": t.alone("-w", t.dir / "server.pcapng", name="server-agent"),
-              "client": t.alone("-w", t.dir / "client.pcapng", ns=t.cli, iface="cli0", name="client-agent")}
+              "client": t.alone("-w", t.dir / "client.pcapng", "--probes", "records", ns=t.cli, iface="cli0",
+                                name="client-agent")}
     cases = [one_case(t, exe, i, *c) for i, c in enumerate(CASES)]
     with_nginx(t)
     with_s_server(t)

@@ -109,7 +109,8 @@ def late(t, exe):
     pairs = [exchange(t, exe, 50 + i, name, prog, 12, 12, size, "hold")
              for i, (name, prog, size) in enumerate(runs)]
     agents = [t.alone("-w", t.dir / "late-server.pcapng", name="late-server"),
-              t.alone("-w", t.dir / "late-client.pcapng", ns=t.cli, iface="cli0", name="late-client")]
+              t.alone("-w", t.dir / "late-client.pcapng", "--probes", "records", ns=t.cli, iface="cli0",
+                      name="late-client")]
     for i, (s, c) in enumerate(pairs):
         c.say("go")
         told = finish(runs[i][0], s, c, 12)
@@ -149,8 +150,8 @@ def main(t):
     t.lab(sensor=False)
     exe = t.compile("membio.c", libs=("-lssl", "-lcrypto", "-pthread"))
     agents = [t.alone("-w", t.dir / "server.pcapng", "tcp portrange 7100-7199", name="server"),
-              t.alone("-w", t.dir / "client.pcapng", "tcp portrange 7100-7199", ns=t.cli, iface="cli0",
-                      name="client")]
+              t.alone("-w", t.dir / "client.pcapng", "--probes", "records", "tcp portrange 7100-7199",
+                      ns=t.cli, iface="cli0", name="client")]
     if sees_node(t, agents):
         runs += [("node, equal sizes", NODE, 12, 10, 1000, "", True),
                  ("node, different sizes", NODE, 12, 10, "random", "", True),

@@ -56,7 +56,7 @@ static int open_fixture(void **state)
 	if (f.err)
 		return 0;
 	f.skel = capture_bpf__open();
-	f.err = f.skel ? attach_new(&f.a, f.skel, btf) : -ENOMEM;
+	f.err = f.skel ? attach_new(&f.a, f.skel, btf, PROBES_PAIRS) : -ENOMEM;
 	for (struct bpf_program *p = NULL;
 	     !f.err && (p = bpf_object__next_program(f.skel->obj, p));)
 		if (bpf_program__expected_attach_type(p) != 48) /* uprobe_multi */

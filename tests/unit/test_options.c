@@ -112,6 +112,7 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%u", max_overhead, 0);
 	SHOW("%u", overhead_retry_s, 60);
 	SHOW("%d", flow_hook, FLOW_HOOK_AUTO);
+	SHOW("%d", probes, PROBES_AUTO);
 	SHOW("%d", starttls, PRELUDE_STITCH);
 	SHOW("%d", outer_tls, false);
 	SHOW("%u", token_ttl_s, 3600);
@@ -233,6 +234,22 @@ static void test_what_stands_around_tls_has_its_words(void **state)
 	assert_refused("-C|--print|--starttls|keep", NULL, "--starttls: has no meaning with -C");
 	assert_refused("-C|--print|--tls-in-tls|peel", NULL,
 		       "--tls-in-tls: has no meaning with -C");
+}
+
+static void test_probes_have_five_names(void **state)
+{
+	_Static_assert(PROBES_RECORDS == 1 && PROBES_PAIRS == 2 && PROBES_PLAIN == 4,
+		       "the numbers below");
+
+	(void)state;
+	assert_taken("-I|e|-t|h|--probes|auto", "probes: plain\n", "agent iface=e host=h");
+	assert_taken("-I|e|-t|h|--probes|records", NULL, "agent iface=e host=h probes=1");
+	assert_taken("-I|e|-t|h", "probes: pairs\n", "agent iface=e host=h probes=2");
+	assert_taken("-I|e|-t|h|--probes=plain", NULL, "agent iface=e host=h probes=4");
+	assert_taken("doctor|--probes|records", NULL, "doctor probes=1");
+	assert_refused("-I|e|--probes|record", NULL,
+		       "--probes: record: must be one of auto, records, pairs, first, plain (");
+	assert_refused("-C|--print|--probes|auto", NULL, "--probes: has no meaning with -C");
 }
 
 /* Captures what the help says; it begins a line of its own for each option that has one. */
@@ -500,7 +517,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 27); /* as many keys as the parser knows */
+	assert_int_equal(n, 28); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)
@@ -527,6 +544,7 @@ int main(void)
 		cmocka_unit_test(test_the_spellings_choose_the_mode),
 		cmocka_unit_test(test_values_are_read),
 		cmocka_unit_test(test_the_flow_hook_has_four_names),
+		cmocka_unit_test(test_probes_have_five_names),
 		cmocka_unit_test(test_what_stands_around_tls_has_its_words),
 		cmocka_unit_test(test_the_help_lists_the_options),
 		cmocka_unit_test(test_subcommands_are_for_people),
