@@ -527,7 +527,7 @@ static void talk(const struct event *e)
 	half_end(&sent, "sent");
 	half_end(&got, "got");
 	snprintf(all, sizeof(all), "port %d\n%s%s", p.port, sent.line, got.line);
-	say(all); /* at once: other processes say theirs */
+	say(all);                      /* at once: other processes say theirs */
 	if (e->befall == enter_strict) /* exit_group() is not allowed */
 		syscall(SYS_exit, 0);
 	pair_close(&p);
