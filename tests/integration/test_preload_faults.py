@@ -46,7 +46,7 @@ def talk(t, exe, what, preloaded=True, before=None):
 
 
 def true_bytes(f, what, want, may_end_early):
-    """How many of these bytes are in the mirror; others are not. may_end_early: what says how far
+    """How many of these bytes are in the mirror. What is whole is compared, of a part only the length. may_end_early: what says how far
     a connection came may be among what was lost."""
     if not f:
         return 0

@@ -1,8 +1,10 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
 """Programs that come to the agent like the preloaded library and then lie (progs/shim_hostile.c): noise instead of a
-ring, invented lengths, positions and descriptors, files that are no rings. The agent goes on, and what others said at
-the same time is in the mirror to the byte; a liar appears there only with the one connection that it has.
+ring, invented lengths, positions and descriptors, files that are no rings. The agent goes on; a connection
+of others that is whole in the mirror has their bytes, and no connection is there that nobody made. Liars keep the agent
+busy, and others lose by that: up to nine tenths are let pass, and whether it was counted cannot be told here, because
+liars drive the counters up. Of connections that are there in part only the length is judged.
 --seconds N: for how long (6); --seed N."""
 import sys
 import time
