@@ -6,6 +6,7 @@
  */
 #include "agent.h"
 #include "doctor.h"
+#include "enable.h"
 #include "enroll.h"
 #include "options.h"
 #include "report.h"
@@ -226,6 +227,21 @@ static void close_doors(void)
 	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
+static int run_enable(const struct options *o)
+{
+	char library[PATH_MAX];
+	const struct enable_conf conf = {.root = "", .library = library, .run_dir = o->run_dir};
+
+	if (o->mode == MODE_DISABLE)
+		return disable_units(&conf, o->units, o->n_units);
+	if (!run_find_library(library)) {
+		log_error("enable: libsslcollector-preload.so is neither beside this program nor "
+			  "installed");
+		return 1;
+	}
+	return enable_units(&conf, o->units, o->n_units);
+}
+
 static int run(const struct options *o)
 {
 	switch (o->mode) {
@@ -246,6 +262,9 @@ static int run(const struct options *o)
 		return doctor_run(o->files, o->n_files, o->probes);
 	case MODE_RUN:
 		return run_command(o->run_dir, o->command);
+	case MODE_ENABLE:
+	case MODE_DISABLE:
+		return run_enable(o);
 	case MODE_HELP:
 		options_print_help();
 		return 0;

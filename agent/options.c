@@ -66,6 +66,9 @@ void options_print_help(void)
 	      "Programs\n"
 	      "  sslcollector run -- COMMAND...             run it with the preloaded library, for "
 	      "an agent here\n"
+	      "  sslcollector enable UNIT...                the same for services, from their next "
+	      "start on\n"
+	      "  sslcollector disable UNIT...               no longer\n"
 	      "\n"
 	      "Questions\n"
 	      "  sslcollector coverage [--json]             which programs are mirrored, and why "
@@ -235,11 +238,12 @@ static int check_file(struct settings *file, const char *name)
 static int check_fits(enum options_mode mode, struct settings *cli)
 {
 	static const char *const names[] = {
-		[MODE_AGENT] = "-t",      [MODE_ALONE] = "-I without -t",
-		[MODE_COLLECTOR] = "-C",  [MODE_ENROLL] = "enroll",
-		[MODE_TOKEN] = "token",   [MODE_COVERAGE] = "coverage",
-		[MODE_DOCTOR] = "doctor", [MODE_STATUS] = "status",
-		[MODE_RUN] = "run",
+		[MODE_AGENT] = "-t",        [MODE_ALONE] = "-I without -t",
+		[MODE_COLLECTOR] = "-C",    [MODE_ENROLL] = "enroll",
+		[MODE_TOKEN] = "token",     [MODE_COVERAGE] = "coverage",
+		[MODE_DOCTOR] = "doctor",   [MODE_STATUS] = "status",
+		[MODE_RUN] = "run",         [MODE_ENABLE] = "enable",
+		[MODE_DISABLE] = "disable",
 	};
 
 	for (const struct setting *d = settings_table; d->name; d++)
@@ -459,6 +463,21 @@ static int take_command(struct options *o, struct settings *s, struct cli *cli)
 	return err ? err : settings_take(s, IN(o->mode), NULL, o);
 }
 
+static int take_units(enum options_mode mode, struct options *o, struct settings *s,
+		      struct cli *cli)
+{
+	int err;
+
+	o->mode = mode;
+	o->units = cli->words + 1;
+	o->n_units = (unsigned)cli->n_words - 1;
+	if (!o->n_units)
+		return usage_error("%s: which service? Say: sslcollector %s nginx.service",
+				   cli->words[0], cli->words[0]);
+	err = check_fits(o->mode, &cli->set);
+	return err ? err : settings_take(s, IN(o->mode), NULL, o);
+}
+
 static int take_words(struct options *o, struct settings *s, struct cli *cli)
 {
 	if (!cli->n_words)
@@ -475,6 +494,10 @@ static int take_words(struct options *o, struct settings *s, struct cli *cli)
 		return take_doctor(o, s, cli);
 	if (!strcmp(cli->words[0], "run"))
 		return take_command(o, s, cli);
+	if (!strcmp(cli->words[0], "enable"))
+		return take_units(MODE_ENABLE, o, s, cli);
+	if (!strcmp(cli->words[0], "disable"))
+		return take_units(MODE_DISABLE, o, s, cli);
 	return take_filtered_run(o, s, cli);
 }
 

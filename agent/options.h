@@ -24,6 +24,8 @@ enum options_mode {
 	MODE_STATUS,    /* status: how full the agents' buffers are, and what was lost */
 	MODE_DOCTOR,    /* doctor: where files would be probed, and at what price */
 	MODE_RUN,       /* run: a command with the preloaded library */
+	MODE_ENABLE,    /* enable UNIT…: services with the preloaded library */
+	MODE_DISABLE,   /* disable UNIT… */
 	MODE_HELP,
 	MODE_VERSION,
 };
@@ -42,6 +44,8 @@ struct options { /* owns its strings; options_fini() frees them */
 	char **files;      /* doctor FILE…: borrowed from argv */
 	unsigned n_files;
 	char **command; /* run COMMAND…: borrowed from argv, ends with NULL */
+	char **units;   /* enable UNIT…, disable UNIT…: the same */
+	unsigned n_units;
 	char *ca, *cert, *key;
 	bool insecure;
 	int zstd_level;             /* --compress N, 0 to 19; default 1 */

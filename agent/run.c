@@ -37,7 +37,7 @@ static bool is_served(const char *run_dir)
 }
 
 /* Beside this program, as in a build directory; else where it is installed, seen from there. */
-static bool find_library(char out[PATH_MAX])
+bool run_find_library(char out[PATH_MAX])
 {
 	static const char *const places[] = {"", "../" SSLC_LIBDIR "/"};
 	char self[PATH_MAX];
@@ -76,7 +76,7 @@ int run_command(const char *run_dir, char **command)
 	char library[PATH_MAX];
 	int err;
 
-	if (!find_library(library)) {
+	if (!run_find_library(library)) {
 		log_error("run: " LIBRARY " is neither beside this program nor installed");
 		return 1;
 	}

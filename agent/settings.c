@@ -288,7 +288,8 @@ static int take_verbose(struct options *o, const char *name, const char *word)
 #define TUNNEL (IN(MODE_AGENT) | IN(MODE_COLLECTOR))
 #define RUN    (MIRROR | TUNNEL)
 #define ASK    (IN(MODE_COVERAGE) | IN(MODE_STATUS))
-#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | ASK | IN(MODE_DOCTOR) | IN(MODE_RUN))
+#define SHIM   (IN(MODE_RUN) | IN(MODE_ENABLE) | IN(MODE_DISABLE))
+#define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | ASK | IN(MODE_DOCTOR) | SHIM)
 #define EVERY  (RUN | PEOPLE)
 
 #define AT(member) offsetof(struct settings, member)
@@ -370,7 +371,7 @@ const struct setting settings_table[] = {
 
 	{"config", "--config", KIND_WORD, PLACE_ARGV, EVERY, AT(config), NULL,
 		rest, "FILE", "default " CONFIG_DEFAULT},
-	{"run-dir", "--run-dir", KIND_WORD, PLACE_BOTH, MIRROR | ASK | IN(MODE_RUN), AT(run_dir),
+	{"run-dir", "--run-dir", KIND_WORD, PLACE_BOTH, MIRROR | ASK | SHIM, AT(run_dir),
 		take_run_dir, rest, "DIR", "where agents answer (default " RUN_DIR_DEFAULT ")"},
 	{"json", "--json", KIND_FLAG, PLACE_ARGV, ASK, AT(json), take_json,
 		rest, NULL, NULL},

@@ -78,9 +78,9 @@ static void assert_refused(const char *line, const char *yaml, const char *reaso
 
 static void describe(const struct options *o, char *out, size_t size)
 {
-	static const char *const modes[] = {"agent", "alone",    "collector", "enroll",
-					    "token", "coverage", "status",    "doctor",
-					    "run",   "help",     "version"};
+	static const char *const modes[] = {"agent",    "alone",  "collector", "enroll", "token",
+					    "coverage", "status", "doctor",    "run",    "enable",
+					    "disable",  "help",   "version"};
 	size_t n = (size_t)snprintf(out, size, "%s", modes[o->mode]);
 
 #define SHOW(fmt, member, deflt)                                                                   \
@@ -98,6 +98,7 @@ static void describe(const struct options *o, char *out, size_t size)
 		n += (size_t)snprintf(out + n, size - n, " run_dir=%s", o->run_dir);
 	SHOW("%d", json, false);
 	SHOW("%u", n_files, 0);
+	SHOW("%u", n_units, 0);
 	SHOW("%s", ca, NULL);
 	SHOW("%s", cert, NULL);
 	SHOW("%s", key, NULL);
@@ -313,6 +314,12 @@ static void test_subcommands_are_for_people(void **state)
 	assert_taken("run|--run-dir|/r|--|ls", "interface: any\nto: h\n", "run run_dir=/r");
 	assert_refused("run", NULL, "run: what?");
 	assert_refused("run|-I|e|--|ls", NULL, "-I: has no meaning with run");
+	assert_taken("enable|web|mail|--run-dir|/r", "interface: any\nto: h\n",
+		     "enable run_dir=/r n_units=2");
+	assert_taken("disable|web", NULL, "disable n_units=1");
+	assert_refused("enable", NULL, "enable: which service?");
+	assert_refused("disable", NULL, "disable: which service?");
+	assert_refused("enable|web|-I|e", NULL, "-I: has no meaning with enable");
 	assert_refused("coverage|x", NULL, "coverage: takes no further word, but got x");
 	assert_refused("coverage|-I|e", NULL, "-I: has no meaning with coverage");
 	assert_refused("-I|e|--json", NULL, "--json: has no meaning with -I without -t");

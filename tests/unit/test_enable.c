@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Unit tests of agent/enable.c, in a directory that stands for the root of a system. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "enable.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DROP_IN "etc/systemd/system/web.service.d"
+#define FILE_IN DROP_IN "/50-sslcollector-preload.conf"
+
+static char root[] = "/tmp/test_enableXXXXXX";
+static struct enable_conf conf = {
+	.root = root, .library = "/usr/lib/x.so", .run_dir = "/run/sslcollector"};
+
+static const char *under(const char *path)
+{
+	static char out[256];
+
+	snprintf(out, sizeof(out), "%s/%s", root, path);
+	return out;
+}
+
+static void put(const char *path, const char *text)
+{
+	FILE *f = fopen(under(path), "w");
+
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static const char *get(const char *path)
+{
+	static char text[4096];
+	FILE *f = fopen(under(path), "r");
+	size_t n = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
+
+	if (!f)
+		return NULL;
+	fclose(f);
+	text[n] = '\0';
+	return text;
+}
+
+static int make_root(void **state)
+{
+	static const char *const dirs[] = {
+		"etc",     "etc/systemd",     "etc/systemd/system",    "usr",
+		"usr/lib", "usr/lib/systemd", "usr/lib/systemd/system"};
+
+	(void)state;
+	if (!mkdtemp(root))
+		return -1;
+	for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++)
+		if (mkdir(under(dirs[i]), 0755))
+			return -1;
+	put("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/bin/web\n");
+	put("usr/lib/systemd/system/own.service", "[Service]\nEnvironment=LD_PRELOAD=/a.so\n");
+	put("usr/lib/systemd/system/tmpl@.service", "[Service]\nExecStart=/bin/t %i\n");
+	return 0;
+}
+
+static int remove_root(void **state)
+{
+	char command[64];
+
+	(void)state;
+	snprintf(command, sizeof(command), "rm -rf %s", root);
+	return system(command);
+}
+
+static int enable(const char *unit)
+{
+	char *units[] = {(char *)unit};
+
+	return enable_units(&conf, units, 1);
+}
+
+static int disable(const char *unit)
+{
+	char *units[] = {(char *)unit};
+
+	return disable_units(&conf, units, 1);
+}
+
+static void test_a_service_gets_its_drop_in_and_loses_it(void **state)
+{
+	struct stat st;
+
+	(void)state;
+	assert_int_equal(enable("web"), 0);
+	assert_non_null(
+		strstr(get(FILE_IN), "\n[Service]\nEnvironment=\"LD_PRELOAD=/usr/lib/x.so\"\n"));
+	assert_null(strstr(get(FILE_IN), "RUN_DIR"));
+	assert_int_equal(stat(under(FILE_IN), &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0644);
+	assert_int_equal(enable("web.service"), 0); /* again: no harm, and its own line is none */
+	assert_null(get(FILE_IN ".new"));
+	assert_int_equal(disable("web"), 0);
+	assert_int_equal(access(under(DROP_IN), F_OK), -1);
+	assert_int_equal(disable("web"), 0);
+}
+
+static void test_another_run_directory_is_told(void **state)
+{
+	struct enable_conf other = conf;
+	char *units[] = {"web"};
+
+	(void)state;
+	other.run_dir = "/run/other";
+	assert_int_equal(enable_units(&other, units, 1), 0);
+	assert_non_null(
+		strstr(get(FILE_IN), "\nEnvironment=\"SSLCOLLECTOR_RUN_DIR=/run/other\"\n"));
+	other.run_dir = "/run/%i";
+	assert_int_equal(enable_units(&other, units, 1), 1);
+	assert_int_equal(disable("web"), 0);
+}
+
+static void test_other_drop_ins_stay(void **state)
+{
+	(void)state;
+	assert_int_equal(mkdir(under(DROP_IN), 0755), 0);
+	put(DROP_IN "/mine.conf", "[Service]\n# LD_PRELOAD=no\n");
+	assert_int_equal(enable("web"), 0);
+	assert_int_equal(disable("web"), 0);
+	assert_non_null(get(DROP_IN "/mine.conf"));
+	put(DROP_IN "/mine.conf", "[Service]\nEnvironment=LD_PRELOAD=/b.so\n");
+	assert_int_equal(enable("web"), 1);
+	assert_null(get(FILE_IN));
+	assert_int_equal(unlink(under(DROP_IN "/mine.conf")), 0);
+	assert_int_equal(rmdir(under(DROP_IN)), 0);
+}
+
+static void test_units_that_cannot_be_enabled_leave_the_others_alone(void **state)
+{
+	static const char *const bad[] = {"own",      "nothere", "../web", "",
+					  ".service", "a b",     "we/b"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		char *units[] = {"web", (char *)bad[i]};
+
+		assert_int_equal(enable_units(&conf, units, 2), 1);
+		assert_null(get(FILE_IN));
+	}
+	assert_int_equal(disable("../web"), 1);
+}
+
+static void test_an_instance_of_a_template_is_a_unit(void **state)
+{
+	(void)state;
+	assert_int_equal(enable("tmpl@one"), 0);
+	assert_non_null(get("etc/systemd/system/tmpl@one.service.d/50-sslcollector-preload.conf"));
+	assert_int_equal(disable("tmpl@one.service"), 0);
+	assert_int_equal(enable("other@one"), 1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_service_gets_its_drop_in_and_loses_it),
+		cmocka_unit_test(test_another_run_directory_is_told),
+		cmocka_unit_test(test_other_drop_ins_stay),
+		cmocka_unit_test(test_units_that_cannot_be_enabled_leave_the_others_alone),
+		cmocka_unit_test(test_an_instance_of_a_template_is_a_unit),
+	};
+
+	return cmocka_run_group_tests(tests, make_root, remove_root);
+}
