@@ -48,6 +48,7 @@ struct sums {
 	uint64_t mirrored[CONFIDENCES], bytes[CONFIDENCES]; /* of FLOW_MIRRORED */
 	uint64_t late;                                      /* of FLOW_UNMATCHED */
 	uint64_t unexplained;                               /* of FLOW_MIRRORED */
+	uint64_t by_preload;                                /* the same */
 };
 
 struct process {
@@ -425,6 +426,7 @@ static void add(struct sums *s, const struct flow_account *a, bool was_paused)
 		s->mirrored[conf]++;
 		s->bytes[conf] += a->bytes;
 		s->unexplained += a->is_unexplained;
+		s->by_preload += a->by_preload;
 	} else if (a->fate == FLOW_UNMATCHED && (a->is_late || was_paused)) {
 		s->late++;
 	}
@@ -538,6 +540,7 @@ static struct sums all_of(const struct process *p)
 	}
 	s.late += p->live.late;
 	s.unexplained += p->live.unexplained;
+	s.by_preload += p->live.by_preload;
 	return s;
 }
 
@@ -651,6 +654,16 @@ static json_t *words_json(const struct coverage *c, const struct process *p, enu
 			    p->percent, p->limit, (unsigned)left_s);
 }
 
+/* NULL: nobody. */
+static const char *captured_by(const struct sums *s)
+{
+	if (!s->flows[FLOW_MIRRORED])
+		return NULL;
+	if (!s->by_preload)
+		return "bpf";
+	return s->by_preload < s->flows[FLOW_MIRRORED] ? "bpf,preload" : "preload";
+}
+
 static json_t *process_json(const struct coverage *c, const struct process *p)
 {
 	struct sums s = all_of(p);
@@ -660,9 +673,9 @@ static json_t *process_json(const struct coverage *c, const struct process *p)
 			 "pid", (int)p->pid, "start", (json_int_t)p->start_ticks, "command",
 			 text(p->comm), "exe", text(p->exe), "container", text(p->container),
 			 "alive", !p->is_dead, "tls", families_json(p), "libraries", files_json(p),
-			 "captured_by", s.flows[FLOW_MIRRORED] ? "bpf" : NULL, "flows",
-			 flows_json(&s), "bytes", bytes_json(p, &s), "reason", reason_code(r),
-			 "words", words_json(c, p, r), "advice", reason_advice(r));
+			 "captured_by", captured_by(&s), "flows", flows_json(&s), "bytes",
+			 bytes_json(p, &s), "reason", reason_code(r), "words", words_json(c, p, r),
+			 "advice", reason_advice(r));
 }
 
 static const char *error_words(int err)

@@ -299,6 +299,7 @@ static struct flow_account account_of(const struct flow *f, const char *comm)
 		.tgid = f->tgid,
 		.fate = f->is_unwanted ? FLOW_FILTERED : fates[f->verdict],
 		.confidence = f->confidence,
+		.by_preload = (f->id & SSLC_FLOW_SOURCE) == SSLC_FLOW_PRELOAD,
 		.is_late = f->is_late || f->is_paused,
 		.is_unexplained = f->is_unexplained,
 		.bytes = f->bytes,

@@ -34,6 +34,7 @@ struct flow_account {
 	uint32_t tgid;
 	uint8_t fate;        /* enum flow_fate */
 	uint8_t confidence;  /* enum flow_confidence */
+	bool by_preload;     /* told by the preloaded library, not seen in the kernel */
 	bool is_late;        /* TLS had begun before it was watched */
 	bool is_unexplained; /* its socket carried more than its TLS calls explain: audit.h */
 	uint64_t bytes;      /* plaintext told so far */

@@ -153,10 +153,10 @@ static struct sflow *find_cookie(const struct shimflows *t, uint64_t cookie)
 	return NULL;
 }
 
-/* As next_flow() in bpf/maps.bpf.h makes them, of a processor that no machine has. */
+/* As next_flow() in bpf/maps.bpf.h makes them. */
 static uint64_t next_id(struct shimflows *t, uint64_t now_ns)
 {
-	uint64_t id = now_ns << 13 | 0x1fff;
+	uint64_t id = now_ns << 13 | SSLC_FLOW_PRELOAD;
 
 	if (id <= t->last_id)
 		id = t->last_id + (1u << 13);

@@ -267,7 +267,7 @@ static __always_inline void count(enum loss what, __u64 n)
  */
 static __always_inline __u64 next_flow(void)
 {
-	return bpf_ktime_get_ns() << 13 | (bpf_get_smp_processor_id() & 0x1fff);
+	return bpf_ktime_get_ns() << 13 | (bpf_get_smp_processor_id() & SSLC_FLOW_SOURCE);
 }
 
 /* The number of a thread's next event: see sslc_ev_wire. */

@@ -124,6 +124,11 @@ enum sslc_sock_what {
 	SSLC_SOCK_DESTROYED = 9, /* no process holds it any more; nothing follows for this flow */
 };
 
+/* The lowest bits of a flow: the number of the processor that named it, or, as no machine has that
+ * many, this when it was not seen in the kernel but told by the preloaded library. */
+#define SSLC_FLOW_SOURCE  0x1fffu
+#define SSLC_FLOW_PRELOAD 0x1fffu
+
 struct sslc_event {
 	__u32 type;  /* enum sslc_event_type */
 	__u32 size;  /* bytes of this event, this header included */

@@ -77,6 +77,28 @@ static void assert_json(const json_t *got, const char *wanted)
 	free(text);
 }
 
+static void test_who_captured_is_told(void **state)
+{
+	static const char *const want[] = {"preload", "bpf,preload", "bpf,preload"};
+	static const char comm[16] = "both";
+	struct coverage *c = coverage_with(true);
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		struct flow_account a = an_account(NOBODY, FLOW_MIRRORED, CONF_EXACT, 1);
+		json_t *all;
+
+		a.by_preload = i != 1;
+		open_and_end(c, a, comm);
+		all = coverage_json(c);
+		assert_string_equal(
+			json_string_value(json_object_get(row_of(all, NOBODY), "captured_by")),
+			want[i]);
+		json_decref(all);
+	}
+	coverage_free(c);
+}
+
 static void test_a_process_that_is_gone_keeps_its_numbers(void **state)
 {
 	static const char comm[16] = "sixteen-letters!"; /* not ended */
@@ -593,6 +615,7 @@ static void test_what_programs_say_is_searched_once_and_within_a_limit(void **st
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_who_captured_is_told),
 		cmocka_unit_test(test_a_process_that_is_gone_keeps_its_numbers),
 		cmocka_unit_test(test_the_same_id_later_is_another_process),
 		cmocka_unit_test(test_names_that_are_not_text_are_told_with_marks),
