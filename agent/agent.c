@@ -176,6 +176,7 @@ static json_t *answer_status(void *ctx)
 		all.entries_s += one.entries_s;
 		all.exits_s += one.exits_s;
 		all.program_ns += one.program_ns; /* one source alone has probes */
+		all.counted_ms += one.counted_ms; /* the same */
 	}
 	return status_json(&all);
 }
