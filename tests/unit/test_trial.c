@@ -27,7 +27,8 @@ static void test_nothing_is_run_before_it_is_allowed(void **state)
 	(void)state;
 	assert_true(fd >= 0);
 	assert_int_equal(trial_run(fd, &r), 0);
-	assert_string_equal(r.why, "experiments are made at the start, with the libraries that are installed");
+	assert_string_equal(
+		r.why, "experiments are made at the start, with the libraries that are installed");
 	assert_int_equal(r.send.offset, 0);
 	close(fd);
 }
