@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 static int listen_at(const char *addr, const char *port)
@@ -47,6 +48,18 @@ static void serve(SSL *ssl, size_t size)
 	free(body);
 }
 
+/* Unread bytes, such as the client's close_notify, would make close() reset the connection. */
+static void await_end(int c)
+{
+	const struct timeval limit = {.tv_sec = 2};
+	char rest[4096];
+
+	setsockopt(c, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	shutdown(c, SHUT_WR);
+	for (int i = 0; i < 100 && recv(c, rest, sizeof(rest), 0) > 0; i++)
+		;
+}
+
 int main(int argc, char **argv)
 {
 	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
@@ -66,6 +79,7 @@ int main(int argc, char **argv)
 		SSL_set_fd(ssl, c);
 		serve(ssl, strtoul(argv[5], NULL, 10));
 		SSL_free(ssl);
+		await_end(c);
 		close(c);
 	}
 }
