@@ -23,7 +23,7 @@ client = yes
 accept = 127.0.0.1:7001
 connect = {SRV}:8443
 """)
-    r.on("server", "echo", "socat", "TCP-LISTEN:7000,bind=127.0.0.1,fork,reuseaddr", "PIPE")
+    r.on("server", "echo", "socat", "-t", "10", "TCP-LISTEN:7000,bind=127.0.0.1,fork,reuseaddr", "PIPE")
     r.on("server", "stunnel-server", "stunnel", r.dir / "server.conf")
     r.on("client", "stunnel-client", "stunnel", r.dir / "client.conf", env=r.preload())
     for port, end in ((7000, "server"), (8443, "server"), (7001, "client")):
