@@ -26,8 +26,10 @@ static __always_inline __u64 reg_value(const struct pt_regs *ctx, __u32 number)
 		REG(1, cx)
 		REG(2, dx)
 		REG(3, bx)
-		REG(4, sp) REG(5, bp) REG(6, si) REG(7, di) REG(8, r8) REG(9, r9) REG(10, r10)
-			REG(11, r11) REG(12, r12) REG(13, r13) REG(14, r14) REG(15, r15)
+		REG(4, sp)
+		REG(5, bp)
+		REG(6, si) REG(7, di) REG(8, r8) REG(9, r9) REG(10, r10) REG(11, r11) REG(12, r12)
+			REG(13, r13) REG(14, r14) REG(15, r15)
 	}
 #undef REG
 #endif
@@ -126,33 +128,11 @@ static __always_inline void join_inner(const struct conn *c, const struct passin
 	inner->has_socket = 1;
 }
 
-/* Made by the parent process, and inherited with its memory and its socket. */
-static __noinline int inherit(__u64 ssl)
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct sslc_conn_id id = conn_id_of(ssl), from = {.ssl = ssl};
-	struct conn *c = bpf_map_lookup_elem(&conns, &id), *parent;
-
-	from.start_ns =
-		BPF_CORE_READ(task, group_leader, real_parent, group_leader, start_boottime);
-	from.tgid = BPF_CORE_READ(task, group_leader, real_parent, tgid);
-	parent = bpf_map_lookup_elem(&conns, &from);
-	if (!c || !parent || !parent->flow)
-		return 0;
-	c->sk = parent->sk;
-	c->flow = parent->flow;
-	c->has_socket = 1;
-	return 0;
-}
-
 /* Neither in a handshake nor in any other call has the object been seen with a socket, or without.
- */
-static __always_inline void note_unknown(struct conn *c, __u64 ssl, __u32 file)
+ * One that a parent process has made is such, too: an equal address alone proves nothing. */
+static __always_inline void note_unknown(const struct conn *c, __u32 file)
 {
-	if (c->flow || c->has_socket || c->loose)
-		return;
-	inherit(ssl);
-	if (!c->flow)
+	if (!c->flow && !c->has_socket && !c->loose)
 		unknown_ns[file & (SSLC_UNKNOWN_FILES - 1)] = bpf_ktime_get_ns();
 }
 
@@ -186,7 +166,7 @@ static __always_inline bool pass(const struct passing *p, __u32 file, struct emi
 	c = conn_get(&e->conn);
 	if (!c || c->excluded)
 		return false;
-	note_unknown(c, p->ssl, file);
+	note_unknown(c, file);
 	cs = c->flow ? bpf_map_lookup_elem(&calls, &tid) : calls_get(tid);
 	if (cs && cs->depth && cs->v[0].sp > p->sp && !look_around(cs, c, p, &outer))
 		return false;

@@ -121,7 +121,7 @@ struct thread_struct {
 struct task_struct {
 	void *stack;
 	struct mm_struct *mm;
-	struct task_struct *group_leader, *real_parent;
+	struct task_struct *group_leader;
 	int tgid;
 	__u64 start_boottime;
 #if defined(__TARGET_ARCH_x86)
