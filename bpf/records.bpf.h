@@ -20,16 +20,24 @@ static __always_inline __u64 reg_value(const struct pt_regs *ctx, __u32 number)
 	case n:                                                                                    \
 		v = ctx->name;                                                                     \
 		barrier_var(v);                                                                    \
-		break;
+		break
 	switch (number) {
-		REG(0, ax)
-		REG(1, cx)
-		REG(2, dx)
-		REG(3, bx)
-		REG(4, sp)
-		REG(5, bp)
-		REG(6, si) REG(7, di) REG(8, r8) REG(9, r9) REG(10, r10) REG(11, r11) REG(12, r12)
-			REG(13, r13) REG(14, r14) REG(15, r15)
+		REG(0, ax);
+		REG(1, cx);
+		REG(2, dx);
+		REG(3, bx);
+		REG(4, sp);
+		REG(5, bp);
+		REG(6, si);
+		REG(7, di);
+		REG(8, r8);
+		REG(9, r9);
+		REG(10, r10);
+		REG(11, r11);
+		REG(12, r12);
+		REG(13, r13);
+		REG(14, r14);
+		REG(15, r15);
 	}
 #undef REG
 #endif
