@@ -551,6 +551,7 @@ int options_parse(struct options *o, int argc, char **argv)
 		.sources = CAPTURE_BPF | CAPTURE_PRELOAD,
 		.shim_bytes = SSLC_SHIM_DATA,
 		.overhead_retry_s = RETRY_DEFAULT_S,
+		.nice = NICE_DEFAULT,
 		.token_ttl_s = EXPIRES_DEFAULT_S,
 	};
 	err = parse_argv(&cli, argc, argv);

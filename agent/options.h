@@ -6,6 +6,7 @@
 #ifndef SSLC_AGENT_OPTIONS_H
 #define SSLC_AGENT_OPTIONS_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -29,6 +30,8 @@ enum options_mode {
 	MODE_HELP,
 	MODE_VERSION,
 };
+
+#define NICE_DEFAULT INT_MIN
 
 struct options { /* owns its strings; options_fini() frees them */
 	enum options_mode mode;
@@ -61,6 +64,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	bool outer_tls;             /* --tls-in-tls outer; default peel */
 	unsigned max_overhead;      /* --max-overhead N%[:DURATION]; 0: no limit */
 	unsigned overhead_retry_s;  /* default 60 */
+	int nice;                   /* --nice N, -20 to 19; NICE_DEFAULT: nothing was said */
 	unsigned token_ttl_s;       /* token --expires DURATION (s, m, h, d); default 1h */
 	bool verbose;
 	struct sink_conf sinks[SINKS_MAX];

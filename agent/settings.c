@@ -204,6 +204,11 @@ static int take_max_overhead(struct options *o, const char *name, const char *wo
 			   &o->overhead_retry_s);
 }
 
+static int take_nice(struct options *o, const char *name, const char *word)
+{
+	return value_nice(name, word, &o->nice);
+}
+
 static int take_probes(struct options *o, const char *name, const char *word)
 {
 	static const char *const words[] = {
@@ -361,6 +366,8 @@ const struct setting settings_table[] = {
 	{"max-overhead", "--max-overhead", KIND_WORD, PLACE_BOTH, MIRROR, AT(max_overhead),
 		take_max_overhead,
 		much, "N%", "no probes for a while where they take more of a process's CPU"},
+	{"nice", "--nice", KIND_WORD, PLACE_BOTH, RUN, AT(nice), take_nice,
+		much, "N", "its own threads' priority, -20 to 19 (default -5)"},
 
 	{"flow-hook", "--flow-hook", KIND_WORD, PLACE_BOTH, MIRROR, AT(flow_hook), take_flow_hook,
 		odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},

@@ -36,7 +36,7 @@ struct settings {
 	struct said state_dir, ca, cert, key, insecure, expires;
 	struct said starttls, tls_in_tls, compress, queue, ring, backlog, shed, max_overhead,
 		flow_hook, probes;
-	struct said preload_ring, capture;
+	struct said preload_ring, capture, nice;
 	struct said run_dir, json;
 	struct said config, verbose, help, version;
 };

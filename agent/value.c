@@ -76,6 +76,17 @@ int value_level(const char *name, const char *text, int max, int *out)
 	return 0;
 }
 
+int value_nice(const char *name, const char *text, int *out)
+{
+	bool negative = text[0] == '-';
+	uint64_t v;
+
+	if (!parse_number(text + negative, "", NULL, &v) || v > (negative ? 20u : 19u))
+		return usage_error("%s: %s: a nice value is -20 to 19", name, text);
+	*out = negative ? -(int)v : (int)v;
+	return 0;
+}
+
 int value_size(const char *name, const char *text, uint64_t min, uint64_t max, size_t *out)
 {
 	static const uint64_t factors[] = {1ull << 10, 1ull << 10, 1ull << 20,

@@ -18,6 +18,8 @@ int value_string(const char *text, char **out) __attribute__((warn_unused_result
 /** 0 to max, which the message calls a level. */
 int value_level(const char *name, const char *text, int max, int *out)
 	__attribute__((warn_unused_result));
+/** -20, the most favoured, to 19. */
+int value_nice(const char *name, const char *text, int *out) __attribute__((warn_unused_result));
 /** 64M: bytes, min to max. */
 int value_size(const char *name, const char *text, uint64_t min, uint64_t max, size_t *out)
 	__attribute__((warn_unused_result));

@@ -112,6 +112,7 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%d", shed, SSLC_SHED_NEWEST);
 	SHOW("%u", max_overhead, 0);
 	SHOW("%u", overhead_retry_s, 60);
+	SHOW("%d", nice, INT_MIN);
 	SHOW("%d", flow_hook, FLOW_HOOK_AUTO);
 	SHOW("%d", probes, PROBES_AUTO);
 	SHOW("%d", starttls, PRELUDE_STITCH);
@@ -175,6 +176,8 @@ static void test_values_are_read(void **state)
 		     "ring_bytes=131072 verbose=1");
 	assert_taken("-I|e|-t|h|--shed|oldest", NULL, "agent iface=e host=h shed=1");
 	assert_taken("-I|e|-t|h", "shed: none\n", "agent iface=e host=h shed=2");
+	assert_taken("-I|e|-t|h|--nice|-20", "nice: 3\n", "agent iface=e host=h nice=-20");
+	assert_taken("-I|e|-t|h", "nice: 19\n", "agent iface=e host=h nice=19");
 	assert_taken("-I|e|-t|h|--max-overhead|15%", NULL, "agent iface=e host=h max_overhead=15");
 	assert_taken("-I|e|-t|h", "max-overhead: 1%:2m\n",
 		     "agent iface=e host=h max_overhead=1 overhead_retry_s=120");
@@ -361,6 +364,9 @@ static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
 		{"-I|e|-t|h|-p|99999999999999999999999", "a port"},
 		{"-I|e|-t|h|--compress|20", "--compress: 20: a level is 0 to 19"},
 		{"-I|e|-t|h|--compress|-1", "--compress: -1"},
+		{"-I|e|-t|h|--nice|-21", "--nice: -21: a nice value is -20 to 19"},
+		{"-I|e|-t|h|--nice|20", "--nice: 20"},
+		{"-I|e|-t|h|--nice|-", "--nice: -"},
 		{"-I|e|-t|h|--queue|64X", "--queue: 64X: a size"},
 		{"-I|e|-t|h|--queue|64MM", "a size"},
 		{"-I|e|-t|h|--queue|K", "a size"},
@@ -524,7 +530,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 28); /* as many keys as the parser knows */
+	assert_int_equal(n, 29); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)
