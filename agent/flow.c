@@ -407,6 +407,7 @@ static void fill_open(const struct flows *t, const struct sslc_ev_open *ev, bool
 		.client_port = client ? ev->local_port : ev->remote_port,
 		.server_port = client ? ev->remote_port : ev->local_port,
 		.mss = ev->mss,
+		.flags = ev->flags & SSLC_OPEN_LATE ? FLOW_OPEN_LATE : 0,
 		.netns = ev->netns,
 		.pid = ev->conn.tgid,
 		.uid = ev->uid,

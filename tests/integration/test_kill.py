@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
 """Agent, then collector killed with SIGKILL at full load: no application error, and the mirror goes on
-after each restart."""
+after each restart, with a connection that was open all the time, too."""
 import re
 import signal
 import time
@@ -17,9 +17,12 @@ def main(t):
     t.lab()
     t.nginx()
     t.www("kb", 1000)
-    pcap = t.dir / "one.pcapng"
+    pcap, first = t.dir / "one.pcapng", t.dir / "first.pcapng"
     t.nginx(listen=("8443 ssl",), name="nginx-quiet")
-    agent, col = t.pair("-o", "out0")
+    agent, col = t.pair("-o", "out0", "-w", first)
+    old = t.helper("old", "client.py", "10.71.1.1", 8443, ns=t.cli)
+    old.wait_line("connected", where="out")
+    old.say("get /who?before-agent", "answer 200")
     wrk = t.spawn("wrk", "wrk", "-t1", "-c16", "-d22s", "https://10.71.1.1/kb", ns=t.cli)
     time.sleep(2)
     seen = col.counters()
@@ -32,13 +35,15 @@ def main(t):
     agent = t.agent()
     fact("agent killed and started again under load")
 
-    time.sleep(1)
+    old.say("get /who?after-agent", "answer 200")  # long before its former agent is given up
+    settle(first, has("/who?after-agent"), 20)
     col.kick(signal.SIGKILL)
     col.wait(5)
     time.sleep(1)
     col = t.collector("-o", "out0", "-w", pcap)
     fact("collector killed and started again under load")
     time.sleep(4)  # the agent backs off for at most a few seconds
+    old.say("get /who?after-collector", "answer 200")
     t.curl("-o", "/dev/null", "https://10.71.1.1:8443/after-collector")
     t.curl("-o", "/dev/null", "https://10.71.1.1:8443/who?once")
 
@@ -48,7 +53,8 @@ def main(t):
     check(rate and float(rate.group(1)) > 50, "wrk made no requests:", out)
     check("Socket errors" not in out, "wrk saw socket errors:", out)
     check("Non-2xx" not in out, "wrk saw wrong answers:", out)
-    settle(pcap, lambda seen: has("/after-collector")(seen) and has("/who?once")(seen), 20)
+    settle(pcap, lambda seen: all(has(p)(seen) for p in ("/after-collector", "/who?once",
+                                                         "/who?after-collector")), 20)
     fact(f"wrk: {rate.group(1)} requests/s, no errors; mirror went on")
     equal(agent.stop(timeout=30), 0, "agent's exit status")
     equal(col.stop(timeout=30), 0, "collector's exit status")

@@ -451,6 +451,7 @@ static void test_open_of_a_client_names_it_first(void **state)
 	assert_int_equal(m->server_port, 443);
 	assert_int_equal(m->captured_end, FLOW_C2S);
 	assert_int_equal(m->confidence, CONF_EXACT);
+	assert_int_equal(m->flags, 0);
 	assert_int_equal(m->transport, 6);
 	assert_int_equal(m->family, 4);
 	assert_int_equal(m->mss, 1448);
@@ -1740,6 +1741,8 @@ static void test_account_of_an_inferred_role_and_of_a_late_start(void **state)
 
 	(void)state;
 	feed_open(r, 1, SERVER, SSLC_OPEN_LATE);
+	assert_string_equal(story(r), "open1");
+	assert_int_equal(r->told[0].open.flags, FLOW_OPEN_LATE);
 	assert_account(FLOW_MIRRORED, CONF_INFERRED, 0);
 	assert_true(acc.last.is_late);
 	assert_int_equal(counter_named("flow_connections_late"), late + 1);
