@@ -342,6 +342,19 @@ static int check_outputs(const struct options *o)
 	return err;
 }
 
+/* What is said once for all outputs. */
+static void spread_port_map(struct options *o)
+{
+	for (unsigned i = 0; i < o->n_sinks; i++) {
+		struct sink_shape *shape = &o->sinks[i].shape;
+
+		if (shape->n_ports)
+			continue;
+		shape->n_ports = o->port_map.n_ports;
+		memcpy(shape->ports, o->port_map.ports, sizeof(shape->ports));
+	}
+}
+
 static int take_run(struct options *o, struct settings *s, struct settings *cli)
 {
 	int err = choose_mode(s, &o->mode);
@@ -355,6 +368,8 @@ static int take_run(struct options *o, struct settings *s, struct settings *cli)
 	err = settings_take(s, IN(o->mode), NULL, o);
 	if (!err && o->mode != MODE_ALONE)
 		err = settle_port(o, s, cli);
+	if (!err)
+		spread_port_map(o);
 	return err ? err : check_outputs(o);
 }
 

@@ -69,6 +69,8 @@ struct options { /* owns its strings; options_fini() frees them */
 	bool verbose;
 	struct sink_conf sinks[SINKS_MAX];
 	unsigned n_sinks;
+	struct sink_shape
+		port_map; /* --port-map: its ports, for outputs that have none of their own */
 };
 
 /**

@@ -6,8 +6,10 @@
 #include "settings.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "output.h"
 #include "shim.h"
 #include "value.h"
 
@@ -49,43 +51,64 @@ static int take_to(struct options *o, const char *name, const char *word)
 	return value_host(name, word, &o->host, &o->port);
 }
 
-static int add_sink(struct options *o, const char *kind, const char *target)
+static int check_sink(const struct options *o, const struct sink_conf *c)
 {
-	struct sink_conf *c = &o->sinks[o->n_sinks];
-	char *copy = NULL;
-	int err;
-
 	if (o->n_sinks == SINKS_MAX)
-		return usage_error("%s: at most %d outputs are possible", target, SINKS_MAX);
+		return usage_error("%s: at most %d outputs are possible", c->target, SINKS_MAX);
 	for (unsigned i = 0; i < o->n_sinks; i++)
-		if (!strcmp(o->sinks[i].kind, kind) && !strcmp(o->sinks[i].target, target))
-			return usage_error("%s: the same output is named twice", target);
-	err = value_string(target, &copy);
-	if (err)
-		return err;
-	*c = (struct sink_conf){.kind = kind, .target = copy};
-	o->n_sinks++;
+		if (!strcmp(o->sinks[i].kind, c->kind) && !strcmp(o->sinks[i].target, c->target))
+			return usage_error("%s: the same output is named twice", c->target);
 	return 0;
+}
+
+/* What c->target reaches goes over to `o`, or is freed. */
+static int add_sink_take(struct options *o, const struct sink_conf *c)
+{
+	int err = check_sink(o, c);
+
+	if (err)
+		free((char *)c->target);
+	else
+		o->sinks[o->n_sinks++] = *c;
+	return err;
 }
 
 static int take_output(struct options *o, const char *name, const char *word)
 {
-	int err = value_iface(name, word);
+	struct sink_conf c = {.kind = "iface"};
+	int err = output_parse(&c, name, OF_IFACE, word);
 
-	return err ? err : add_sink(o, "iface", word);
+	if (err)
+		return err;
+	err = value_iface(name, c.target);
+	if (err)
+		free((char *)c.target);
+	return err ? err : add_sink_take(o, &c);
 }
 
 static int take_write(struct options *o, const char *name, const char *word)
 {
-	(void)name;
-	return add_sink(o, "pcap", word);
+	struct sink_conf c = {.kind = "pcap"};
+	int err = output_parse(&c, name, OF_FILE, word);
+
+	return err ? err : add_sink_take(o, &c);
 }
 
 static int take_print(struct options *o, const char *name, const char *word)
 {
+	struct sink_conf c = {.kind = "text"};
+	char *target = NULL;
+	int err = value_string("-", &target);
+
 	(void)name;
 	(void)word;
-	return add_sink(o, "text", "-");
+	c.target = target;
+	return err ? err : add_sink_take(o, &c);
+}
+
+static int take_port_map(struct options *o, const char *name, const char *word)
+{
+	return output_port_map(&o->port_map, name, word);
 }
 
 static int take_state_dir(struct options *o, const char *name, const char *word)
@@ -292,6 +315,7 @@ static int take_verbose(struct options *o, const char *name, const char *word)
 #define MIRROR (IN(MODE_AGENT) | IN(MODE_ALONE))
 #define TUNNEL (IN(MODE_AGENT) | IN(MODE_COLLECTOR))
 #define RUN    (MIRROR | TUNNEL)
+#define SHOW   (IN(MODE_ALONE) | IN(MODE_COLLECTOR))
 #define ASK    (IN(MODE_COVERAGE) | IN(MODE_STATUS))
 #define SHIM   (IN(MODE_RUN) | IN(MODE_ENABLE) | IN(MODE_DISABLE))
 #define PEOPLE (IN(MODE_ENROLL) | IN(MODE_TOKEN) | ASK | IN(MODE_DOCTOR) | SHIM)
@@ -324,11 +348,13 @@ const struct setting settings_table[] = {
 	{"to", "-t", KIND_WORD, PLACE_BOTH, IN(MODE_AGENT), AT(to), take_to,
 		into, "HOST[:PORT]", "send to the collector at HOST; IPv6 as [ADDR]:PORT"},
 	{"output", "-o", KIND_LIST, PLACE_BOTH, RUN, AT(output), take_output,
-		into, "IFACE", "packets onto IFACE, which should carry nothing else"},
+		into, "IFACE,...", "packets onto IFACE, which should carry nothing else"},
 	{"write", "-w", KIND_LIST, PLACE_BOTH, RUN, AT(write), take_write,
-		into, "FILE", "packets into FILE: pcapng, or pcap if it ends in .pcap; -: stdout"},
+		into, "FILE,...", "packets into FILE: pcapng, or pcap if it ends in .pcap; -: stdout"},
 	{"print", "--print", KIND_FLAG, PLACE_BOTH, RUN, AT(print), take_print,
 		into, NULL, "one line a message on stdout"},
+	{"port-map", "--port-map", KIND_WORD, PLACE_BOTH, SHOW, AT(port_map), take_port_map,
+		into, "A:B,...", "packets show server port A as B"},
 
 	{"starttls", "--starttls", KIND_WORD, PLACE_BOTH, MIRROR, AT(starttls), take_starttls,
 		what, "MODE", "what is said before TLS: stitch (default), inner (nothing), keep"},

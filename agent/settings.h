@@ -32,7 +32,7 @@ struct said {
 
 struct settings {
 	struct said interface, filter, collect, listen, port;
-	struct said to, output, write, print;
+	struct said to, output, write, print, port_map;
 	struct said state_dir, ca, cert, key, insecure, expires;
 	struct said starttls, tls_in_tls, compress, queue, ring, backlog, shed, max_overhead,
 		flow_hook, probes;

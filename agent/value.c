@@ -87,6 +87,49 @@ int value_nice(const char *name, const char *text, int *out)
 	return 0;
 }
 
+int value_number(const char *name, const char *text, unsigned min, unsigned max, unsigned *out)
+{
+	uint64_t v;
+
+	if (!parse_number(text, "", NULL, &v) || v < min || v > max)
+		return usage_error("%s: %s: must be a number from %u to %u", name, text, min, max);
+	*out = (unsigned)v;
+	return 0;
+}
+
+static int hex_digit(char c)
+{
+	static const char digits[] = "00112233445566778899aAbBcCdDeEfF";
+	const char *at = c ? strchr(digits, c) : NULL;
+
+	return at ? (int)(at - digits) / 2 : -1;
+}
+
+/* Two digits an octet, colons between them. */
+static bool parse_mac(const char *text, uint8_t out[6])
+{
+	for (int i = 0; i < 6; i++, text += 3) {
+		int high = hex_digit(text[0]), low = high < 0 ? -1 : hex_digit(text[1]);
+
+		if (low < 0 || text[2] != (i < 5 ? ':' : '\0'))
+			return false;
+		out[i] = (uint8_t)(high << 4 | low);
+	}
+	return true;
+}
+
+int value_mac(const char *name, const char *text, uint8_t out[6])
+{
+	static const uint8_t zero[6];
+	uint8_t mac[6];
+
+	if (!parse_mac(text, mac) || !memcmp(mac, zero, sizeof(mac)))
+		return usage_error("%s: %s: an Ethernet address is written 02:00:00:00:00:01", name,
+				   text);
+	memcpy(out, mac, sizeof(mac));
+	return 0;
+}
+
 int value_size(const char *name, const char *text, uint64_t min, uint64_t max, size_t *out)
 {
 	static const uint64_t factors[] = {1ull << 10, 1ull << 10, 1ull << 20,

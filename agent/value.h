@@ -20,6 +20,12 @@ int value_level(const char *name, const char *text, int max, int *out)
 	__attribute__((warn_unused_result));
 /** -20, the most favoured, to 19. */
 int value_nice(const char *name, const char *text, int *out) __attribute__((warn_unused_result));
+/** A number from min to max. */
+int value_number(const char *name, const char *text, unsigned min, unsigned max, unsigned *out)
+	__attribute__((warn_unused_result));
+/** 02:00:00:00:00:01, not all zero. */
+int value_mac(const char *name, const char *text, uint8_t out[6])
+	__attribute__((warn_unused_result));
 /** 64M: bytes, min to max. */
 int value_size(const char *name, const char *text, uint64_t min, uint64_t max, size_t *out)
 	__attribute__((warn_unused_result));

@@ -39,8 +39,9 @@ static COUNTER_DEFINE(payload_bytes, "forge_payload_bytes", "TCP payload bytes i
 
 /* Locally administered. No station ever sends from the destination: a switch does not learn it, so
  * it floods. */
-static const uint8_t mac_src[6] = {0x02, 0x73, 0x73, 0x6c, 0x63, 0x01};
-static const uint8_t mac_dst[6] = {0x02, 0x73, 0x73, 0x6c, 0x63, 0x02};
+const struct forge_link forge_link_default = {
+	.mac = {0x02, 0x73, 0x73, 0x6c, 0x63, 0x02, 0x02, 0x73, 0x73, 0x6c, 0x63, 0x01},
+};
 
 struct segment {
 	enum flow_dir dir;
@@ -131,18 +132,23 @@ static uint32_t ip_len(const struct forge_flow *f)
 	return f->family == 6 ? IP6_LEN : IP4_LEN;
 }
 
-/* Returns where the IP header goes. */
-static uint8_t *put_ethernet(uint8_t *p, const struct forge_flow *f)
+/* A tag, if there is one. Returns where the next one, or the type of what follows, goes. */
+static uint8_t *put_tag(uint8_t *p, uint16_t vlan)
 {
-	uint8_t *type = p + 12;
+	if (!vlan)
+		return p;
+	put_u16(p, 0x8100);
+	put_u16(p + 2, vlan);
+	return p + TAG_LEN;
+}
 
-	memcpy(p, mac_dst, 6);
-	memcpy(p + 6, mac_src, 6);
-	if (f->vlan) {
-		put_u16(type, 0x8100);
-		put_u16(type + 2, f->vlan);
-		type += TAG_LEN;
-	}
+/* Returns where the IP header goes. */
+static uint8_t *put_ethernet(uint8_t *p, const struct forge_link *link, const struct forge_flow *f)
+{
+	uint8_t *type;
+
+	memcpy(p, link->mac, sizeof(link->mac));
+	type = put_tag(put_tag(p + 12, link->vlan), f->vlan);
 	put_u16(type, f->family == 6 ? 0x86dd : 0x0800);
 	return type + 2;
 }
@@ -209,13 +215,15 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 {
 	uint32_t head_len = TCP_LEN + (uint32_t)seg->options.len;
 	uint32_t tcp_len = head_len + (uint32_t)seg->payload.len;
-	size_t len = ETH_LEN + (f->vlan ? TAG_LEN : 0) + ip_len(f) + tcp_len;
+	const struct forge_link *link = out->link ? out->link : &forge_link_default;
+	size_t tags = (link->vlan ? TAG_LEN : 0) + (f->vlan ? TAG_LEN : 0);
+	size_t len = ETH_LEN + tags + ip_len(f) + tcp_len;
 	uint8_t *frame = out->room ? out->room(out->ctx, len) : NULL, *ip, *tcp;
 	uint64_t sum;
 
 	if (!frame)
 		frame = out->frame;
-	ip = put_ethernet(frame, f);
+	ip = put_ethernet(frame, link, f);
 	tcp = ip + ip_len(f);
 	sum = f->family == 6 ? put_ip6(ip, f, seg->dir, tcp_len)
 			     : put_ip4(ip, f, seg->dir, tcp_len);

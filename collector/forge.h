@@ -19,6 +19,13 @@ enum forge_state {
 
 struct forge_flow; /* see below: allocated inside struct session */
 
+/* What is around IP, the same for all packets of an output. */
+struct forge_link {
+	uint8_t mac[12]; /* destination, source */
+	uint16_t vlan;   /* 802.1Q tag outside of the flow's own; 0: none */
+};
+extern const struct forge_link forge_link_default;
+
 /* Where frames go. `first`: SYN, or the first segment of a message. */
 struct forge_out {
 	void (*emit)(void *ctx, struct span l2, uint64_t ts_ns, bool first);
@@ -26,9 +33,10 @@ struct forge_out {
 	 * no wish. May be NULL. */
 	uint8_t *(*room)(void *ctx, size_t len);
 	void *ctx;
-	uint8_t *frame; /* caller's scratch of FORGE_FRAME_MAX bytes, borrowed */
+	const struct forge_link *link; /* borrowed; NULL: the default */
+	uint8_t *frame;                /* caller's scratch of FORGE_FRAME_MAX bytes, borrowed */
 };
-#define FORGE_FRAME_MAX (65535u + 18u)
+#define FORGE_FRAME_MAX (65535u + 22u) /* Ethernet, two tags, the largest IP packet */
 
 struct forge_side {
 	uint32_t isn;

@@ -19,7 +19,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "forge.h"
 #include "session_table.h"
 
 static COUNTER_DEFINE(c_flows, "session_flows", "flows announced by agents");
@@ -55,12 +54,6 @@ static COUNTER_DEFINE(c_pokes, "session_pokes",
 
 #define SESSION_LANES 64 /* one tuple at the same time: untagged, and VLANs 1 to 63 */
 
-/* What forge's callback needs. */
-struct emission {
-	struct sessions *t;
-	struct session *s;
-};
-
 static enum flow_dir peer_of(enum flow_dir dir)
 {
 	return dir == FLOW_C2S ? FLOW_S2C : FLOW_C2S;
@@ -90,30 +83,27 @@ static struct counter *session_silenced(const struct session *s)
 
 /* Emission */
 
-static struct sink_flow sink_flow_of(const struct session *s)
+static struct outlet_flow outlet_flow_of(const struct session *s)
 {
-	return (struct sink_flow){.open = &s->open, .host = s->origin->host};
+	return (struct outlet_flow){
+		.who = {.open = &s->open, .host = s->origin->host},
+		.incarnation = s->incarnation,
+		.lane = s->lane,
+	};
 }
 
-static void on_packet(void *ctx, struct span l2, uint64_t ts_ns, bool first)
+/* Both sides have ended it: nothing more is to be told. */
+static bool session_is_over(const struct session *s)
 {
-	struct emission *e = ctx;
-	struct sink_flow flow = sink_flow_of(e->s);
-
-	sinks_packet(e->t->sinks, l2, ts_ns, &flow, first);
+	return s->dir[FLOW_C2S].fin && s->dir[FLOW_S2C].fin;
 }
 
-static uint8_t *room_for(void *ctx, size_t len)
+/* What happens at ts_ns happens then, or when the last thing happened. */
+static uint64_t time_forward(struct session *s, uint64_t ts_ns)
 {
-	const struct emission *e = ctx;
-
-	return sinks_room(e->t->sinks, len);
-}
-
-static struct forge_out out_of(struct emission *e)
-{
-	return (struct forge_out){
-		.emit = on_packet, .room = room_for, .ctx = e, .frame = e->t->frame};
+	if (ts_ns > s->last_ts_ns)
+		s->last_ts_ns = ts_ns;
+	return s->last_ts_ns;
 }
 
 /* The flow's own time now, for packets that no frame caused. */
@@ -126,49 +116,52 @@ static uint64_t flow_time(const struct session *s, uint64_t now_ns)
 
 static void poke_arm(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t now_ns)
 {
-	s->dir[dir].poke_id = s->forge.side[dir].ip_id;
 	s->dir[dir].poke_ns = now_ns + t->conf.poke_ms * NS_PER_MS;
 	queue_push(&t->pokes, &s->dir[dir].poke);
 }
 
-/* A side that has sent a packet since needs no poke any more. */
-static void pokes_settle(struct session *s)
+/* A side that has sent a packet since needs no poke any more. sent: OUTLET_SENT bits. */
+static void pokes_settle(struct session *s, unsigned sent)
 {
 	for (int d = 0; d < 2; d++) {
-		if (queue_is_in(&s->dir[d].poke) && s->dir[d].poke_id != s->forge.side[d].ip_id)
+		if (sent & OUTLET_SENT(d) && queue_is_in(&s->dir[d].poke))
 			queue_remove(&s->dir[d].poke);
 	}
 }
 
 /* After bytes of one direction went out. */
-static void sent_now(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t now_ns)
+static void sent_now(struct sessions *t, struct session *s, enum flow_dir dir, unsigned sent,
+		     uint64_t now_ns)
 {
-	s->active_ts_ns = s->forge.last_ts_ns;
-	pokes_settle(s);
+	s->active_ts_ns = s->last_ts_ns;
+	pokes_settle(s, sent);
 	poke_arm(t, s, dir, now_ns);
+}
+
+static void fin_tell(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t ts_ns)
+{
+	struct outlet_flow flow = outlet_flow_of(s);
+
+	pokes_settle(s, outlets_fin(&t->outlets, s->tail, &flow, dir, time_forward(s, ts_ns)));
 }
 
 static void session_fin(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t ts_ns)
 {
-	struct emission e = {.t = t, .s = s};
-	struct forge_out out = out_of(&e);
-
+	if (s->dir[dir].fin)
+		return;
 	s->dir[dir].fin = true;
-	if (s->state != SESSION_LIVE)
-		return; /* told when the connection is opened, if ever */
-	forge_fin(&s->forge, &out, dir, ts_ns);
-	pokes_settle(s);
+	if (s->state == SESSION_LIVE) /* else told when the connection is opened, if ever */
+		fin_tell(t, s, dir, ts_ns);
 }
 
 /* Leaves the tuple free and the session in `state`. */
 static void session_reset(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t ts_ns,
 			  enum session_state state)
 {
-	struct emission e = {.t = t, .s = s};
-	struct forge_out out = out_of(&e);
+	struct outlet_flow flow = outlet_flow_of(s);
 
-	if (s->state == SESSION_LIVE)
-		forge_rst(&s->forge, &out, dir, ts_ns);
+	if (s->state == SESSION_LIVE && !session_is_over(s))
+		outlets_rst(&t->outlets, s->tail, &flow, dir, time_forward(s, ts_ns));
 	session_enter(t, s, state);
 }
 
@@ -198,12 +191,11 @@ static bool is_other_end(const struct session *s, const struct session *owner)
 static void owner_displace(struct sessions *t, struct session *owner, struct session *s,
 			   uint64_t ts_ns)
 {
-	uint64_t end_ns = owner->forge.last_ts_ns > ts_ns ? owner->forge.last_ts_ns : ts_ns;
+	uint64_t end_ns = owner->last_ts_ns > ts_ns ? owner->last_ts_ns : ts_ns;
 
 	session_reset(t, owner, owner->open.captured_end, end_ns, SESSION_DISPLACED);
 	/* One tuple is one flow to the IDS: its end must not be later than the new beginning. */
-	if (s->forge.last_ts_ns < end_ns)
-		s->forge.last_ts_ns = end_ns;
+	(void)time_forward(s, end_ns);
 	if (s->incarnation < owner->incarnation)
 		s->incarnation = owner->incarnation;
 	counter_inc(&c_conflicts);
@@ -261,18 +253,13 @@ static int tuple_acquire(struct sessions *t, struct session *s, uint64_t ts_ns)
 /* Handshake, and the ends that were told before any byte. */
 static void session_handshake(struct sessions *t, struct session *s, uint64_t ts_ns)
 {
-	struct emission e = {.t = t, .s = s};
-	struct forge_out out = out_of(&e);
-	uint64_t last_ts_ns = s->forge.last_ts_ns;
+	struct outlet_flow flow = outlet_flow_of(s);
 
-	forge_init(&s->forge, &s->open, s->incarnation, sinks_mtu(t->sinks));
-	s->forge.last_ts_ns = last_ts_ns;
-	s->forge.vlan = s->lane;
-	forge_handshake(&s->forge, &out, ts_ns);
+	outlets_begin(&t->outlets, s->tail, &flow, time_forward(s, ts_ns));
 	counter_inc(&c_forged);
 	for (int d = 0; d < 2; d++) {
 		if (s->dir[d].fin)
-			session_fin(t, s, (enum flow_dir)d, ts_ns);
+			fin_tell(t, s, (enum flow_dir)d, ts_ns);
 	}
 }
 
@@ -312,29 +299,29 @@ static void dir_start(struct session *s, enum flow_dir dir, uint64_t offset)
 static void session_skip(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t len,
 			 uint64_t ts_ns, uint64_t now_ns)
 {
-	struct emission e = {.t = t, .s = s};
-	struct forge_out out = out_of(&e);
+	struct outlet_flow flow = outlet_flow_of(s);
+	unsigned sent;
 
-	forge_gap(&s->forge, &out, dir, len, ts_ns);
+	sent = outlets_gap(&t->outlets, s->tail, &flow, dir, len, time_forward(s, ts_ns));
 	s->dir[dir].expected += len;
 	counter_add(&c_gap, len);
-	sent_now(t, s, dir, now_ns);
+	sent_now(t, s, dir, sent, now_ns);
 }
 
 static void session_forge(struct sessions *t, struct session *s, const struct frame_data *m,
 			  uint64_t now_ns)
 {
-	struct emission e = {.t = t, .s = s};
-	struct forge_out out = out_of(&e);
-	struct sink_flow flow = sink_flow_of(s);
-	uint64_t ts_ns = m->ts_ns > s->forge.last_ts_ns ? m->ts_ns : s->forge.last_ts_ns;
+	struct outlet_flow flow = outlet_flow_of(s);
+	uint64_t ts_ns = time_forward(s, m->ts_ns);
+	enum flow_dir dir = (enum flow_dir)m->dir;
 	bool end = (m->flags & FRAME_DATA_END) != 0;
+	unsigned sent;
 
-	sinks_message(t->sinks, &flow, m->dir, m->bytes, end, ts_ns);
-	forge_data(&s->forge, &out, m->dir, m->bytes, end, ts_ns);
-	s->dir[m->dir].expected += m->bytes.len;
+	sinks_message(t->sinks, &flow.who, dir, m->bytes, end, ts_ns);
+	sent = outlets_data(&t->outlets, s->tail, &flow, dir, m->bytes, end, ts_ns);
+	s->dir[dir].expected += m->bytes.len;
 	counter_add(&c_bytes, m->bytes.len);
-	sent_now(t, s, m->dir, now_ns);
+	sent_now(t, s, dir, sent, now_ns);
 }
 
 /* Cuts off what has been seen before. The number of bytes that remain. */
@@ -397,7 +384,7 @@ static void session_close(struct sessions *t, struct session *s, const struct fr
 {
 	enum flow_dir captured = s->open.captured_end;
 	bool told = s->state == SESSION_LIVE;
-	bool was_closed = s->forge.state == FORGE_CLOSED;
+	bool was_over = session_is_over(s);
 
 	switch ((enum flow_end)m->end) {
 	case FLOW_END_FIN:
@@ -417,7 +404,7 @@ static void session_close(struct sessions *t, struct session *s, const struct fr
 	case FLOW_END_SHED:
 	case FLOW_END_AGENT:
 		session_reset(t, s, captured, m->ts_ns, SESSION_QUIET);
-		told = told && was_closed; /* else it may live on and be announced again */
+		told = told && was_over; /* else it may live on and be announced again */
 		break;
 	}
 	if (told)
@@ -558,12 +545,12 @@ int sessions_frame(struct sessions *t, struct session_origin *o, const struct fr
 
 static void poke_due(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t now_ns)
 {
-	struct emission e = {.t = t, .s = s};
-	struct forge_out out = out_of(&e);
+	struct outlet_flow flow = outlet_flow_of(s);
 
 	queue_remove(&s->dir[dir].poke);
-	forge_poke(&s->forge, &out, dir, flow_time(s, now_ns));
-	pokes_settle(s);
+	if (!session_is_over(s))
+		pokes_settle(s, outlets_poke(&t->outlets, s->tail, &flow, dir,
+					     time_forward(s, flow_time(s, now_ns))));
 	counter_inc(&c_pokes);
 }
 
@@ -591,7 +578,7 @@ static uint64_t idle_run(struct sessions *t, uint64_t now_ns)
 
 		if (due_ns > now_ns)
 			return due_ns - now_ns;
-		if (s->forge.state == FORGE_ESTABLISHED)
+		if (!session_is_over(s))
 			counter_inc(&c_idled);
 		session_reset(t, s, s->open.captured_end, flow_time(s, now_ns), SESSION_QUIET);
 	}

@@ -218,14 +218,15 @@ static struct span keep_string(uint8_t **at, struct span from)
 	return kept;
 }
 
-static struct session *session_new(const struct frame_flow_open *m)
+static struct session *session_new(const struct frame_flow_open *m, size_t states_len)
 {
-	struct session *s = calloc(1, sizeof(*s) + m->comm.len + m->exe.len + m->container.len);
+	size_t strings_len = m->comm.len + m->exe.len + m->container.len;
+	struct session *s = calloc(1, sizeof(*s) + states_len + strings_len);
 	uint8_t *at;
 
 	if (!s)
 		return NULL;
-	at = s->strings;
+	at = s->tail + states_len;
 	s->dir[FLOW_S2C].index = FLOW_S2C;
 	s->open = *m;
 	s->open.comm = keep_string(&at, m->comm);
@@ -237,7 +238,7 @@ static struct session *session_new(const struct frame_flow_open *m)
 struct session *session_add(struct sessions *t, struct session_origin *o,
 			    const struct frame_flow_open *m, uint64_t now_ns)
 {
-	struct session *s = session_new(m);
+	struct session *s = session_new(m, t->outlets.state_len);
 
 	if (!s || hmap_insert(&t->by_flow, &s->by_flow, flow_hash(o, m->flow)) < 0) {
 		free(s);
@@ -257,6 +258,7 @@ void session_drop(struct sessions *t, struct session *s)
 	queue_remove(&s->order);
 	queue_remove(&s->of_origin);
 	hmap_remove(&t->by_flow, &s->by_flow);
+	outlets_forget(&t->outlets, s->tail);
 	free(s);
 	counter_set(&c_active, --t->count);
 }
@@ -287,6 +289,7 @@ int sessions_new(struct sessions **out, const struct session_conf *conf, struct 
 	if (t->conf.max_sessions == 0)
 		t->conf.max_sessions = SESSION_MAX;
 	t->sinks = sinks;
+	outlets_init(&t->outlets, sinks);
 	hmap_init(&t->by_flow);
 	hmap_init(&t->by_tuple);
 	hmap_init(&t->by_agent);
@@ -324,7 +327,7 @@ void sessions_free(struct sessions *t)
 	hmap_fini(&t->by_tuple);
 	hmap_fini(&t->by_agent);
 	hmap_fini(&t->by_ghost);
-	explicit_bzero(t->frame, sizeof(t->frame)); /* held plaintext */
+	explicit_bzero(&t->outlets, sizeof(t->outlets)); /* held plaintext */
 	free(t);
 }
 

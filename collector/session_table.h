@@ -10,7 +10,7 @@
 
 #include "base/hmap.h"
 #include "base/queue.h"
-#include "forge.h"
+#include "outlet.h"
 #include "session.h"
 
 #define HOST_MAX 255u /* a DNS name's limit; longer is no host name */
@@ -27,13 +27,13 @@ struct session_dir {
 	uint64_t expected; /* offset of the next byte */
 	uint64_t poke_ns;  /* when to poke, while in t->pokes */
 	struct queue_node poke;
-	uint16_t poke_id; /* the side's ip_id when armed: unchanged = it sent nothing since */
-	bool started;     /* expected means something */
-	bool fin;         /* no byte may follow */
-	uint8_t index;    /* enum flow_dir: this struct's place in session.dir[] */
+	bool started;  /* expected means something */
+	bool fin;      /* no byte may follow */
+	uint8_t index; /* enum flow_dir: this struct's place in session.dir[] */
 };
 
-/* One captured end of one connection, in one allocation with its strings. Owned by the table. */
+/* One captured end of one connection, in one allocation with its strings and what the outlets keep
+ * of it. Owned by the table. */
 struct session {
 	struct hmap_node by_flow;
 	struct hmap_node by_tuple; /* in the index only while LIVE */
@@ -42,16 +42,16 @@ struct session {
 	struct session_origin *origin; /* borrowed */
 	uint64_t active_ns;            /* last byte, or the opening */
 	struct session_dir dir[2];
-	uint64_t active_ts_ns;   /* the flow's own time at its last byte */
-	struct forge_flow forge; /* begun when LIVE is entered; its time goes on in the next one */
-	uint32_t incarnation;
+	uint64_t last_ts_ns;         /* the flow's own time, which never runs backwards */
+	uint64_t active_ts_ns;       /* the same at its last byte */
+	uint32_t incarnation;        /* how often LIVE was left */
 	uint8_t state;               /* enum session_state */
 	uint8_t lane;                /* VLAN tag while the tuple is in use elsewhere, else 0 */
-	struct frame_flow_open open; /* its spans point into strings[] */
-	uint8_t strings[];
+	struct frame_flow_open open; /* its spans point into tail[] */
+	_Alignas(8) uint8_t tail[];  /* the outlets' states, begun when LIVE is entered; strings */
 };
 
-_Static_assert(sizeof(struct session) <= 432,
+_Static_assert(sizeof(struct session) + sizeof(struct forge_flow) <= 432,
 	       "with usual strings an idle session stays within 512 bytes");
 
 struct session_origin {
@@ -64,13 +64,13 @@ struct session_origin {
 /* One worker thread's. */
 struct sessions {
 	struct session_conf conf;
-	struct sink_set *sinks; /* borrowed */
+	struct sink_set *sinks; /* borrowed; for messages */
 	struct hmap by_flow, by_tuple, by_agent, by_ghost;
 	struct queue live, rest; /* all sessions: LIVE ones, the others */
 	struct queue pokes;      /* struct session_dir, earliest deadline first */
 	struct queue ghosts;     /* earliest end first */
 	size_t count;
-	uint8_t frame[FORGE_FRAME_MAX]; /* forge's scratch */
+	struct outlet_set outlets; /* for packets */
 };
 
 /** The session of an origin's flow; NULL when it is not in the table. */

@@ -17,8 +17,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-#define MTU_DEFAULT 1500u
-
 static const struct sink_ops *const kinds[] = {
 	&sink_iface_ops,
 	&sink_pcap_ops,
@@ -36,12 +34,16 @@ static const struct sink_ops *kind_find(const char *name)
 static int sink_open_one(struct sink **out, const struct sink_conf *conf)
 {
 	const struct sink_ops *ops = kind_find(conf->kind);
+	int err;
 
 	if (!ops) {
 		log_error("sink: %s: no such kind of output", conf->kind);
 		return -EINVAL;
 	}
-	return ops->open(out, conf);
+	err = ops->open(out, conf);
+	if (!err)
+		(*out)->shape = conf->shape;
+	return err;
 }
 
 int sinks_open(struct sink_set *set, const struct sink_conf *conf, unsigned n)
@@ -65,21 +67,6 @@ fail:
 	return err;
 }
 
-uint8_t *sinks_room(struct sink_set *set, size_t len)
-{
-	struct sink *s = set->n == 1 ? set->v[0] : NULL; /* several sinks: it is copied anyway */
-
-	return s && s->ops->room ? s->ops->room(s, len) : NULL;
-}
-
-void sinks_packet(struct sink_set *set, struct span l2, uint64_t ts_ns,
-		  const struct sink_flow *flow, bool first)
-{
-	for (unsigned i = 0; i < set->n; i++)
-		if (set->v[i]->ops->packet)
-			set->v[i]->ops->packet(set->v[i], l2, ts_ns, flow, first);
-}
-
 void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir,
 		   struct span bytes, bool end, uint64_t ts_ns)
 {
@@ -100,21 +87,6 @@ void sinks_tick(struct sink_set *set, uint64_t now_ns)
 	for (unsigned i = 0; i < set->n; i++)
 		if (set->v[i]->ops->tick)
 			set->v[i]->ops->tick(set->v[i], now_ns);
-}
-
-static uint32_t sink_mtu(const struct sink *s)
-{
-	return s->ops->mtu ? s->ops->mtu(s) : MTU_DEFAULT;
-}
-
-uint32_t sinks_mtu(const struct sink_set *set)
-{
-	uint32_t mtu = set->n ? UINT32_MAX : MTU_DEFAULT;
-
-	for (unsigned i = 0; i < set->n; i++)
-		if (sink_mtu(set->v[i]) < mtu)
-			mtu = sink_mtu(set->v[i]);
-	return mtu;
 }
 
 void sinks_close(struct sink_set *set)

@@ -16,9 +16,23 @@ struct sink_flow {
 	const char *host;                   /* the agent's host name, printable */
 };
 
+#define SINK_PORTS_MAX 16 /* pairs of one port map: a line that people still read */
+
+/* What the packets of an output shall look like; outputs that want the same share them (outlet.h).
+ * All zero: as they are by default. Members of 16 bits only: compared as bytes. */
+struct sink_shape {
+	uint16_t mtu;        /* at most; 0: what the output takes */
+	uint16_t vlan;       /* 802.1Q tag outside of all others; 0: none */
+	uint16_t src_mac[3]; /* network order; all zero: forge's own */
+	uint16_t dst_mac[3];
+	uint16_t n_ports;
+	uint16_t ports[SINK_PORTS_MAX][2]; /* a server's real port, the one shown */
+};
+
 struct sink_conf {
 	const char *kind;   /* "iface", "pcap", "text" */
 	const char *target; /* interface name; file name or "-"; ignored by text */
+	struct sink_shape shape;
 };
 
 struct sink_ops {
@@ -39,12 +53,13 @@ struct sink_ops {
 	void (*flush)(struct sink *s); /* everything given so far leaves now; may be NULL */
 	void (*tick)(struct sink *s,
 		     uint64_t now_ns); /* about once a second: reopen, self-check; may be NULL */
-	uint32_t (*mtu)(const struct sink *s); /* largest IP packet it takes; NULL: 1500 */
+	uint32_t (*mtu)(const struct sink *s); /* largest IP packet it takes; NULL: any */
 	void (*close)(struct sink *s);         /* flushes; accepts NULL */
 };
 
 struct sink { /* first member of each kind's own struct */
 	const struct sink_ops *ops;
+	struct sink_shape shape; /* from its configuration, once it is open */
 };
 
 extern const struct sink_ops sink_iface_ops; /* AF_XDP or AF_PACKET */
@@ -60,17 +75,20 @@ struct sink_set {
 
 /** Open all of conf[n]; on failure those already open are closed again. 0 or -errno (logged). */
 int sinks_open(struct sink_set *set, const struct sink_conf *conf, unsigned n) WARN_UNUSED;
-/** Where the next packet may be built to spare its copy; NULL: anywhere. */
-uint8_t *sinks_room(struct sink_set *set, size_t len);
-void sinks_packet(struct sink_set *set, struct span l2, uint64_t ts_ns,
-		  const struct sink_flow *flow, bool first);
 void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir,
 		   struct span bytes, bool end, uint64_t ts_ns);
 void sinks_flush(struct sink_set *set);
 void sinks_tick(struct sink_set *set, uint64_t now_ns);
-/** The smallest mtu() of the set; 1500 for an empty one. Asked again for each new flow. */
-uint32_t sinks_mtu(const struct sink_set *set);
 void sinks_close(struct sink_set *set);
+
+/** The port to show for a server's real one. */
+static inline uint16_t sink_port(const struct sink_shape *shape, uint16_t server_port)
+{
+	for (unsigned i = 0; i < shape->n_ports; i++)
+		if (shape->ports[i][0] == server_port)
+			return shape->ports[i][1];
+	return server_port;
+}
 
 /* What the kinds share. */
 

@@ -259,8 +259,8 @@ static const struct pcap_format format_ng = {ng_header, ng_packet, ng_block_len}
 static const struct pcap_format format_classic = {classic_header, classic_packet,
 						  classic_block_len};
 
-/* pid=… comm=… exe=… host=… flow=… confidence=…: words, so that foreign names cannot forge a field.
- */
+/* pid=… comm=… exe=… host=… flow=… confidence=… and, when packets show another one, port=…: words,
+ * so that foreign names cannot forge a field. */
 static void comment_build(struct pcap_sink *s, const struct sink_flow *flow)
 {
 	const struct frame_flow_open *o = flow->open;
@@ -276,6 +276,8 @@ static void comment_build(struct pcap_sink *s, const struct sink_flow *flow)
 	wr_bytes(b, num,
 		 (size_t)snprintf(num, sizeof(num), " flow=%llu confidence=%s",
 				  (unsigned long long)o->flow, frame_confidence(o->confidence)));
+	if (sink_port(&s->sink.shape, o->server_port) != o->server_port)
+		wr_bytes(b, num, (size_t)snprintf(num, sizeof(num), " port=%u", o->server_port));
 }
 
 /* Bookkeeping of what left the buffer */

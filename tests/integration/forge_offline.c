@@ -13,12 +13,13 @@
 #define T0       1700000000000000000ull
 #define BODY_LEN 200000u
 
-/* sinks_*() of sink.h are below: one file is all the outputs there are. */
+/* One file is all the outputs there are. */
 
 static FILE *out;
 static uint32_t out_mtu = 1500;
 
 struct world {
+	struct sink file;
 	struct sink_set set;
 	struct sessions *t;
 	struct session_origin *agent;
@@ -28,37 +29,41 @@ struct world {
 };
 
 /* As an interface does: small frames are built in the sink's own memory. */
-uint8_t *sinks_room(struct sink_set *set, size_t len)
+static uint8_t *file_room(struct sink *s, size_t len)
 {
 	static uint8_t room[1000];
 
-	(void)set;
+	(void)s;
 	return len <= sizeof(room) ? room : NULL;
 }
 
 /* Classic pcap with nanoseconds, native byte order. */
-void sinks_packet(struct sink_set *set, struct span l2, uint64_t ts_ns,
-		  const struct sink_flow *flow, bool first)
+static void file_packet(struct sink *s, struct span l2, uint64_t ts_ns,
+			const struct sink_flow *flow, bool first)
 {
 	uint32_t record[4] = {(uint32_t)(ts_ns / NS_PER_S), (uint32_t)(ts_ns % NS_PER_S),
 			      (uint32_t)l2.len, (uint32_t)l2.len};
 
-	(void)set, (void)flow, (void)first;
+	(void)s, (void)flow, (void)first;
 	fwrite(record, sizeof(record), 1, out);
 	fwrite(l2.p, l2.len, 1, out);
 }
 
+/* Nobody reads messages here. */
 void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir,
 		   struct span bytes, bool end, uint64_t ts_ns)
 {
 	(void)set, (void)flow, (void)dir, (void)bytes, (void)end, (void)ts_ns;
 }
 
-uint32_t sinks_mtu(const struct sink_set *set)
+static uint32_t file_mtu(const struct sink *s)
 {
-	(void)set;
+	(void)s;
 	return out_mtu;
 }
+
+static const struct sink_ops file_ops = {
+	.name = "file", .room = file_room, .packet = file_packet, .mtu = file_mtu};
 
 static void die(const char *what)
 {
@@ -242,6 +247,8 @@ int main(int argc, char **argv)
 	if (!out)
 		die("cannot write the file");
 	fwrite(head, sizeof(head), 1, out);
+	w.file.ops = &file_ops;
+	w.set = (struct sink_set){.v = {&w.file}, .n = 1};
 	buf_init(&w.buf, 1 << 20);
 	if (sessions_new(&w.t, NULL, &w.set) < 0)
 		die("out of memory");

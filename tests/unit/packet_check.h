@@ -59,6 +59,8 @@ struct check {
 	const char *err;
 	bool quiet;
 	uint64_t err_packet;
+	uint8_t macs[12];    /* destination, source; all zero: the forger's usual ones */
+	uint16_t outer_vlan; /* a tag around all packets */
 	/* When set: what the byte at an offset of a direction must be. */
 	uint8_t (*pattern)(int dir, uint64_t pos);
 };
@@ -165,8 +167,9 @@ static inline const uint8_t *check_ip(struct check *c, struct check_packet *k, c
 static inline bool check_parse(struct check *c, struct check_packet *k, const uint8_t *p,
 			       size_t len)
 {
-	static const uint8_t macs[12] = {2, 0x73, 0x73, 0x6c, 0x63, 2,
-					 2, 0x73, 0x73, 0x6c, 0x63, 1};
+	static const uint8_t none[12],
+		usual[12] = {2, 0x73, 0x73, 0x6c, 0x63, 2, 2, 0x73, 0x73, 0x6c, 0x63, 1};
+	const uint8_t *macs = memcmp(c->macs, none, 12) ? c->macs : usual;
 	const uint8_t *tcp;
 	uint32_t pseudo = 0, type;
 	size_t tcp_len = 0, header;
@@ -177,6 +180,12 @@ static inline bool check_parse(struct check *c, struct check_packet *k, const ui
 		return false;
 	}
 	type = check_be(p + 12, 2);
+	if (c->outer_vlan) {
+		CHECK(c, type == 0x8100 && check_be(p + 14, 2) == c->outer_vlan, "the outer tag");
+		p += 4;
+		len -= 4;
+		type = check_be(p + 12, 2);
+	}
 	if (type == 0x8100) {
 		k->vlan = (uint16_t)check_be(p + 14, 2);
 		CHECK(c, k->vlan > 0 && k->vlan < 4095, "VLAN id, priority or DEI");

@@ -76,6 +76,31 @@ static void assert_refused(const char *line, const char *yaml, const char *reaso
 	assert_ptr_equal(strchr(text, '\n'), text + n - 1); /* one line */
 }
 
+static size_t describe_mac(const char *name, const void *mac, char *out, size_t size)
+{
+	static const uint8_t none[6];
+	const uint8_t *m = mac;
+
+	return memcmp(m, none, 6) ? (size_t)snprintf(out, size, ",%s=%x:%x:%x:%x:%x:%x", name, m[0],
+						     m[1], m[2], m[3], m[4], m[5])
+				  : 0;
+}
+
+static size_t describe_shape(const struct sink_shape *s, char *out, size_t size)
+{
+	size_t n = 0;
+
+	if (s->mtu)
+		n += (size_t)snprintf(out + n, size - n, ",mtu=%u", s->mtu);
+	if (s->vlan)
+		n += (size_t)snprintf(out + n, size - n, ",vlan=%u", s->vlan);
+	n += describe_mac("src", s->src_mac, out + n, size - n);
+	n += describe_mac("dst", s->dst_mac, out + n, size - n);
+	for (unsigned i = 0; i < s->n_ports; i++)
+		n += (size_t)snprintf(out + n, size - n, ",%u:%u", s->ports[i][0], s->ports[i][1]);
+	return n;
+}
+
 static void describe(const struct options *o, char *out, size_t size)
 {
 	static const char *const modes[] = {"agent",    "alone",  "collector", "enroll", "token",
@@ -120,9 +145,11 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%u", token_ttl_s, 3600);
 	SHOW("%d", verbose, false);
 #undef SHOW
-	for (unsigned i = 0; i < o->n_sinks; i++)
+	for (unsigned i = 0; i < o->n_sinks; i++) {
 		n += (size_t)snprintf(out + n, size - n, " %s:%s", o->sinks[i].kind,
 				      o->sinks[i].target);
+		n += describe_shape(&o->sinks[i].shape, out + n, size - n);
+	}
 }
 
 static void assert_taken(const char *line, const char *yaml, const char *wanted)
@@ -403,6 +430,68 @@ static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
 		assert_refused(rows[i][0], NULL, rows[i][1]);
 }
 
+static void test_an_output_has_keys(void **state)
+{
+	(void)state;
+	assert_taken("-C|-o|x,vlan=7,mtu=9000,src-mac=02:00:00:00:0a:0B,dst-mac=ff:ff:ff:ff:ff:ff",
+		     NULL,
+		     "collector iface:x,mtu=9000,vlan=7,src=2:0:0:0:a:b,dst=ff:ff:ff:ff:ff:ff");
+	assert_taken("-C|-o|x,port-map=443:80,port-map=8443:8080|--print", NULL,
+		     "collector iface:x,443:80,8443:8080 text:-");
+	assert_taken("-C|-o|x,port-map=443:80|-w|f|--port-map|993:143,465:25", NULL,
+		     "collector iface:x,443:80 pcap:f,993:143,465:25");
+	assert_taken("-C|-w|a\\,b\\\\c\\d,mtu=128", NULL, "collector pcap:a,b\\c\\d,mtu=128");
+	assert_taken("", "collect: yes\noutput: [\"x,vlan=4094\"]\nport-map: 443:80\n",
+		     "collector iface:x,vlan=4094,443:80");
+}
+
+static void test_wrong_keys_of_an_output_are_told(void **state)
+{
+	static const char *const rows[][2] = {
+		{"-C|-o|x,colour=1",
+		 "-o x: colour: is no key of this output; there are mtu, vlan, src-mac, dst-mac"},
+		{"-C|-w|a,b", "-w a: b: is no key of this output; there are mtu, vlan"},
+		{"-C|-o|x,", "-o x: : is no key"},
+		{"-C|-o|x,vlan=1,", "-o x: : is no key"},
+		{"-C|-o|,vlan=1", "-o: ,vlan=1: names no output before its keys"},
+		{"-C|-o|x,vlan", "-o x: vlan: needs a value"},
+		{"-C|-o|x,vlan=", "-o x: vlan: needs a value"},
+		{"-C|-o|x,vlan=0", "-o x: vlan: 0: must be a number from 1 to 4094"},
+		{"-C|-o|x,vlan=4095", "1 to 4094"},
+		{"-C|-o|x,mtu=127", "-o x: mtu: 127: must be a number from 128 to 65535"},
+		{"-C|-o|x,mtu=65536", "128 to 65535"},
+		{"-C|-o|x,mtu=1k", "mtu: 1k"},
+		{"-C|-o|x,src-mac=02:00:00:00:00", "an Ethernet address is written"},
+		{"-C|-o|x,src-mac=02:00:00:00:00:00:00", "an Ethernet address is written"},
+		{"-C|-o|x,src-mac=02-00-00-00-00-01", "an Ethernet address is written"},
+		{"-C|-o|x,src-mac=02:00:00:00:00:0g", "an Ethernet address is written"},
+		{"-C|-o|x,dst-mac=00:00:00:00:00:00", "an Ethernet address is written"},
+		{"-C|-o|x,src-mac=03:00:00:00:00:01", "is a group's address"},
+		{"-C|-o|x,port-map=443", "443: a port map is REAL:SHOWN"},
+		{"-C|-o|x,port-map=443:0", "0: a port is 1 to 65535"},
+		{"-C|-o|x|--port-map|443:80,", "a port map is REAL:SHOWN"},
+		{"-C|-o|x|--port-map|443:80,8443:80", "8443:80: each port may stand once"},
+		{"-C|-o|x|--port-map|443:80,443:81", "443:81: each port may stand once"},
+		{"-C|-o|x|--port-map|1:1,2:2,3:3,4:4,5:5,6:6,7:7,8:8,9:9,10:1,11:11,12:12,13:13,14:"
+		 "14,"
+		 "15:15,16:16,17:17",
+		 "each port may stand once"},
+		{"-C|-o|x|--port-map|1:1,2:2,3:3,4:4,5:5,6:6,7:7,8:8,9:9,10:10,11:11,12:12,13:13,"
+		 "14:"
+		 "14,15:15,16:16,17:17",
+		 "--port-map: at most 16 ports"},
+		{"-I|e|-t|h|--port-map|443:80", "--port-map: has no meaning with -t"},
+		{"-I|e|-o|e,vlan=3", "-o e: is the monitored interface"},
+		{"-C|-o|lo,vlan=3", "-o lo: this host would receive"},
+		{"-C|-o|x,vlan=3|-o|x", "x: the same output is named twice"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		assert_refused(rows[i][0], NULL, rows[i][1]);
+	assert_refused("", "collect: yes\nwrite: [\"f,vlan=5000\"]\n", ": write f: vlan: 5000");
+}
+
 static void test_a_message_carries_no_terminal_escape(void **state)
 {
 	struct options o;
@@ -562,6 +651,8 @@ int main(void)
 		cmocka_unit_test(test_the_help_lists_the_options),
 		cmocka_unit_test(test_subcommands_are_for_people),
 		cmocka_unit_test(test_wrong_usage_is_one_line_that_says_what_to_do),
+		cmocka_unit_test(test_an_output_has_keys),
+		cmocka_unit_test(test_wrong_keys_of_an_output_are_told),
 		cmocka_unit_test(test_a_message_carries_no_terminal_escape),
 		cmocka_unit_test(test_the_file_supplies_what_was_not_said),
 		cmocka_unit_test(test_the_command_line_wins),

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * output: one word for an output comes in, its target and the values of its keys go out. Each key
+ * is described once, in the table below; what kinds of outputs there are is settings.c's business.
+ */
+#include "output.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "value.h"
+
+#define MTU_MIN  128u /* headers and the smallest segment that forge makes */
+#define MTU_MAX  65535u
+#define VLAN_MAX 4094u /* IEEE 802.1Q: 0 and 4095 name no VLAN */
+
+struct key {
+	const char *name;
+	unsigned of; /* OF_… | … */
+	bool bare;   /* needs no value: text is NULL then */
+	/* `name` is for messages. */
+	int (*take)(struct sink_conf *c, const char *name, const char *text);
+};
+
+/* What the keys mean */
+
+static int take_u16(const char *name, const char *text, unsigned min, unsigned max, uint16_t *out)
+{
+	unsigned v;
+	int err = value_number(name, text, min, max, &v);
+
+	if (!err)
+		*out = (uint16_t)v;
+	return err;
+}
+
+static int take_mtu(struct sink_conf *c, const char *name, const char *text)
+{
+	return take_u16(name, text, MTU_MIN, MTU_MAX, &c->shape.mtu);
+}
+
+static int take_vlan(struct sink_conf *c, const char *name, const char *text)
+{
+	return take_u16(name, text, 1, VLAN_MAX, &c->shape.vlan);
+}
+
+static int take_dst_mac(struct sink_conf *c, const char *name, const char *text)
+{
+	return value_mac(name, text, (uint8_t *)c->shape.dst_mac);
+}
+
+static int take_src_mac(struct sink_conf *c, const char *name, const char *text)
+{
+	uint8_t mac[6];
+	int err = value_mac(name, text, mac);
+
+	if (err)
+		return err;
+	if (mac[0] & 1)
+		return usage_error("%s: %s: is a group's address; nobody sends from one", name,
+				   text);
+	memcpy(c->shape.src_mac, mac, sizeof(mac));
+	return 0;
+}
+
+/* Two servers' ports shown as one would let two connections of one client look like one. */
+static int port_add(struct sink_shape *shape, const char *name, uint16_t real, uint16_t shown)
+{
+	if (shape->n_ports == SINK_PORTS_MAX)
+		return usage_error("%s: at most %d ports", name, SINK_PORTS_MAX);
+	for (unsigned i = 0; i < shape->n_ports; i++)
+		if (shape->ports[i][0] == real || shape->ports[i][1] == shown)
+			return usage_error("%s: %u:%u: each port may stand once on each side", name,
+					   real, shown);
+	shape->ports[shape->n_ports][0] = real;
+	shape->ports[shape->n_ports++][1] = shown;
+	return 0;
+}
+
+static int port_pair(struct sink_shape *shape, const char *name, char *pair)
+{
+	char *colon = strchr(pair, ':');
+	uint16_t real, shown;
+	int err;
+
+	if (!colon)
+		return usage_error("%s: %s: a port map is REAL:SHOWN, as in 443:80", name, pair);
+	*colon = '\0';
+	err = value_port(name, pair, &real);
+	if (!err)
+		err = value_port(name, colon + 1, &shown);
+	return err ? err : port_add(shape, name, real, shown);
+}
+
+int output_port_map(struct sink_shape *shape, const char *name, const char *text)
+{
+	char *copy = NULL, *rest;
+	int err = value_string(text, &copy);
+
+	shape->n_ports = 0;
+	for (rest = copy; !err && rest;)
+		err = port_pair(shape, name, strsep(&rest, ","));
+	free(copy);
+	return err;
+}
+
+/* Said once a pair, for commas divide keys here. */
+static int take_port_map(struct sink_conf *c, const char *name, const char *text)
+{
+	char *copy = NULL;
+	int err = value_string(text, &copy);
+
+	if (!err)
+		err = port_pair(&c->shape, name, copy);
+	free(copy);
+	return err;
+}
+
+static const struct key keys[] = {
+	{"mtu", OF_PACKETS, false, take_mtu},
+	{"vlan", OF_PACKETS, false, take_vlan},
+	{"src-mac", OF_PACKETS, false, take_src_mac},
+	{"dst-mac", OF_PACKETS, false, take_dst_mac},
+	{"port-map", OF_PACKETS, false, take_port_map},
+	{.name = NULL},
+};
+
+/* The word's parts */
+
+/* Up to a comma that is not escaped, into `out`, which has room. Returns the comma or the end. */
+static const char *unescape(char *out, const char *in)
+{
+	while (*in && *in != ',') {
+		if (*in == '\\' && (in[1] == ',' || in[1] == '\\'))
+			in++;
+		*out++ = *in++;
+	}
+	*out = '\0';
+	return in;
+}
+
+static int unknown_key(const char *name, const char *target, unsigned of, const char *key)
+{
+	char all[256] = "";
+	size_t n = 0;
+
+	for (const struct key *k = keys; k->name; k++)
+		if (k->of & of && n < sizeof(all))
+			n += (size_t)snprintf(all + n, sizeof(all) - n, "%s%s", n ? ", " : "",
+					      k->name);
+	return usage_error("%s %s: %s: is no key of this output; there are %s (a comma in the "
+			   "name before them is written \\,)",
+			   name, target, key, all);
+}
+
+static int take_key(struct sink_conf *c, const char *name, unsigned of, char *part)
+{
+	char *text = strchr(part, '='), label[320];
+	const struct key *k = keys;
+
+	if (text)
+		*text++ = '\0';
+	while (k->name && (strcmp(k->name, part) != 0 || !(k->of & of)))
+		k++;
+	if (!k->name)
+		return unknown_key(name, c->target, of, part);
+	snprintf(label, sizeof(label), "%s %s: %s", name, c->target, part);
+	if (text ? !*text : !k->bare)
+		return usage_error("%s: needs a value", label);
+	return k->take(c, label, text);
+}
+
+static int take_keys(struct sink_conf *c, const char *name, unsigned of, const char *text)
+{
+	char *copy = NULL, *rest;
+	int err = value_string(text, &copy);
+
+	for (rest = copy; !err && rest;)
+		err = take_key(c, name, of, strsep(&rest, ","));
+	free(copy);
+	return err;
+}
+
+int output_parse(struct sink_conf *out, const char *name, unsigned of, const char *word)
+{
+	struct sink_conf c = {.kind = out->kind};
+	char *target = NULL;
+	const char *rest;
+	int err = value_string(word, &target);
+
+	if (err)
+		return err;
+	rest = unescape(target, word);
+	c.target = target;
+	if (!*target)
+		err = usage_error("%s: %s: names no output before its keys", name, word);
+	if (!err && *rest)
+		err = take_keys(&c, name, of, rest + 1);
+	if (err)
+		free(target);
+	else
+		*out = c;
+	return err;
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * outlet: what happens to sessions in, packets to the sinks out. Gathers the sinks that want equal
+ * packets, so that those are made once; and the native outlet, which shows what was captured as one
+ * TCP connection. Knows nothing of the table of sessions, keeps no byte.
+ */
+#include "outlet.h"
+
+#include <string.h>
+
+#define MTU_DEFAULT 1500u /* of sinks that take any packet */
+#define STATE_ALIGN 8u
+
+_Static_assert(sizeof(struct sink_shape) % sizeof(uint16_t) == 0 &&
+		       _Alignof(struct sink_shape) == _Alignof(uint16_t),
+	       "no padding: compared as bytes");
+
+/* Which sinks share packets */
+
+/* 0: any. */
+static uint32_t sink_mtu(const struct sink *s)
+{
+	uint32_t mtu = s->ops->mtu ? s->ops->mtu(s) : 0;
+
+	if (s->shape.mtu && (!mtu || s->shape.mtu < mtu))
+		mtu = s->shape.mtu;
+	return mtu;
+}
+
+static uint32_t smallest_mtu(const struct outlet *o)
+{
+	uint32_t mtu = UINT32_MAX;
+
+	for (unsigned i = 0; i < o->n; i++) {
+		uint32_t m = sink_mtu(o->sinks[i]);
+
+		if (m && m < mtu)
+			mtu = m;
+	}
+	return mtu == UINT32_MAX ? MTU_DEFAULT : mtu;
+}
+
+/* But for the MTU. */
+static struct sink_shape shape_of(const struct sink *s)
+{
+	struct sink_shape shape = s->shape;
+
+	shape.mtu = 0;
+	return shape;
+}
+
+static bool may_join(const struct outlet *o, const struct sink *s)
+{
+	struct sink_shape shape = shape_of(s);
+	uint32_t mtu = sink_mtu(s);
+
+	return memcmp(&o->shape, &shape, sizeof(shape)) == 0 && (!mtu || mtu == smallest_mtu(o));
+}
+
+static void link_init(struct forge_link *link, const struct sink_shape *shape)
+{
+	static const uint16_t none[3];
+
+	*link = forge_link_default;
+	if (memcmp(shape->dst_mac, none, sizeof(none)) != 0)
+		memcpy(link->mac, shape->dst_mac, 6);
+	if (memcmp(shape->src_mac, none, sizeof(none)) != 0)
+		memcpy(link->mac + 6, shape->src_mac, 6);
+	link->vlan = shape->vlan;
+}
+
+static struct outlet *outlet_add(struct outlet_set *set, const struct sink *s)
+{
+	struct outlet *o = &set->v[set->n++];
+
+	*o = (struct outlet){.ops = &outlet_native_ops, .shape = shape_of(s), .frame = set->frame};
+	link_init(&o->link, &o->shape);
+	o->state_at = set->state_len;
+	set->state_len += (o->ops->state_len + STATE_ALIGN - 1) / STATE_ALIGN * STATE_ALIGN;
+	return o;
+}
+
+static void sink_join(struct outlet_set *set, struct sink *s)
+{
+	struct outlet *o = NULL;
+
+	for (unsigned i = 0; !o && i < set->n; i++)
+		o = may_join(&set->v[i], s) ? &set->v[i] : NULL;
+	if (!o)
+		o = outlet_add(set, s);
+	o->sinks[o->n++] = s;
+}
+
+void outlets_init(struct outlet_set *set, const struct sink_set *sinks)
+{
+	memset(set, 0, sizeof(*set));
+	/* Those that take any size come last: to where there is one already. */
+	for (int any = 0; any < 2; any++)
+		for (unsigned i = 0; i < sinks->n; i++)
+			if (sinks->v[i]->ops->packet && (sink_mtu(sinks->v[i]) == 0) == any)
+				sink_join(set, sinks->v[i]);
+}
+
+/* To each of them */
+
+static void *state_of(const struct outlet *o, uint8_t *states)
+{
+	return states + o->state_at;
+}
+
+void outlets_begin(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
+		   uint64_t ts_ns)
+{
+	for (struct outlet *o = set->v; o < set->v + set->n; o++)
+		o->ops->begin(o, state_of(o, states), flow, ts_ns);
+}
+
+unsigned outlets_data(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
+		      enum flow_dir dir, struct span bytes, bool end, uint64_t ts_ns)
+{
+	unsigned sent = OUTLET_SENT_BOTH;
+
+	for (struct outlet *o = set->v; o < set->v + set->n; o++)
+		sent &= o->ops->data(o, state_of(o, states), flow, dir, bytes, end, ts_ns);
+	return sent;
+}
+
+unsigned outlets_gap(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
+		     enum flow_dir dir, uint64_t len, uint64_t ts_ns)
+{
+	unsigned sent = OUTLET_SENT_BOTH;
+
+	for (struct outlet *o = set->v; o < set->v + set->n; o++)
+		sent &= o->ops->gap(o, state_of(o, states), flow, dir, len, ts_ns);
+	return sent;
+}
+
+unsigned outlets_fin(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
+		     enum flow_dir dir, uint64_t ts_ns)
+{
+	unsigned sent = OUTLET_SENT_BOTH;
+
+	for (struct outlet *o = set->v; o < set->v + set->n; o++)
+		sent &= o->ops->fin(o, state_of(o, states), flow, dir, ts_ns);
+	return sent;
+}
+
+unsigned outlets_poke(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
+		      enum flow_dir dir, uint64_t ts_ns)
+{
+	unsigned sent = OUTLET_SENT_BOTH;
+
+	for (struct outlet *o = set->v; o < set->v + set->n; o++)
+		sent &= o->ops->poke(o, state_of(o, states), flow, dir, ts_ns);
+	return sent;
+}
+
+void outlets_rst(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
+		 enum flow_dir dir, uint64_t ts_ns)
+{
+	for (struct outlet *o = set->v; o < set->v + set->n; o++)
+		o->ops->rst(o, state_of(o, states), flow, dir, ts_ns);
+}
+
+void outlets_forget(struct outlet_set *set, uint8_t *states)
+{
+	for (struct outlet *o = set->v; o < set->v + set->n; o++)
+		if (o->ops->forget)
+			o->ops->forget(o, state_of(o, states));
+}
+
+/* Packets */
+
+static void on_packet(void *ctx, struct span l2, uint64_t ts_ns, bool first)
+{
+	const struct outlet_emission *e = ctx;
+	const struct outlet *o = e->outlet;
+
+	for (unsigned i = 0; i < o->n; i++)
+		o->sinks[i]->ops->packet(o->sinks[i], l2, ts_ns, e->who, first);
+}
+
+static uint8_t *room_for(void *ctx, size_t len)
+{
+	const struct outlet *o = ((const struct outlet_emission *)ctx)->outlet;
+	struct sink *s = o->n == 1 ? o->sinks[0] : NULL; /* several sinks: it is copied anyway */
+
+	return s && s->ops->room ? s->ops->room(s, len) : NULL;
+}
+
+struct forge_out outlet_out(struct outlet_emission *e)
+{
+	return (struct forge_out){.emit = on_packet,
+				  .room = room_for,
+				  .ctx = e,
+				  .link = &e->outlet->link,
+				  .frame = e->outlet->frame};
+}
+
+/* A link carries one tag beyond its MTU, not two. */
+uint32_t outlet_mtu(const struct outlet *o, const struct outlet_flow *flow)
+{
+	return smallest_mtu(o) - (o->shape.vlan && flow->lane ? 4 : 0);
+}
+
+/* The native outlet: one TCP connection of the same bytes */
+
+/* Each packet of a side takes one number. */
+struct counted {
+	uint16_t id[2];
+};
+
+static struct counted count_from(const struct forge_flow *f)
+{
+	return (struct counted){{f->side[FLOW_C2S].ip_id, f->side[FLOW_S2C].ip_id}};
+}
+
+static unsigned sent_since(const struct forge_flow *f, struct counted before)
+{
+	return (f->side[FLOW_C2S].ip_id != before.id[FLOW_C2S] ? OUTLET_SENT(FLOW_C2S) : 0) |
+	       (f->side[FLOW_S2C].ip_id != before.id[FLOW_S2C] ? OUTLET_SENT(FLOW_S2C) : 0);
+}
+
+static void native_begin(struct outlet *o, void *state, const struct outlet_flow *flow,
+			 uint64_t ts_ns)
+{
+	struct outlet_emission e = {.outlet = o, .who = &flow->who};
+	struct forge_out out = outlet_out(&e);
+	struct forge_flow *f = state;
+
+	forge_init(f, flow->who.open, flow->incarnation, outlet_mtu(o, flow));
+	f->port[FLOW_S2C] = sink_port(&o->shape, f->port[FLOW_S2C]);
+	f->vlan = flow->lane;
+	forge_handshake(f, &out, ts_ns);
+}
+
+static unsigned native_data(struct outlet *o, void *state, const struct outlet_flow *flow,
+			    enum flow_dir dir, struct span bytes, bool end, uint64_t ts_ns)
+{
+	struct outlet_emission e = {.outlet = o, .who = &flow->who};
+	struct forge_out out = outlet_out(&e);
+	struct counted before = count_from(state);
+
+	forge_data(state, &out, dir, bytes, end, ts_ns);
+	return sent_since(state, before);
+}
+
+static unsigned native_gap(struct outlet *o, void *state, const struct outlet_flow *flow,
+			   enum flow_dir dir, uint64_t len, uint64_t ts_ns)
+{
+	struct outlet_emission e = {.outlet = o, .who = &flow->who};
+	struct forge_out out = outlet_out(&e);
+	struct counted before = count_from(state);
+
+	forge_gap(state, &out, dir, len, ts_ns);
+	return sent_since(state, before);
+}
+
+static unsigned native_fin(struct outlet *o, void *state, const struct outlet_flow *flow,
+			   enum flow_dir dir, uint64_t ts_ns)
+{
+	struct outlet_emission e = {.outlet = o, .who = &flow->who};
+	struct forge_out out = outlet_out(&e);
+	struct counted before = count_from(state);
+
+	forge_fin(state, &out, dir, ts_ns);
+	return sent_since(state, before);
+}
+
+static unsigned native_poke(struct outlet *o, void *state, const struct outlet_flow *flow,
+			    enum flow_dir dir, uint64_t ts_ns)
+{
+	struct outlet_emission e = {.outlet = o, .who = &flow->who};
+	struct forge_out out = outlet_out(&e);
+	struct counted before = count_from(state);
+
+	forge_poke(state, &out, dir, ts_ns);
+	return sent_since(state, before);
+}
+
+static void native_rst(struct outlet *o, void *state, const struct outlet_flow *flow,
+		       enum flow_dir dir, uint64_t ts_ns)
+{
+	struct outlet_emission e = {.outlet = o, .who = &flow->who};
+	struct forge_out out = outlet_out(&e);
+
+	forge_rst(state, &out, dir, ts_ns);
+}
+
+const struct outlet_ops outlet_native_ops = {
+	.name = "native",
+	.state_len = sizeof(struct forge_flow),
+	.begin = native_begin,
+	.data = native_data,
+	.gap = native_gap,
+	.fin = native_fin,
+	.poke = native_poke,
+	.rst = native_rst,
+};
