@@ -189,7 +189,8 @@ static void link_detach(struct ingest *in)
 	if (!a)
 		return;
 	a->link[in->link] = NULL;
-	a->n_live--;
+	if (!--a->n_live)
+		sessions_origin_link(in->hub->sessions, a->origin, false);
 	in->agent = NULL;
 }
 
@@ -295,6 +296,7 @@ static void link_attach(struct ingest *in, struct agent *a, const struct frame_h
 	in->greeted = true;
 	a->link[m->link] = in;
 	a->n_live++;
+	sessions_origin_link(in->hub->sessions, a->origin, true);
 	a->is_stamped = false;
 }
 

@@ -39,6 +39,11 @@ struct session_origin *sessions_origin(struct sessions *t, const uint8_t agent[1
  */
 int sessions_frame(struct sessions *t, struct session_origin *o, const struct frame *f,
 		   uint64_t now_ns) WARN_UNUSED;
+/**
+ * Whether an origin has a link. Without one, connections that are captured at their other end, too,
+ * go on from there at the next tick.
+ */
+void sessions_origin_link(struct sessions *t, struct session_origin *o, bool is_up);
 /** Reset all flows of an origin (the agent is gone for good) and forget it. */
 void sessions_origin_gone(struct sessions *t, struct session_origin *o, uint64_t now_ns);
 /** Pokes and idle expiry that are due. Returns ns until the next deadline, UINT64_MAX when none. */

@@ -4,6 +4,7 @@
  * tuples and ids in, sessions out. Never emits, never looks at a byte that was mirrored.
  */
 #include "session_table.h"
+#include "session_pair.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -254,6 +255,10 @@ struct session *session_add(struct sessions *t, struct session_origin *o,
 
 void session_drop(struct sessions *t, struct session *s)
 {
+	struct session *twin = session_twin(s);
+	bool was_last = twin && twin->state == SESSION_STANDBY && session_has_closed(twin);
+
+	session_unpair(t, s);
 	session_enter(t, s, SESSION_QUIET);
 	queue_remove(&s->order);
 	queue_remove(&s->of_origin);
@@ -261,6 +266,8 @@ void session_drop(struct sessions *t, struct session *s)
 	outlets_forget(&t->outlets, s->tail);
 	free(s);
 	counter_set(&c_active, --t->count);
+	if (was_last)
+		session_drop(t, twin);
 }
 
 struct session *session_least_active(const struct sessions *t)
@@ -298,6 +305,7 @@ int sessions_new(struct sessions **out, const struct session_conf *conf, struct 
 	queue_init(&t->rest);
 	queue_init(&t->pokes);
 	queue_init(&t->ghosts);
+	queue_init(&t->waiting);
 	*out = t;
 	return 0;
 }

@@ -35,6 +35,7 @@ struct session_dir {
 /* One captured end of one connection, in one allocation with its strings and what the outlets keep
  * of it. Owned by the table. */
 struct session {
+	struct pair *pair; /* with its other end: session_pair.c's; NULL: none was seen */
 	struct hmap_node by_flow;
 	struct hmap_node by_tuple; /* in the index only while LIVE */
 	struct queue_node order;   /* in t->live or t->rest, least recently active first */
@@ -59,6 +60,8 @@ struct session_origin {
 	struct queue sessions;
 	uint8_t agent[16];
 	char host[HOST_MAX + 1];
+	bool is_lost;     /* nothing comes from it now: others go on in its place, */
+	uint64_t lost_ns; /* since then; 0: not yet */
 };
 
 /* One worker thread's. */
@@ -69,6 +72,10 @@ struct sessions {
 	struct queue live, rest; /* all sessions: LIVE ones, the others */
 	struct queue pokes;      /* struct session_dir, earliest deadline first */
 	struct queue ghosts;     /* earliest end first */
+	struct queue waiting;    /* struct pair: see session_pair.c */
+	size_t held;             /* memory that is kept by all pairs */
+	uint64_t order;          /* parts that were kept */
+	bool has_lost;           /* origins that were lost since the last tick */
 	size_t count;
 	struct outlet_set outlets; /* for packets */
 };
@@ -82,7 +89,8 @@ struct session *session_find(const struct sessions *t, const struct session_orig
  */
 struct session *session_add(struct sessions *t, struct session_origin *o,
 			    const struct frame_flow_open *m, uint64_t now_ns);
-/** Out of the table and freed; emits nothing. */
+/** Out of the table and freed, and so is its other end when that has nothing more to tell; emits
+ * nothing. */
 void session_drop(struct sessions *t, struct session *s);
 /** The one that has been without a byte for longest, in any state; NULL when there is none. */
 struct session *session_least_active(const struct sessions *t);

@@ -38,6 +38,8 @@ static void feed(struct sessions *t, struct span in)
 			now += 3 * NS_PER_MS;
 		if (how & 4)
 			now += 7 * NS_PER_S;
+		if (how & 8)
+			sessions_origin_link(t, o, how & 16);
 		if (how & 6)
 			(void)sessions_tick(t, now);
 		if (sessions_frame(t, o, &f, now) == 0 && (how & 0xf0) == 0xf0)

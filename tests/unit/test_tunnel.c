@@ -85,6 +85,13 @@ int sessions_frame(struct sessions *t, struct session_origin *o, const struct fr
 	return 0;
 }
 
+void sessions_origin_link(struct sessions *t, struct session_origin *o, bool is_up)
+{
+	(void)t;
+	(void)o;
+	(void)is_up;
+}
+
 void sessions_origin_gone(struct sessions *t, struct session_origin *o, uint64_t now_ns)
 {
 	(void)t;
