@@ -24,10 +24,8 @@ static struct family *const families[] = {&openssl_family, &gnutls_family, &nspr
 
 static dlsym_fn real_dlsym(void)
 {
-	static const char *const versions[] = {"GLIBC_2.34", "GLIBC_2.17", "GLIBC_2.2.5"};
-
-	for (size_t i = 0; !shim_real_dlsym && i < sizeof(versions) / sizeof(versions[0]); i++)
-		shim_real_dlsym = (dlsym_fn)dlvsym(RTLD_NEXT, "dlsym", versions[i]);
+	if (!shim_real_dlsym)
+		shim_real_dlsym = (dlsym_fn)libc_dlsym();
 	return shim_real_dlsym;
 }
 
@@ -38,16 +36,16 @@ any_fn lib_next(const char *name)
 	return look ? (any_fn)look(RTLD_NEXT, name) : NULL;
 }
 
-static const struct link_map *map_of(const void *address, const char **file)
+/* NULL: none. What it is does not matter, as long as it is another one for each module. */
+static const void *map_of(const void *address, const char **file)
 {
-	struct link_map *map = NULL;
 	Dl_info info;
 
-	if (!dladdr1(address, &info, (void **)&map, RTLD_DL_LINKMAP))
+	if (!dladdr(address, &info))
 		return NULL;
 	if (file)
 		*file = info.dli_fname;
-	return map;
+	return info.dli_fbase;
 }
 
 static bool is_ours(any_fn f)
@@ -80,7 +78,7 @@ static void fill(const struct family *f, struct lib *lib, const char *file)
 static int place_of(struct family *f, any_fn fn)
 {
 	const char *file = NULL;
-	const struct link_map *map = map_of((const void *)fn, &file);
+	const void *map = map_of((const void *)fn, &file);
 	uint32_t n = atomic_load_explicit(&f->n_libs, memory_order_acquire);
 	static atomic_flag busy = ATOMIC_FLAG_INIT;
 
@@ -97,11 +95,29 @@ static int place_of(struct family *f, any_fn fn)
 	return (int)n;
 }
 
+static int first_module(struct dl_phdr_info *info, size_t size, void *found)
+{
+	(void)size;
+	*(const void **)found = info->dlpi_phdr;
+	return 1;
+}
+
+/* The program itself, which each C library names first. */
+static const void *program_map(void)
+{
+	static const void *map;
+	const void *inside = NULL;
+
+	if (!map && dl_iterate_phdr(first_module, &inside))
+		map = map_of(inside, NULL);
+	return map;
+}
+
 /* What the caller's own module was linked with; NULL: with none. */
 static any_fn linked_with(const struct family *f, const void *caller)
 {
 	const char *name = f->names[f->telling], *file = NULL;
-	const struct link_map *map = map_of(caller, &file);
+	const void *map = map_of(caller, &file);
 	any_fn fn = NULL;
 	void *h;
 
@@ -109,7 +125,7 @@ static any_fn linked_with(const struct family *f, const void *caller)
 		return NULL;
 	/* The program itself. dlopen() by its name would open its file, perhaps in a sandbox; and
 	 * its handle finds us first. */
-	if (!map->l_name[0])
+	if (map == program_map())
 		return lib_next(name);
 	h = dlopen(file, RTLD_LAZY | RTLD_NOLOAD);
 	if (h) {
@@ -199,7 +215,7 @@ static bool may_be_ours(const char *name)
  */
 static bool is_only_one(const struct family *f, any_fn fn, const void *caller)
 {
-	const struct link_map *map = map_of((const void *)fn, NULL);
+	const void *map = map_of((const void *)fn, NULL);
 	any_fn linked = linked_with(f, caller), global = lib_next(f->names[f->telling]);
 	uint32_t n = atomic_load_explicit(&f->n_libs, memory_order_acquire);
 

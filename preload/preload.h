@@ -6,7 +6,7 @@
  *
  *     openssl.c gnutls.c nss.c │ sock.c        interposed calls
  *     proc.c                                   children, sandboxes
- *     lib.c                                    which library's function is the real one
+ *     lib.c libc.c                             which library's function is the real one
  *     calls.c                                  objects, positions, which call counts
  *     ring.c                                   records into shared memory
  *     link.c                                   the agent's socket
@@ -169,7 +169,7 @@ void proc_init(void);
 typedef void (*any_fn)(void);
 
 struct lib {
-	const void *map; /* its link_map */
+	const void *map; /* where it begins */
 	any_fn fn[LIB_FUNCTIONS];
 };
 
@@ -192,6 +192,8 @@ struct lib *lib_of_caller(struct family *f, const void *caller);
 void lib_init(void);
 /** A libc function of that name, after ours. */
 any_fn lib_next(const char *name);
+/* libc.c: the C library's own dlsym(), not ours. Takes no lock of ours; asked once. */
+any_fn libc_dlsym(void);
 /** Whether the program was linked with a TLS library, or has called one. Takes no lock. */
 bool lib_is_used(void);
 

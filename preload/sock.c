@@ -9,14 +9,17 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* What programs built with _FORTIFY_SOURCE call. */
+/* What programs built with _FORTIFY_SOURCE call; and what not each C library has. */
 ssize_t __read_chk(int fd, void *buf, size_t len, size_t room);
 ssize_t __recv_chk(int fd, void *buf, size_t len, size_t room, int flags);
 ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t len, size_t room, int flags,
 		       struct sockaddr *restrict addr, socklen_t *restrict addr_len);
+int close_range(unsigned first, unsigned last, int flags);
+void closefrom(int first);
 
 uint8_t shim_bound[SSLC_SHIM_FDS];
 
@@ -33,17 +36,54 @@ uint8_t shim_bound[SSLC_SHIM_FDS];
 #define POINTER(name) static __typeof__(&(name)) next_##name;
 SOCK_FUNCTIONS(POINTER)
 
+/* A C library without these has them now that we are there: who looks for them finds us. */
+static int own_close_range(unsigned first, unsigned last, int flags)
+{
+	return (int)syscall(SYS_close_range, first, last, flags);
+}
+
+static void own_closefrom(int first)
+{
+	(void)syscall(SYS_close_range, first > 0 ? first : 0, ~0u, 0);
+}
+
+static ssize_t own_read_chk(int fd, void *buf, size_t len, size_t room)
+{
+	return next_read(fd, buf, len < room ? len : room);
+}
+
+static ssize_t own_recv_chk(int fd, void *buf, size_t len, size_t room, int flags)
+{
+	return next_recv(fd, buf, len < room ? len : room, flags);
+}
+
+static ssize_t own_recvfrom_chk(int fd, void *restrict buf, size_t len, size_t room, int flags,
+				struct sockaddr *restrict addr, socklen_t *restrict addr_len)
+{
+	return next_recvfrom(fd, buf, len < room ? len : room, flags, addr, addr_len);
+}
+
 #define FIND(name) next_##name = (__typeof__(&(name)))lib_next(#name);
 void sock_init(void)
 {
 	SOCK_FUNCTIONS(FIND)
+	if (!next_close_range)
+		next_close_range = own_close_range;
+	if (!next_closefrom)
+		next_closefrom = own_closefrom;
+	if (!next___read_chk)
+		next___read_chk = own_read_chk;
+	if (!next___recv_chk)
+		next___recv_chk = own_recv_chk;
+	if (!next___recvfrom_chk)
+		next___recvfrom_chk = own_recvfrom_chk;
 }
 
 /* Other libraries' constructors may come before ours. */
 #define NEXT(name)                                                                                 \
 	({                                                                                         \
 		if (UNLIKELY(!next_##name))                                                        \
-			FIND(name)                                                                 \
+			sock_init();                                                               \
 		next_##name;                                                                       \
 	})
 

@@ -6,8 +6,25 @@ import pathlib
 import re
 import shutil
 
-from lib import PROGS, ROOT, Skip, binary, check, go_build, go_trees, sh
+from lib import PROGS, ROOT, Skip, binary, check, equal, go_build, go_trees, sh
 from lib_debs import Suite
+
+
+def exported(objdump, library):
+    """Names that a library defines for others."""
+    lines = (line.split() for line in sh(objdump, "-T", library).splitlines())
+    return {w[-1] for w in lines if len(w) > 5 and "*UND*" not in w and "*ABS*" not in w}
+
+
+def judge_library(objdump, library, libc="libc.so.6"):
+    """The preloaded library needs the C library alone, and no executable stack; the names that it exports."""
+    text = sh(objdump, "-p", library)
+    equal(re.findall(r"NEEDED\s+(\S+)", text), [libc], f"{library} needs")
+    check(not re.search(r"STACK .*\n.*flags rwx", text), f"{library} wants an executable stack")
+    check("TEXTREL" not in text and "RPATH" not in text and "RUNPATH" not in text, f"{library}:", text)
+    got = exported(objdump, library)
+    check("dlsym" in got and "SSL_write" in got, f"{library} exports", sorted(got))
+    return got
 
 
 class Native:

@@ -1,0 +1,84 @@
+#!/usr/bin/env -S python3 -B
+# SPDX-License-Identifier: Apache-2.0
+"""The preloaded library as it is built: it needs the C library alone, and exports what it wraps and nothing else. And
+for musl, the C library of Alpine: built, and loaded into a program of that C library, whose stub of a TLS library it
+mirrors."""
+import pathlib
+import re
+import time
+
+from lib import LIBRARY, PROGS, ROOT, check, equal, fact, find_flow, flows, run, sh
+from lib_targets import exported, judge_library
+
+PORT = 4443
+LATER = {"SSL_write_ex2"}  # OpenSSL 3.3
+KERNEL_HEADERS = ("linux", "asm", "asm-generic")
+
+
+def judge_names():
+    """Whoever asks for a name that we export must have meant a library's: each is one of these libraries'."""
+    known = set(LATER)
+    for lib in ("libssl.so.3", "libgnutls.so.30", "libnspr4.so", "libssl3.so", "libc.so.6"):
+        path = re.search(rf"{re.escape(lib)} .*=> (\S+)", sh("ldconfig", "-p"))
+        check(path, f"{lib} is not installed")
+        known |= exported("objdump", path.group(1))
+    ours = judge_library("objdump", LIBRARY)
+    check(ours <= known, "exported, and nobody else's:", sorted(ours - known))
+    return ours
+
+
+def kernel_headers(t):
+    """musl's compiler sees its own headers only: beside them, those of the kernel."""
+    top = t.dir / "headers"
+    top.mkdir()
+    machine = sh("gcc", "-print-multiarch").strip()
+    for name in KERNEL_HEADERS:
+        here = pathlib.Path("/usr/include") / name
+        (top / name).symlink_to(here if here.exists() else pathlib.Path("/usr/include") / machine / name)
+    return top
+
+
+def build_for_musl(t):
+    build = t.dir / "musl"
+    sh("cmake", "-G", "Ninja", "-B", build, "-DSSLC_PRELOAD_ONLY=ON", "-DSSLC_WERROR=ON", "-DCMAKE_C_COMPILER=musl-gcc",
+       f"-DCMAKE_C_FLAGS=-isystem {kernel_headers(t)}", ROOT, timeout=60)
+    sh("ninja", "-C", build, timeout=60)
+    stub, exe = build / "libssl.so.3", build / "stubtls"
+    flags = ["-std=c17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
+    sh("musl-gcc", *flags, "-DLIBRARY", "-shared", "-fPIC", f"-Wl,-soname,{stub.name}", "-o", stub, PROGS / "stubtls.c")
+    sh("musl-gcc", *flags, "-o", exe, PROGS / "stubtls.c", stub, f"-Wl,-rpath,{build}")
+    return build / pathlib.Path(LIBRARY).name, exe
+
+
+def mirrored(t, library, exe):
+    ns = t.ns("s")
+    agent = t.alone("--capture", "preload", "--run-dir", t.run_dir(), "-w", t.dir / "musl.pcapng", f"port {PORT}", ns=ns,
+                    iface="any")
+    # env(1) is not of this C library: the environment begins behind it
+    p = t.spawn("stubtls", "env", f"LD_PRELOAD={library}", f"SSLCOLLECTOR_RUN_DIR={t.run_dir()}", exe, PORT, ns=ns)
+    equal(p.wait(20), 0, f"stubtls: {p.err()}")
+    equal(p.err(), "", "words of the loader")
+    time.sleep(0.5)
+    equal(agent.stop(), 0, "agent's exit status")
+    seen = flows(t.dir / "musl.pcapng")
+    conns = re.findall(r"^conn (\d+) ", p.out(), re.M)
+    equal(len(conns), 3, f"connections: {p.out()}")
+    equal(len(seen), 3, "flows")
+    for i, port in enumerate(conns, 1):
+        f = find_flow(seen, int(port), PORT)
+        equal([bytes(d) for d in f.data], [f"question {i}\n".encode() * i, f"answer {i}\n".encode() * i], f"connection {i}")
+        equal(f.end, "fin", f"connection {i} ends")
+    equal({k: v for k, v in agent.counters().items() if k.startswith("preload_") and ("lost" in k or "broken" in k)}, {},
+          "losses")
+
+
+def main(t):
+    ours = judge_names()
+    fact(f"{len(ours)} functions exported, each a library's; needs libc.so.6 alone")
+    library, exe = build_for_musl(t)
+    equal(judge_library("objdump", library, "libc.so"), ours, "exported by the one for musl")
+    mirrored(t, library, exe)
+    fact("musl: the same functions, libc.so alone; linked, by dlsym() and in a child: 3 connections equal")
+
+
+run(main, needs=["gcc", "objdump", "cmake", "ninja", "musl-gcc"])
