@@ -11,7 +11,9 @@
 #include "options.h"
 #include "report.h"
 #include "run.h"
+#include "settings.h"
 #include "status.h"
+#include "systemwide.h"
 #include "trial.h"
 #include "tunnel.h"
 
@@ -245,18 +247,35 @@ static void set_priority(const struct options *o)
 			 getpriority(PRIO_PROCESS, 0));
 }
 
+/* No environment tells them where the agent is. */
+static bool is_default_place(const struct options *o)
+{
+	bool is = !strcmp(o->run_dir, RUN_DIR_DEFAULT);
+
+	if (!is)
+		log_error("enable: --run-dir %s: with --system-wide programs look in %s only",
+			  o->run_dir, RUN_DIR_DEFAULT);
+	return is;
+}
+
 static int run_enable(const struct options *o)
 {
 	char library[PATH_MAX];
 	const struct enable_conf conf = {.root = "", .library = library, .run_dir = o->run_dir};
 
+	const struct systemwide_conf all = {
+		.root = "", .library = library, .trial = "/proc/self/exe", .owner = 0};
+
 	if (o->mode == MODE_DISABLE)
-		return disable_units(&conf, o->units, o->n_units);
+		return o->system_wide ? systemwide_disable(&all)
+				      : disable_units(&conf, o->units, o->n_units);
 	if (!run_find_library(library)) {
 		log_error("enable: libsslcollector-preload.so is neither beside this program nor "
 			  "installed");
 		return 1;
 	}
+	if (o->system_wide)
+		return is_default_place(o) ? systemwide_enable(&all) : 1;
 	return enable_units(&conf, o->units, o->n_units);
 }
 

@@ -68,7 +68,9 @@ void options_print_help(void)
 	      "an agent here\n"
 	      "  sslcollector enable UNIT...                the same for services, from their next "
 	      "start on\n"
-	      "  sslcollector disable UNIT...               no longer\n"
+	      "  sslcollector enable --system-wide          the same for every program of this "
+	      "host\n"
+	      "  sslcollector disable UNIT...|--system-wide  no longer\n"
 	      "\n"
 	      "Questions\n"
 	      "  sslcollector coverage [--json]             which programs are mirrored, and why "
@@ -486,9 +488,13 @@ static int take_units(enum options_mode mode, struct options *o, struct settings
 	o->mode = mode;
 	o->units = cli->words + 1;
 	o->n_units = (unsigned)cli->n_words - 1;
-	if (!o->n_units)
+	if (!o->n_units && !settings_is_on(&cli->set.system_wide))
 		return usage_error("%s: which service? Say: sslcollector %s nginx.service",
 				   cli->words[0], cli->words[0]);
+	if (o->n_units && settings_is_on(&cli->set.system_wide))
+		return usage_error("%s: --system-wide with services: it is for every program; say "
+				   "one of them",
+				   cli->words[0]);
 	err = check_fits(o->mode, &cli->set);
 	return err ? err : settings_take(s, IN(o->mode), NULL, o);
 }

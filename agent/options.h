@@ -49,6 +49,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	char **command; /* run COMMAND…: borrowed from argv, ends with NULL */
 	char **units;   /* enable UNIT…, disable UNIT…: the same */
 	unsigned n_units;
+	bool system_wide; /* enable --system-wide, disable --system-wide: instead of units */
 	char *ca, *cert, *key;
 	bool insecure;
 	int zstd_level;             /* --compress N, 0 to 19; default 1 */

@@ -36,6 +36,18 @@ static bool is_served(const char *run_dir)
 	return is;
 }
 
+/* Without links and dots: it goes into files that others read. */
+static bool resolve(char path[PATH_MAX])
+{
+	char *real = realpath(path, NULL);
+	bool fits = real && strlen(real) < PATH_MAX && !access(real, R_OK);
+
+	if (fits)
+		memcpy(path, real, strlen(real) + 1);
+	free(real);
+	return fits;
+}
+
 /* Beside this program, as in a build directory; else where it is installed, seen from there. */
 bool run_find_library(char out[PATH_MAX])
 {
@@ -50,7 +62,7 @@ bool run_find_library(char out[PATH_MAX])
 	dir = dirname(self);
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
 		if (snprintf(out, PATH_MAX, "%s/%s" LIBRARY, dir, places[i]) < PATH_MAX &&
-		    !access(out, R_OK))
+		    resolve(out))
 			return true;
 	return false;
 }

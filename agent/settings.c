@@ -135,6 +135,14 @@ static int take_key(struct options *o, const char *name, const char *word)
 	return value_string(word, &o->key);
 }
 
+static int take_system_wide(struct options *o, const char *name, const char *word)
+{
+	(void)name;
+	(void)word;
+	o->system_wide = true;
+	return 0;
+}
+
 static int take_insecure(struct options *o, const char *name, const char *word)
 {
 	(void)name;
@@ -408,6 +416,8 @@ const struct setting settings_table[] = {
 		take_run_dir, rest, "DIR", "where agents answer (default " RUN_DIR_DEFAULT ")"},
 	{"json", "--json", KIND_FLAG, PLACE_ARGV, ASK, AT(json), take_json,
 		rest, NULL, NULL},
+	{"system-wide", "--system-wide", KIND_FLAG, PLACE_ARGV, IN(MODE_ENABLE) | IN(MODE_DISABLE),
+		AT(system_wide), take_system_wide, rest, NULL, NULL},
 	{"verbose", "-v", KIND_FLAG, PLACE_BOTH, EVERY, AT(verbose), take_verbose,
 		rest, NULL, "say more"},
 	{"help", "-h", KIND_FLAG, PLACE_ARGV, EVERY, AT(help), NULL,

@@ -334,7 +334,7 @@ static bool was_linked; /* with a TLS library, at load */
 static int is_tls_library(struct dl_phdr_info *info, size_t size, void *found)
 {
 	(void)size;
-	if (!info->dlpi_name ||
+	if (!info->dlpi_name || strstr(info->dlpi_name, "libsslcollector-preload") ||
 	    !(strstr(info->dlpi_name, "libssl") || strstr(info->dlpi_name, "libgnutls") ||
 	      strstr(info->dlpi_name, "libnspr")))
 		return 0;

@@ -8,15 +8,27 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* By its environment; else each program of the host has us, most of which never use TLS, and some
+ * start a thousand times a minute. */
+static bool is_asked_for(void)
+{
+	const char *names = secure_getenv("LD_PRELOAD");
+
+	return names && strstr(names, "libsslcollector-preload");
+}
+
 __attribute__((constructor)) static void begin(void)
 {
-	const char *off = getenv("SSLCOLLECTOR_PRELOAD");
+	const char *off = secure_getenv("SSLCOLLECTOR_PRELOAD");
 
 	lib_init();
 	sock_init();
 	if ((off && !strcmp(off, "off")) || calls_init())
 		return;
 	gnutls_init();
-	ring_set_up();
+	if (is_asked_for() || lib_is_used())
+		ring_set_up();
+	else
+		ring_prepare();
 	proc_init();
 }

@@ -188,14 +188,19 @@ void ring_set_up(void)
 	size_t len = mapped_len;
 	int saved = errno;
 
-	if (!shim_is_sandboxed && make_own_page() && !shim_own->was_tried) {
-		shim_own->was_tried = true;
+	if (!shim_is_sandboxed && make_own_page() &&
+	    !__atomic_exchange_n(&shim_own->was_tried, true, __ATOMIC_ACQ_REL)) {
 		mapped = NULL;
 		set_up(inherited);
 		if (inherited)
 			munmap(inherited, len);
 	}
 	errno = saved;
+}
+
+void ring_prepare(void)
+{
+	(void)make_own_page();
 }
 
 void ring_set_up_late(void)

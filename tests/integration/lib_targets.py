@@ -6,14 +6,14 @@ import pathlib
 import re
 import shutil
 
-from lib import PROGS, ROOT, Skip, binary, check, equal, go_build, go_trees, sh
+from lib import LIBRARY, PROGS, ROOT, Skip, binary, check, equal, find_flow, go_build, go_trees, sh
 from lib_debs import Suite
 
 
 def exported(objdump, library):
     """Names that a library defines for others."""
     lines = (line.split() for line in sh(objdump, "-T", library).splitlines())
-    return {w[-1] for w in lines if len(w) > 5 and "*UND*" not in w and "*ABS*" not in w}
+    return {w[-1] for w in lines if len(w) > 5 and w[1][0] in "gwu" and "*UND*" not in w and "*ABS*" not in w}
 
 
 def judge_library(objdump, library, libc="libc.so.6"):
@@ -25,6 +25,30 @@ def judge_library(objdump, library, libc="libc.so.6"):
     got = exported(objdump, library)
     check("dlsym" in got and "SSL_write" in got, f"{library} exports", sorted(got))
     return got
+
+
+STUB = "libstubssl.so"
+
+
+def build_stub(compiler, top, *more, name=STUB):
+    """progs/stubtls.c: the program, the library that it finds where it was made or beside the system's."""
+    top.mkdir(exist_ok=True)
+    exe, library = top / "stubtls", top / name
+    flags = ["-std=c17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", *more]
+    sh(compiler, *flags, "-DLIBRARY", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", library, PROGS / "stubtls.c")
+    sh(compiler, *flags, "-o", exe, PROGS / "stubtls.c", library, "-ldl", f"-Wl,-rpath,{top}")
+    return exe, library
+
+
+def judge_stub(what, ports, seen, port=4443):
+    """What progs/stubtls.c said on its connections, from these ports."""
+    equal(len(ports), 4, f"{what}: connections")
+    equal(len(seen), 4, f"{what}: flows")
+    for i, at in enumerate(ports, 1):
+        f = find_flow(seen, int(at), port)
+        equal([bytes(d) for d in f.data], [f"question {i}\n".encode() * i, f"answer {i}\n".encode() * i],
+              f"{what}: connection {i}")
+        equal(f.end, "fin", f"{what}: how connection {i} ends")
 
 
 class Native:
@@ -44,8 +68,15 @@ class Native:
     def program(self):
         return binary()
 
+    def preload(self):
+        return pathlib.Path(LIBRARY)
+
     def compile(self, source, libs):
         return self.t.compile(source, libs)
+
+    def stub(self):
+        """progs/stubtls.c: the program, its library."""
+        return build_stub("gcc", self.t.dir / "stub")
 
     def go(self):
         """The Go test program, or None without a Go compiler."""
@@ -102,8 +133,17 @@ class Arm64:
         env = {**os.environ, "PKG_CONFIG_SYSROOT_DIR": str(self.root), "PKG_CONFIG_LIBDIR": config}
         sh("cmake", "-G", "Ninja", "-B", self.build, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", "-DSSLC_TESTS=OFF",
            "-DSSLC_WERROR=ON", ROOT, env=env, timeout=120)
-        sh("ninja", "-C", self.build, "sslcollector", env=env, timeout=900)
+        sh("ninja", "-C", self.build, "sslcollector", "sslcollector-preload", env=env, timeout=900)
         return self.build / "sslcollector"
+
+    def preload(self):
+        """Built by program(). Needs and exports what this machine's does."""
+        library = self.build / pathlib.Path(LIBRARY).name
+        equal(judge_library(f"{self.triplet}-objdump", library), exported("objdump", LIBRARY), f"{self.arch}: exports")
+        return library
+
+    def stub(self):
+        return build_stub(f"{self.triplet}-gcc", self.t.dir / f"stub-{self.arch}", f"--sysroot={self.root}")
 
     def compile(self, source, libs):
         exe = self.t.dir / f"{pathlib.Path(source).stem}-{self.arch}"

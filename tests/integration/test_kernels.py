@@ -4,7 +4,8 @@
 TLS connection byte-exact, and those of a Go program where there is a Go compiler. 5.10 and 6.1 have no
 socket tracepoint, 5.10 no bpf_loop(). Where there is kernel TLS, what it carries is exact, and SSL_sendfile()
 a gap of the file's size. GnuTLS: sends that are interrupted and resumed without their bytes; Debian builds it
-without kernel TLS. Crowd: more threads than CPUs inside the same functions of a C and of a Go program. The newest
+without kernel TLS. Preload: the preloaded library in
+programs of that machine, and no probes. Crowd: more threads than CPUs inside the same functions of a C and of a Go program. The newest
 kernel preempts everything that can be preempted, eBPF programs at uprobes too. One of them is arm64's, with
 everything built by a cross compiler.
 
@@ -19,9 +20,9 @@ import re
 import shutil
 import sys
 
-from lib import Failed, check, equal, fact, find_flow, flows, go_trees, run, sh, until
+from lib import Failed, check, equal, fact, find_flow, flows, go_trees, run, sh, sha256, until
 from lib_debs import Suite
-from lib_targets import Arm64, Native
+from lib_targets import STUB, Arm64, Native, judge_stub
 
 # name, suite, its architecture, hooks that its kernel must offer, whether it has kernel TLS, what its command
 # line says more
@@ -45,11 +46,12 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mount -t tracefs t /sys/kernel/tracing; mount -t bpf b /sys/fs/bpf
 ip link set lo up; ip addr add 127.0.0.1/8 dev lo 2>/dev/null
 mount -t debugfs d /sys/kernel/debug
-mkdir -p /tmp; uname -r; echo "preempt: $(cat /sys/kernel/debug/sched/preempt 2>/dev/null)"
-start() { # NAME HOOK
-  echo "== $1"
-  /sslcollector -v -I any --flow-hook $2 -w /tmp/$1.pcap --ring 4M >/tmp/$1.err 2>&1 & agent=$!
-  for i in $(seq 300); do grep -q '^ready' /tmp/$1.err && break; kill -0 $agent 2>/dev/null || break; sleep 0.2; done
+mkdir -p /tmp /run; uname -r; echo "preempt: $(cat /sys/kernel/debug/sched/preempt 2>/dev/null)"
+start() { # NAME OPTION...
+  name=$1; shift
+  echo "== $name"
+  /sslcollector -v -I any "$@" -w /tmp/$name.pcap --ring 4M >/tmp/$name.err 2>&1 & agent=$!
+  for i in $(seq 300); do grep -q '^ready' /tmp/$name.err && break; kill -0 $agent 2>/dev/null || break; sleep 0.2; done
 }
 probed() { # NAME FILE, which is probed when somebody has mapped it: not before the program may speak
   for i in $(seq 300); do grep -q "probes on .*$2" /tmp/$1.err && break; kill -0 $agent 2>/dev/null || break; sleep 0.2; done
@@ -61,7 +63,7 @@ stop() { # NAME
   { echo "BEGIN $1"; gzip -c /tmp/$1.pcap | base64; echo "END $1"; } > /dev/CAPTURES
 }
 for hook in HOOKS auto; do
-  start $hook $hook
+  start $hook --flow-hook $hook
   /xfer server 127.0.0.1 4433 /cert.pem /key.pem SPEC_SERVER TOTAL_CLIENT > /tmp/$hook.server 2>&1 & server=$!
   sleep 1
   /xfer client 127.0.0.1 4433 /cert.pem /key.pem SPEC_CLIENT TOTAL_SERVER ex > /tmp/$hook.client 2>&1
@@ -77,7 +79,7 @@ for hook in HOOKS auto; do
   stop $hook
 done
 gnutls() { # NAME OPTIONS OF THE SERVER, OF THE CLIENT
-  start $1 auto
+  start $1
   /gnutlsx server 127.0.0.1 4435 /cert.pem /key.pem GNUTLS_SPEC GNUTLS_TOTAL $2 > /tmp/$1.server 2>&1 & server=$!
   sleep 1
   /gnutlsx client 127.0.0.1 4435 /cert.pem /key.pem GNUTLS_SPEC GNUTLS_TOTAL $3 > /tmp/$1.client 2>&1
@@ -87,7 +89,7 @@ gnutls() { # NAME OPTIONS OF THE SERVER, OF THE CLIENT
 gnutls gnutls "nonblock tiny packet" "nonblock tiny null"
 crowd() { # NAME COMMAND...
   name=$1; shift
-  start $name auto
+  start $name
   [ "$1" != /gotls ] || probed $name gotls
   echo | "$@" > /tmp/$name.client 2>&1
   touch /tmp/$name.server
@@ -100,10 +102,19 @@ if [ -x /gotls ]; then
   crowd gocrowd /gotls talk 127.0.0.1:8443 CROWD_SIZE
   kill $server; wait $server
 fi
+start preload --capture preload
+export LD_PRELOAD=/libsslcollector-preload.so
+/stubtls 4443 STUB > /tmp/preload.client 2>&1
+/xfer server 127.0.0.1 4433 /cert.pem /key.pem 700 900 > /tmp/preload.server 2>&1 & server=$!
+for i in $(seq 100); do /xfer client 127.0.0.1 4433 /cert.pem /key.pem 900 700 ex > /tmp/preload.xfer 2>&1 && break; sleep 0.2; done
+wait $server
+unset LD_PRELOAD
+sed "s/^/preload xfer: /" /tmp/preload.xfer
+stop preload
 # modules need each other in an order that differs by version
 for round in 1 2 3; do for m in /modules/*.ko; do insmod $m 2>/dev/null; done; done
 for version in KTLS; do
-  start $version auto
+  start $version
   /ktls server 127.0.0.1 4434 /cert.pem /key.pem $version /file > /tmp/$version.server 2>&1 & server=$!
   sleep 1
   /ktls client 127.0.0.1 4434 /cert.pem /key.pem $version /file > /tmp/$version.client 2>&1
@@ -161,11 +172,13 @@ def programs(t, target):
     """(file, its name in the initramfs) of what each kernel of that architecture runs."""
     crt, key = t.cert()
     openssl = ["-lssl", "-lcrypto"]
-    got = [(target.program(), "sslcollector"), (target.compile("xfer.c", openssl), "xfer"),
+    stub, stub_library = target.stub()
+    got = [(target.program(), "sslcollector"), (stub, "stubtls"), (target.compile("xfer.c", openssl), "xfer"),
            (target.compile("ktls.c", openssl), "ktls"),
            (target.compile("threads.c", [*openssl, "-lpthread"]), "threads"),
            (target.compile("gnutlsx.c", ["-lgnutls"]), "gnutlsx")]
-    libraries = {to: f for exe, _ in got for f, to in target.libraries(exe)}
+    libraries = {to: f for exe, _ in got[:1] + got[2:] for f, to in target.libraries(exe)}
+    got += [(target.preload(), "libsslcollector-preload.so"), (stub_library, f"lib/{STUB}")]
     go = target.go()
     got += [(go, "gotls")] if go else []
     return got + [(crt, "cert.pem"), (key, "key.pem"), *((f, to.lstrip("/")) for to, f in libraries.items())]
@@ -185,7 +198,7 @@ def make_initramfs(t, name, target, hooks, ktls, files):
     (root / "file").write_bytes(b"x" * FILE_SIZE)
     equal(copy_modules(t, name, root / "modules"), ktls, f"{name}: kernel TLS in modules")
     text = INIT
-    for k, v in (("CAPTURES", target.captures), ("GNUTLS_SPEC", GNUTLS_SPEC), ("GNUTLS_TOTAL", str(GNUTLS_TOTAL)), ("HOOKS", " ".join(hooks[1:])), ("KTLS", "tls12 tls13" if ktls else ""), ("SPEC_SERVER", SPEC_SERVER), ("SPEC_CLIENT", SPEC_CLIENT),
+    for k, v in (("CAPTURES", target.captures), ("GNUTLS_SPEC", GNUTLS_SPEC), ("GNUTLS_TOTAL", str(GNUTLS_TOTAL)), ("HOOKS", " ".join(hooks[1:])), ("STUB", STUB), ("KTLS", "tls12 tls13" if ktls else ""), ("SPEC_SERVER", SPEC_SERVER), ("SPEC_CLIENT", SPEC_CLIENT),
                  ("TOTAL_CLIENT", str(TOTAL_CLIENT)), ("TOTAL_SERVER", str(TOTAL_SERVER)),
                  ("CROWD_SIZE", f"{CROWD} {CROWD_ROUNDS} {CROWD_MAX}")):
         text = text.replace(k, v)
@@ -304,6 +317,20 @@ def judge_crowd(t, name, crowd, port, console, captures):
     return int(missed.group(1)) if missed else 0  # counters that are 0 are not printed
 
 
+def judge_preload(t, name, console, captures):
+    """The preloaded library, and no probes: by functions linked, by dlsym(), in children; OpenSSL."""
+    f = t.dir / f"{name}.preload.pcapng"
+    f.write_bytes(capture_of(name, "preload", console, captures))
+    seen = flows(f)
+    judge_stub(f"{name}: preload", re.findall(r"^preload client: conn (\d+)\r?$", console, re.M),
+               [x for x in seen if x.server[1] == 4443])
+    mine = [x for x in seen if x.server[1] == 4433]
+    equal(len(mine), 1, f"{name}: preload: OpenSSL's flows")
+    for d, end in ((0, "xfer"), (1, "server")):
+        equal([str(len(mine[0].data[d])), sha256(bytes(mine[0].data[d]))], word(console, "preload", end, "sent")[:2],
+              f"{name}: preload: what OpenSSL moved")
+
+
 def judge_preemption(name, more, console):
     mode = re.search(r"^preempt: .*\((\w+)\)", console, re.M)
     wanted = re.search(r"preempt=(\w+)", more)
@@ -322,6 +349,8 @@ def judge_all(t, suite, hooks, ktls, more, version, console, captures):
     missed = [judge_crowd(t, suite, crowd, port, console, captures) for crowd, port in crowds]
     fact(f"{version}: {CROWD} connections at once exact, in C{' and in Go' if len(crowds) > 1 else ''}, operations "
          f"missed {missed}; preemption: {judge_preemption(suite, more, console)}")
+    judge_preload(t, suite, console, captures)
+    fact(f"{version}: the preloaded library: exact")
     for v in ("tls12", "tls13") if ktls else ():
         fact(f"{version}: {judge_ktls(t, suite, v, console, captures)}: exact, the file a gap of its size")
 

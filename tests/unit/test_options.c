@@ -124,6 +124,7 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%d", json, false);
 	SHOW("%u", n_files, 0);
 	SHOW("%u", n_units, 0);
+	SHOW("%d", system_wide, 0);
 	SHOW("%s", ca, NULL);
 	SHOW("%s", cert, NULL);
 	SHOW("%s", key, NULL);
@@ -347,6 +348,10 @@ static void test_subcommands_are_for_people(void **state)
 	assert_taken("enable|web|mail|--run-dir|/r", "interface: any\nto: h\n",
 		     "enable run_dir=/r n_units=2");
 	assert_taken("disable|web", NULL, "disable n_units=1");
+	assert_taken("enable|--system-wide", NULL, "enable system_wide=1");
+	assert_taken("disable|--system-wide", NULL, "disable system_wide=1");
+	assert_refused("enable|--system-wide|web", NULL, "enable: --system-wide with services");
+	assert_refused("run|--system-wide|--|ls", NULL, "--system-wide: has no meaning with run");
 	assert_refused("enable", NULL, "enable: which service?");
 	assert_refused("disable", NULL, "disable: which service?");
 	assert_refused("enable|web|-I|e", NULL, "-I: has no meaning with enable");

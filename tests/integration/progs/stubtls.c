@@ -4,10 +4,10 @@
  * OpenSSL's functions and encrypts nothing: where there is no OpenSSL for a C library, what stands
  * before it can still be tried. Plain bytes in records as TLS has them.
  *
- * stubtls PORT    three connections to itself on 127.0.0.1: by the functions that it is linked
- *                 with, by those that dlsym() finds, and in a child. A line "conn FROM SENT GOT"
- *                 for each: its port, and how many bytes it said and heard. The n-th connection
- *                 says n times "question n" and hears n times "answer n", each a line.
+ * stubtls PORT LIBRARY    four connections to itself on 127.0.0.1: by the functions that it is
+ *                         linked with, by those that dlsym() finds, in a child of fork(), and in
+ *                         one of syscall(). A line "conn FROM" for each: its port. The n-th
+ *                         says n times "question n" and hears n times "answer n", each a line.
  */
 #include <stddef.h>
 
@@ -26,10 +26,12 @@ void SSL_free(struct ssl_st *ssl);
 
 #include <arpa/inet.h>
 #include <dlfcn.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -118,7 +120,7 @@ static int connect_to(int listener, int *server)
 static void talk(int listener, int number, write_fn *say, read_fn *hear)
 {
 	char question[32], answer[32], got[RECORD_MAX];
-	int server, fd = connect_to(listener, &server), n, sent = 0, heard = 0;
+	int server, fd = connect_to(listener, &server), n;
 	struct ssl_st *ssl = SSL_new(NULL);
 	struct sockaddr_in a;
 	socklen_t len = sizeof(a);
@@ -131,14 +133,12 @@ static void talk(int listener, int number, write_fn *say, read_fn *hear)
 		need(say(ssl, question, (int)strlen(question)) == (int)strlen(question), "say");
 		n = get_record(server, got, sizeof(got));
 		need(n == (int)strlen(question) && !memcmp(got, question, (size_t)n), "question");
-		sent += n;
 		need(put_record(server, 23, answer, strlen(answer)) > 0, "answer");
 		n = hear(ssl, got, sizeof(got));
 		need(n == (int)strlen(answer) && !memcmp(got, answer, (size_t)n), "hear");
-		heard += n;
 	}
 	need(!getsockname(fd, (struct sockaddr *)&a, &len), "getsockname");
-	printf("conn %d %d %d\n", ntohs(a.sin_port), sent, heard);
+	printf("conn %d\n", ntohs(a.sin_port));
 	fflush(stdout);
 	usleep(300000); /* so long that an agent on a busy machine can ask whose it is */
 	SSL_free(ssl);
@@ -146,26 +146,32 @@ static void talk(int listener, int number, write_fn *say, read_fn *hear)
 	close(server);
 }
 
+static void in_child(pid_t child, int listener, int number)
+{
+	int status;
+
+	if (!child) {
+		talk(listener, number, SSL_write, SSL_read);
+		_exit(0);
+	}
+	need(waitpid(child, &status, 0) == child && !status, "child");
+}
+
 int main(int argc, char **argv)
 {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	int listener = socket(AF_INET, SOCK_STREAM, 0), status, one = 1;
-	pid_t child;
+	int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+	void *h = argc == 3 ? dlopen(argv[2], RTLD_NOW) : NULL;
 
-	if (argc != 2)
-		return 2;
+	need(!!h && !dlsym(h, "SSL_nothing"), "usage: stubtls PORT LIBRARY");
 	a.sin_port = htons((in_port_t)atoi(argv[1]));
 	(void)setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	need(!bind(listener, (struct sockaddr *)&a, sizeof(a)) && !listen(listener, 4), "listen");
 	talk(listener, 1, SSL_write, SSL_read);
-	talk(listener, 2, (write_fn *)dlsym(RTLD_DEFAULT, "SSL_write"),
-	     (read_fn *)dlsym(RTLD_DEFAULT, "SSL_read"));
-	child = fork();
-	if (!child) {
-		talk(listener, 3, SSL_write, SSL_read);
-		return 0;
-	}
-	need(waitpid(child, &status, 0) == child && !status, "child");
+	talk(listener, 2, (write_fn *)dlsym(h, "SSL_write"),
+	     (read_fn *)dlsym(RTLD_NEXT, "SSL_read"));
+	in_child(fork(), listener, 3);
+	in_child((pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0), listener, 4);
 	return 0;
 }
 
