@@ -6,7 +6,7 @@ import pathlib
 import re
 import shutil
 
-from lib import LIBRARY, PROGS, ROOT, Skip, binary, check, equal, find_flow, go_build, go_trees, sh
+from lib import LIBRARY, PROGS, ROOT, Failed, Skip, binary, check, equal, fact, find_flow, go_build, go_trees, sh, until
 from lib_debs import Suite
 
 
@@ -176,3 +176,65 @@ class Arm64:
                     got[name] = self.library(name)
                     todo.append(got[name])
         return [(f, f"/lib/{name}") for name, f in got.items()]
+
+
+# Machines ----------------------------------------------------------------------------------------
+UP_S, BOOT_S = 60, 300  # until the first "== " on the console, until it is off
+
+
+def version_key(name):
+    return [int(x) for x in re.findall(r"\d+", name)]
+
+
+def fetch_kernel(t, name, suite, target):
+    """(vmlinuz, version) of the suite's newest cloud kernel; its modules are in <test's directory>/name."""
+    debian = Suite(suite, target.arch)
+    names = [n for n in debian.must("apt-cache", "pkgnames", "linux-").split()
+             if re.fullmatch(rf"linux-(image|binary)-\d[\w.+-]*-cloud-{target.kernels}", n)]
+    check(names, f"{suite} has no cloud kernel for {target.kernels}")
+    # newer suites keep the kernel itself in linux-binary, beside an almost empty linux-image
+    package = max(names, key=lambda n: (version_key(n), "binary" in n))
+    version = re.search(r"\d[\w.+-]*$", package).group(0)
+    modules_of = debian.must("apt-cache", "pkgnames", "linux-modules-").split()
+    top = debian.unpack(t.dir / name, package, *(n for n in modules_of if n == f"linux-modules-{version}"))
+    found = [f for f in top.rglob("vmlinuz*") if f.is_file() and not f.is_symlink()]
+    equal(len(found), 1, f"kernels in {package}")
+    return found[0], version
+
+
+def pack(root, out):
+    """The directory as an initramfs."""
+    sh("sh", "-c", f"cd {root} && find . | cpio -o -H newc --quiet | gzip -1 > {out}", timeout=60)
+    return out
+
+
+def boot_once(t, name, target, kernel, initramfs, more):
+    """(console output, what came over the second serial line); None when the kernel did not come up."""
+    console, captures = t.dir / f"{name}.console", t.dir / f"{name}.captures"
+    vm = t.spawn(f"qemu-{name}", *target.emulator(console, captures), "-accel", "tcg,thread=single",
+                 "-m", "1024", "-smp", "2", "-nographic", "-no-reboot", "-display", "none", "-monitor",
+                 "none", "-nic", "none", "-kernel", kernel, "-initrd", initramfs, "-append",
+                 f"console={target.console} panic=-1 oops=panic quiet rdinit=/init {more}")
+
+    def text(path):
+        return path.read_text(errors="replace") if path.exists() else ""
+    until(lambda: not vm.alive() or "== " in text(console), UP_S, f"{name}: kernel up", step=0.5)
+    if "== " not in text(console):
+        return None
+    until(lambda: not vm.alive(), BOOT_S, f"{name}: virtual machine off", step=0.5)
+    return text(console), text(captures)
+
+
+def boot(t, name, *machine):
+    """The emulator now and then fails a kernel before its first process: that is tried again, and said."""
+    for attempt in range(3):
+        try:
+            got = boot_once(t, name, *machine)
+        except Failed as e:
+            if "kernel up" not in str(e):
+                raise
+            got = None
+        if got:
+            return got
+        fact(f"{name}: the kernel did not come up in the emulator, attempt {attempt + 1}")
+    raise Failed(f"{name}: no boot in 3 attempts")

@@ -20,9 +20,8 @@ import re
 import shutil
 import sys
 
-from lib import Failed, check, equal, fact, find_flow, flows, go_trees, run, sh, sha256, until
-from lib_debs import Suite
-from lib_targets import STUB, Arm64, Native, judge_stub
+from lib import check, equal, fact, find_flow, flows, go_trees, run, sh, sha256
+from lib_targets import STUB, Arm64, Native, boot, fetch_kernel, judge_stub, pack
 
 # name, suite, its architecture, hooks that its kernel must offer, whether it has kernel TLS, what its command
 # line says more
@@ -39,7 +38,6 @@ GNUTLS_SPEC, GNUTLS_TOTAL = "90,1000x5,40000,100000", 90 + 5000 + 40000 + 100000
 TOTAL_CLIENT, TOTAL_SERVER = 90 + 5000 + 40000 + 600000, 70000 + 600 + 16384
 CROWD, CROWD_ROUNDS, CROWD_MAX = 24, 20, 2000  # connections, messages each way, bytes of a message
 VMS = 2  # at once: each keeps one core busy
-UP_S, BOOT_S = 60, 300
 
 INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -125,26 +123,6 @@ echo finished; sync; poweroff -f
 """
 
 
-def version_key(name):
-    return [int(x) for x in re.findall(r"\d+", name)]
-
-
-def fetch_kernel(t, name, suite, target):
-    """(vmlinuz, version) of the suite's newest cloud kernel; its modules are in <test's directory>/name."""
-    debian = Suite(suite, target.arch)
-    names = [n for n in debian.must("apt-cache", "pkgnames", "linux-").split()
-             if re.fullmatch(rf"linux-(image|binary)-\d[\w.+-]*-cloud-{target.kernels}", n)]
-    check(names, f"{suite} has no cloud kernel for {target.kernels}")
-    # newer suites keep the kernel itself in linux-binary, beside an almost empty linux-image
-    package = max(names, key=lambda n: (version_key(n), "binary" in n))
-    version = re.search(r"\d[\w.+-]*$", package).group(0)
-    modules_of = debian.must("apt-cache", "pkgnames", "linux-modules-").split()
-    top = debian.unpack(t.dir / name, package, *(n for n in modules_of if n == f"linux-modules-{version}"))
-    found = [f for f in top.rglob("vmlinuz*") if f.is_file() and not f.is_symlink()]
-    equal(len(found), 1, f"kernels in {package}")
-    return found[0], version
-
-
 def modules(top):
     """{name: contents}: those wanted and those that they depend on."""
     files = {f.name.split(".ko")[0].replace("-", "_"): f for f in top.rglob("*.ko*")}
@@ -204,40 +182,7 @@ def make_initramfs(t, name, target, hooks, ktls, files):
         text = text.replace(k, v)
     (root / "init").write_text(text)
     (root / "init").chmod(0o755)
-    sh("sh", "-c", f"cd {root} && find . | cpio -o -H newc --quiet | gzip -1 > {out}", timeout=60)
-    return out
-
-
-def boot_once(t, name, target, kernel, initramfs, more):
-    """(console output, what came over the second serial line); None when the kernel did not come up."""
-    console, captures = t.dir / f"{name}.console", t.dir / f"{name}.captures"
-    vm = t.spawn(f"qemu-{name}", *target.emulator(console, captures), "-accel", "tcg,thread=single",
-                 "-m", "1024", "-smp", "2", "-nographic", "-no-reboot", "-display", "none", "-monitor",
-                 "none", "-nic", "none", "-kernel", kernel, "-initrd", initramfs, "-append",
-                 f"console={target.console} panic=-1 oops=panic quiet rdinit=/init {more}")
-
-    def text(path):
-        return path.read_text(errors="replace") if path.exists() else ""
-    until(lambda: not vm.alive() or "== " in text(console), UP_S, f"{name}: kernel up", step=0.5)
-    if "== " not in text(console):
-        return None
-    until(lambda: not vm.alive(), BOOT_S, f"{name}: virtual machine off", step=0.5)
-    return text(console), text(captures)
-
-
-def boot(t, name, *machine):
-    """The emulator now and then fails a kernel before its first process: that is tried again, and said."""
-    for attempt in range(3):
-        try:
-            got = boot_once(t, name, *machine)
-        except Failed as e:
-            if "kernel up" not in str(e):
-                raise
-            got = None
-        if got:
-            return got
-        fact(f"{name}: the kernel did not come up in the emulator, attempt {attempt + 1}")
-    raise Failed(f"{name}: no boot in 3 attempts")
+    return pack(root, out)
 
 
 def word(console, hook, end, what):
