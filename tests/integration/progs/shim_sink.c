@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * shim_sink: the parts of tests/bench/shim that are not a script.
+ * shim_sink: the part of tests/bench/shim that is not a script.
  *
  * shim_sink drain DIR   an agent that throws everything away: takes the ring of the first process
  *                       that comes to DIR/preload.sock and empties it each millisecond, until stdin
  *                       ends. Says "listening", "taken" and at the end "lost BYTES".
- * shim_sink memcpy      a line "SIZE NS" for each size: a copy of SIZE bytes behind a header into a
- *                       ring's memory, as often as the library would, and nothing else.
  */
 #include <linux/types.h>
 #include <poll.h>
@@ -87,56 +85,9 @@ static int drain(const char *dir)
 	return 0;
 }
 
-#define RING   (16u << 20)
-#define ROUNDS 7
-
-static double copy_ns(uint8_t *ring, const uint8_t *from, size_t size)
-{
-	size_t step = (sizeof(struct sslc_shim_rec) + size + 15) & ~(size_t)15, at = 0;
-	unsigned calls = 0;
-	uint64_t t0 = now_ns(), t1;
-
-	do {
-		for (int i = 0; i < 1000; i++, calls++) {
-			if (at + step > RING)
-				at = 0;
-			memcpy(ring + at, from, sizeof(struct sslc_shim_rec));
-			memcpy(ring + at + sizeof(struct sslc_shim_rec), from, size);
-			at += step;
-			__asm__ volatile("" ::: "memory");
-		}
-		t1 = now_ns();
-	} while (t1 - t0 < 50000000u);
-	return (double)(t1 - t0) / calls;
-}
-
-static int copies(void)
-{
-	static const size_t sizes[] = {100, 1000, 16000};
-	static uint8_t from[16384];
-	uint8_t *ring = mmap(NULL, RING, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-	if (ring == MAP_FAILED)
-		die("mmap");
-	memset(ring, 1, RING);
-	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-		double best = 1e9;
-
-		for (int k = 0; k < ROUNDS; k++) {
-			double ns = copy_ns(ring, from, sizes[i]);
-
-			best = ns < best ? ns : best;
-		}
-		printf("%zu %.0f\n", sizes[i], best);
-	}
-	return 0;
-}
-
 int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "drain"))
 		return drain(argv[2]);
-	if (argc == 2 && !strcmp(argv[1], "memcpy"))
-		return copies();
 	return 2;
 }
