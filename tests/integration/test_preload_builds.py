@@ -18,7 +18,7 @@ KERNEL_HEADERS = ("linux", "asm", "asm-generic")
 def judge_names():
     """Whoever asks for a name that we export must have meant a library's: each is one of these libraries'."""
     known = set(LATER)
-    for lib in ("libssl.so.3", "libgnutls.so.30", "libnspr4.so", "libssl3.so", "libc.so.6"):
+    for lib in ("libssl.so.3", "libcrypto.so.3", "libgnutls.so.30", "libnspr4.so", "libssl3.so", "libc.so.6"):
         path = re.search(rf"{re.escape(lib)} .*=> (\S+)", sh("ldconfig", "-p"))
         check(path, f"{lib} is not installed")
         known |= exported("objdump", path.group(1))
