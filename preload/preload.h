@@ -43,13 +43,12 @@ struct own {
 };
 extern struct own *shim_own; /* never NULL */
 
+/** At load, in a program that does not look as if it would use TLS: ring_set_up_late() will be. */
+void ring_prepare(void);
 /** Make the ring and tell the agent: at load, and in children instead of their parent's. Once a
  * process; silent when it fails. */
 void ring_set_up(void);
-/** At load, instead: the ring is made at the first TLS call. */
-void ring_prepare(void);
-/** At a TLS call of a process without a ring: of one that was made by another way than fork(), or
- * that did not look as if it would use TLS. */
+/** At a TLS call of a process without a ring: of one that was made by another way than fork(). */
 void ring_set_up_late(void);
 /** The process is sandboxed from now on (seccomp): no system calls, in its children neither. */
 extern bool shim_is_sandboxed;

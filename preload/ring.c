@@ -56,6 +56,11 @@ static bool make_own_page(void)
 	return true;
 }
 
+void ring_prepare(void)
+{
+	(void)make_own_page();
+}
+
 /* Beyond the limit a program is killed (SIGXFSZ). */
 static bool is_allowed(uint64_t bytes)
 {
@@ -196,11 +201,6 @@ void ring_set_up(void)
 			munmap(inherited, len);
 	}
 	errno = saved;
-}
-
-void ring_prepare(void)
-{
-	(void)make_own_page();
 }
 
 void ring_set_up_late(void)
