@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "enable.h"
+#include "tree.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,36 +22,6 @@ static char root[] = "/tmp/test_enableXXXXXX";
 static struct enable_conf conf = {
 	.root = root, .library = "/usr/lib/x.so", .run_dir = "/run/sslcollector"};
 
-static const char *under(const char *path)
-{
-	static char out[256];
-
-	snprintf(out, sizeof(out), "%s/%s", root, path);
-	return out;
-}
-
-static void put(const char *path, const char *text)
-{
-	FILE *f = fopen(under(path), "w");
-
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
-}
-
-static const char *get(const char *path)
-{
-	static char text[4096];
-	FILE *f = fopen(under(path), "r");
-	size_t n = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
-
-	if (!f)
-		return NULL;
-	fclose(f);
-	text[n] = '\0';
-	return text;
-}
-
 static int make_root(void **state)
 {
 	static const char *const dirs[] = {
@@ -58,24 +29,19 @@ static int make_root(void **state)
 		"usr/lib", "usr/lib/systemd", "usr/lib/systemd/system"};
 
 	(void)state;
-	if (!mkdtemp(root))
+	if (plant(root, dirs, sizeof(dirs) / sizeof(dirs[0])))
 		return -1;
-	for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++)
-		if (mkdir(under(dirs[i]), 0755))
-			return -1;
-	put("usr/lib/systemd/system/web.service", "[Service]\nExecStart=/bin/web\n");
-	put("usr/lib/systemd/system/own.service", "[Service]\nEnvironment=LD_PRELOAD=/a.so\n");
-	put("usr/lib/systemd/system/tmpl@.service", "[Service]\nExecStart=/bin/t %i\n");
+	put(root, "usr/lib/systemd/system/web.service", "[Service]\nExecStart=/bin/web\n");
+	put(root, "usr/lib/systemd/system/own.service",
+	    "[Service]\nEnvironment=LD_PRELOAD=/a.so\n");
+	put(root, "usr/lib/systemd/system/tmpl@.service", "[Service]\nExecStart=/bin/t %i\n");
 	return 0;
 }
 
 static int remove_root(void **state)
 {
-	char command[64];
-
 	(void)state;
-	snprintf(command, sizeof(command), "rm -rf %s", root);
-	return system(command);
+	return uproot(root);
 }
 
 static int enable(const char *unit)
@@ -98,15 +64,15 @@ static void test_a_service_gets_its_drop_in_and_loses_it(void **state)
 
 	(void)state;
 	assert_int_equal(enable("web"), 0);
-	assert_non_null(
-		strstr(get(FILE_IN), "\n[Service]\nEnvironment=\"LD_PRELOAD=/usr/lib/x.so\"\n"));
-	assert_null(strstr(get(FILE_IN), "RUN_DIR"));
-	assert_int_equal(stat(under(FILE_IN), &st), 0);
+	assert_non_null(strstr(get(root, FILE_IN),
+			       "\n[Service]\nEnvironment=\"LD_PRELOAD=/usr/lib/x.so\"\n"));
+	assert_null(strstr(get(root, FILE_IN), "RUN_DIR"));
+	assert_int_equal(stat(under(root, FILE_IN), &st), 0);
 	assert_int_equal(st.st_mode & 07777, 0644);
 	assert_int_equal(enable("web.service"), 0); /* again: no harm, and its own line is none */
-	assert_null(get(FILE_IN ".new"));
+	assert_null(get(root, FILE_IN ".new"));
 	assert_int_equal(disable("web"), 0);
-	assert_int_equal(access(under(DROP_IN), F_OK), -1);
+	assert_int_equal(access(under(root, DROP_IN), F_OK), -1);
 	assert_int_equal(disable("web"), 0);
 }
 
@@ -119,7 +85,7 @@ static void test_another_run_directory_is_told(void **state)
 	other.run_dir = "/run/other";
 	assert_int_equal(enable_units(&other, units, 1), 0);
 	assert_non_null(
-		strstr(get(FILE_IN), "\nEnvironment=\"SSLCOLLECTOR_RUN_DIR=/run/other\"\n"));
+		strstr(get(root, FILE_IN), "\nEnvironment=\"SSLCOLLECTOR_RUN_DIR=/run/other\"\n"));
 	other.run_dir = "/run/%i";
 	assert_int_equal(enable_units(&other, units, 1), 1);
 	assert_int_equal(disable("web"), 0);
@@ -128,16 +94,16 @@ static void test_another_run_directory_is_told(void **state)
 static void test_other_drop_ins_stay(void **state)
 {
 	(void)state;
-	assert_int_equal(mkdir(under(DROP_IN), 0755), 0);
-	put(DROP_IN "/mine.conf", "[Service]\n# LD_PRELOAD=no\n");
+	assert_int_equal(mkdir(under(root, DROP_IN), 0755), 0);
+	put(root, DROP_IN "/mine.conf", "[Service]\n# LD_PRELOAD=no\n");
 	assert_int_equal(enable("web"), 0);
 	assert_int_equal(disable("web"), 0);
-	assert_non_null(get(DROP_IN "/mine.conf"));
-	put(DROP_IN "/mine.conf", "[Service]\nEnvironment=LD_PRELOAD=/b.so\n");
+	assert_non_null(get(root, DROP_IN "/mine.conf"));
+	put(root, DROP_IN "/mine.conf", "[Service]\nEnvironment=LD_PRELOAD=/b.so\n");
 	assert_int_equal(enable("web"), 1);
-	assert_null(get(FILE_IN));
-	assert_int_equal(unlink(under(DROP_IN "/mine.conf")), 0);
-	assert_int_equal(rmdir(under(DROP_IN)), 0);
+	assert_null(get(root, FILE_IN));
+	assert_int_equal(unlink(under(root, DROP_IN "/mine.conf")), 0);
+	assert_int_equal(rmdir(under(root, DROP_IN)), 0);
 }
 
 static void test_units_that_cannot_be_enabled_leave_the_others_alone(void **state)
@@ -150,7 +116,7 @@ static void test_units_that_cannot_be_enabled_leave_the_others_alone(void **stat
 		char *units[] = {"web", (char *)bad[i]};
 
 		assert_int_equal(enable_units(&conf, units, 2), 1);
-		assert_null(get(FILE_IN));
+		assert_null(get(root, FILE_IN));
 	}
 	assert_int_equal(disable("../web"), 1);
 }
@@ -159,7 +125,8 @@ static void test_an_instance_of_a_template_is_a_unit(void **state)
 {
 	(void)state;
 	assert_int_equal(enable("tmpl@one"), 0);
-	assert_non_null(get("etc/systemd/system/tmpl@one.service.d/50-sslcollector-preload.conf"));
+	assert_non_null(
+		get(root, "etc/systemd/system/tmpl@one.service.d/50-sslcollector-preload.conf"));
 	assert_int_equal(disable("tmpl@one.service"), 0);
 	assert_int_equal(enable("other@one"), 1);
 }

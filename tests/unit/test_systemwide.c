@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "systemwide.h"
+#include "tree.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,42 +21,11 @@
 static char root[] = "/tmp/test_systemwideXXXXXX";
 static struct systemwide_conf conf = {.root = root, .library = LIBRARY, .trial = "/bin/true"};
 
-static const char *under(const char *path)
-{
-	static char out[256];
-
-	snprintf(out, sizeof(out), "%s/%s", root, path);
-	return out;
-}
-
-static void put(const char *path, const char *text)
-{
-	FILE *f = fopen(under(path), "w");
-
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
-	assert_int_equal(chmod(under(path), 0644), 0);
-}
-
-static const char *get(const char *path)
-{
-	static char text[4096];
-	FILE *f = fopen(under(path), "r");
-	size_t n = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
-
-	if (!f)
-		return NULL;
-	fclose(f);
-	text[n] = '\0';
-	return text;
-}
-
-/* A program whose exit status and words on stderr are these; put() makes its file. */
+/* A program whose exit status and words on stderr are these; put(root, ) makes its file. */
 static void put_trial(const char *script)
 {
-	put("trial", script);
-	assert_int_equal(chmod(under("trial"), 0755), 0);
+	put(root, "trial", script);
+	assert_int_equal(chmod(under(root, "trial"), 0755), 0);
 }
 
 /* A library that the linker takes: any that is there. */
@@ -65,12 +35,8 @@ static int make_root(void **state)
 	char command[512];
 
 	(void)state;
-	umask(022);
-	if (!mkdtemp(root))
+	if (plant(root, dirs, sizeof(dirs) / sizeof(dirs[0])))
 		return -1;
-	for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++)
-		if (mkdir(under(dirs[i]), 0755))
-			return -1;
 	conf.owner = getuid();
 	snprintf(
 		command, sizeof(command),
@@ -81,17 +47,14 @@ static int make_root(void **state)
 
 static int remove_root(void **state)
 {
-	char command[64];
-
 	(void)state;
-	snprintf(command, sizeof(command), "rm -rf %s", root);
-	return system(command);
+	return uproot(root);
 }
 
 static int clean(void **state)
 {
 	(void)state;
-	(void)unlink(under(LINES));
+	(void)unlink(under(root, LINES));
 	conf.library = LIBRARY;
 	conf.trial = "/bin/true";
 	return 0;
@@ -99,9 +62,9 @@ static int clean(void **state)
 
 static void refused_with(const char *text)
 {
-	put(LINES, text);
+	put(root, LINES, text);
 	assert_int_equal(systemwide_enable(&conf), 1);
-	assert_string_equal(get(LINES), text);
+	assert_string_equal(get(root, LINES), text);
 }
 
 static void test_the_line_comes_and_goes(void **state)
@@ -110,14 +73,14 @@ static void test_the_line_comes_and_goes(void **state)
 
 	(void)state;
 	assert_int_equal(systemwide_enable(&conf), 0);
-	assert_string_equal(get(LINES), LIBRARY "\n");
-	assert_int_equal(stat(under(LINES), &st), 0);
+	assert_string_equal(get(root, LINES), LIBRARY "\n");
+	assert_int_equal(stat(under(root, LINES), &st), 0);
 	assert_int_equal(st.st_mode & 07777, 0644);
 	assert_int_equal(systemwide_enable(&conf), 0); /* is there already */
-	assert_string_equal(get(LINES), LIBRARY "\n");
-	assert_null(get(LINES ".sslcollector"));
+	assert_string_equal(get(root, LINES), LIBRARY "\n");
+	assert_null(get(root, LINES ".sslcollector"));
 	assert_int_equal(systemwide_disable(&conf), 0);
-	assert_null(get(LINES));
+	assert_null(get(root, LINES));
 	assert_int_equal(systemwide_disable(&conf), 0);
 }
 
@@ -126,16 +89,16 @@ static void test_other_lines_stay_as_they_are(void **state)
 	static const char text[] = "# mine\n /usr/lib/a.so:/usr/lib/b.so # both\n\n$LIB/c.so d.so";
 
 	(void)state;
-	put("usr/lib/a.so", "");
-	put("usr/lib/b.so", "");
-	put(LINES, text);
-	assert_int_equal(chmod(under(LINES), 0640), 0);
+	put(root, "usr/lib/a.so", "");
+	put(root, "usr/lib/b.so", "");
+	put(root, LINES, text);
+	assert_int_equal(chmod(under(root, LINES), 0640), 0);
 	assert_int_equal(systemwide_enable(&conf), 0);
-	assert_memory_equal(get(LINES), text, sizeof(text) - 1);
-	assert_string_equal(get(LINES) + sizeof(text) - 1, "\n" LIBRARY "\n");
+	assert_memory_equal(get(root, LINES), text, sizeof(text) - 1);
+	assert_string_equal(get(root, LINES) + sizeof(text) - 1, "\n" LIBRARY "\n");
 	assert_int_equal(systemwide_disable(&conf), 0);
-	assert_memory_equal(get(LINES), text, sizeof(text) - 1);
-	assert_string_equal(get(LINES) + sizeof(text) - 1, "\n");
+	assert_memory_equal(get(root, LINES), text, sizeof(text) - 1);
+	assert_string_equal(get(root, LINES) + sizeof(text) - 1, "\n");
 }
 
 static void test_a_line_of_ours_from_elsewhere_goes_too(void **state)
@@ -143,10 +106,10 @@ static void test_a_line_of_ours_from_elsewhere_goes_too(void **state)
 	(void)state;
 	refused_with("/opt/libsslcollector-preload.so\n");
 	assert_int_equal(systemwide_disable(&conf), 0);
-	assert_null(get(LINES));
-	put(LINES, "# kept\n" LIBRARY " " LIBRARY "\n");
+	assert_null(get(root, LINES));
+	put(root, LINES, "# kept\n" LIBRARY " " LIBRARY "\n");
 	assert_int_equal(systemwide_disable(&conf), 0);
-	assert_string_equal(get(LINES), "# kept\n");
+	assert_string_equal(get(root, LINES), "# kept\n");
 }
 
 static void test_a_line_shared_with_others_is_nobodys_to_change(void **state)
@@ -154,15 +117,15 @@ static void test_a_line_shared_with_others_is_nobodys_to_change(void **state)
 	static const char *const texts[] = {"/usr/lib/a.so:" LIBRARY "\n", LIBRARY " # mine\n"};
 
 	(void)state;
-	put("usr/lib/a.so", "");
+	put(root, "usr/lib/a.so", "");
 	for (size_t i = 0; i < 2; i++) {
 		refused_with(texts[i]);
 		assert_int_equal(systemwide_disable(&conf), 1);
-		assert_string_equal(get(LINES), texts[i]);
+		assert_string_equal(get(root, LINES), texts[i]);
 	}
-	put(LINES, "# " LIBRARY "\n"); /* a comment only */
+	put(root, LINES, "# " LIBRARY "\n"); /* a comment only */
 	assert_int_equal(systemwide_disable(&conf), 0);
-	assert_string_equal(get(LINES), "# " LIBRARY "\n");
+	assert_string_equal(get(root, LINES), "# " LIBRARY "\n");
 }
 
 static void test_a_file_that_names_what_is_not_there_is_refused(void **state)
@@ -175,18 +138,18 @@ static void test_a_file_that_names_what_is_not_there_is_refused(void **state)
 static void test_doubtful_files_are_refused(void **state)
 {
 	(void)state;
-	put("etc/real", "");
-	assert_int_equal(symlink("real", under(LINES)), 0);
+	put(root, "etc/real", "");
+	assert_int_equal(symlink("real", under(root, LINES)), 0);
 	assert_int_equal(systemwide_enable(&conf), 1);
-	assert_string_equal(get("etc/real"), "");
-	put("etc/real", LIBRARY "\n");
+	assert_string_equal(get(root, "etc/real"), "");
+	put(root, "etc/real", LIBRARY "\n");
 	assert_int_equal(systemwide_disable(&conf), 1);
-	assert_string_equal(get("etc/real"), LIBRARY "\n");
-	assert_int_equal(unlink(under(LINES)), 0);
-	put(LINES, "\n");
-	assert_int_equal(chmod(under(LINES), 0664), 0);
+	assert_string_equal(get(root, "etc/real"), LIBRARY "\n");
+	assert_int_equal(unlink(under(root, LINES)), 0);
+	put(root, LINES, "\n");
+	assert_int_equal(chmod(under(root, LINES), 0664), 0);
 	assert_int_equal(systemwide_enable(&conf), 1);
-	assert_int_equal(chmod(under(LINES), 0644), 0);
+	assert_int_equal(chmod(under(root, LINES), 0644), 0);
 	conf.owner++;
 	assert_int_equal(systemwide_enable(&conf), 1);
 	conf.owner--;
@@ -199,33 +162,33 @@ static void test_a_library_that_others_could_replace_is_refused(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
-		assert_int_equal(chmod(under(paths[i]), 0777), 0);
+		assert_int_equal(chmod(under(root, paths[i]), 0777), 0);
 		assert_int_equal(systemwide_enable(&conf), 1);
-		assert_int_equal(chmod(under(paths[i]), 0755), 0);
+		assert_int_equal(chmod(under(root, paths[i]), 0755), 0);
 	}
 	assert_int_equal(symlink("../lib/libsslcollector-preload.so",
-				 under("usr/other/libsslcollector-preload.so")),
+				 under(root, "usr/other/libsslcollector-preload.so")),
 			 0);
 	conf.library = "/usr/other/libsslcollector-preload.so";
 	assert_int_equal(systemwide_enable(&conf), 1);
-	assert_int_equal(unlink(under("usr/other/libsslcollector-preload.so")), 0);
+	assert_int_equal(unlink(under(root, "usr/other/libsslcollector-preload.so")), 0);
 	conf.library = "/usr/nothere/libsslcollector-preload.so";
 	assert_int_equal(systemwide_enable(&conf), 1);
 	conf.library = "usr/lib/libsslcollector-preload.so";
 	assert_int_equal(systemwide_enable(&conf), 1);
 	conf.library = "/usr/l b/libsslcollector-preload.so";
 	assert_int_equal(systemwide_enable(&conf), 1);
-	assert_null(get(LINES));
+	assert_null(get(root, LINES));
 }
 
 static void test_a_library_that_the_linker_complains_about_is_refused(void **state)
 {
 	(void)state;
-	put("usr/other/libsslcollector-preload.so", "no library");
+	put(root, "usr/other/libsslcollector-preload.so", "no library");
 	conf.library = "/usr/other/libsslcollector-preload.so";
 	assert_int_equal(systemwide_enable(&conf), 1);
-	assert_null(get(LINES));
-	assert_int_equal(unlink(under("usr/other/libsslcollector-preload.so")), 0);
+	assert_null(get(root, LINES));
+	assert_int_equal(unlink(under(root, "usr/other/libsslcollector-preload.so")), 0);
 }
 
 static void test_programs_that_fail_with_it_bring_the_file_back(void **state)
@@ -233,11 +196,11 @@ static void test_programs_that_fail_with_it_bring_the_file_back(void **state)
 	char trial[256];
 
 	(void)state;
-	snprintf(trial, sizeof(trial), "%s", under("trial"));
+	snprintf(trial, sizeof(trial), "%s", under(root, "trial"));
 	conf.trial = trial;
 	put_trial("#!/bin/sh\nexit 3\n");
 	assert_int_equal(systemwide_enable(&conf), 1);
-	assert_null(get(LINES));
+	assert_null(get(root, LINES));
 	/* Only once the line is there, which is then without LD_PRELOAD. */
 	put_trial("#!/bin/sh\n[ \"$LD_PRELOAD\" ] || echo oh >&2\n");
 	refused_with("# mine\n");
@@ -246,10 +209,10 @@ static void test_programs_that_fail_with_it_bring_the_file_back(void **state)
 static void test_hosts_with_32_bit_programs_are_refused(void **state)
 {
 	(void)state;
-	put("lib/ld-linux.so.2", "");
+	put(root, "lib/ld-linux.so.2", "");
 	assert_int_equal(systemwide_enable(&conf), 1);
-	assert_null(get(LINES));
-	assert_int_equal(unlink(under("lib/ld-linux.so.2")), 0);
+	assert_null(get(root, LINES));
+	assert_int_equal(unlink(under(root, "lib/ld-linux.so.2")), 0);
 }
 
 int main(void)
