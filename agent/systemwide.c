@@ -436,14 +436,24 @@ static bool is_enabled(const struct systemwide_conf *c, const struct found *f)
 	return false;
 }
 
+/* Others than glibc's linker do not look at the file. */
+static bool is_read(void)
+{
+#ifdef __GLIBC__
+	return true;
+#else
+	return refuse("this C library does not read " FILE_PATH);
+#endif
+}
+
 static bool enable(const struct systemwide_conf *c, const struct found *f)
 {
 	if (count_lines(f->text, LINE_OURS) || count_lines(f->text, LINE_MIXED))
 		return refuse("%s names another " LIBRARY " already; "
 			      "sslcollector disable --system-wide first",
 			      f->path);
-	if (!may_replace(c, f) || !others_are_there(c, f) || !is_trusted(c) || !all_are_64(c) ||
-	    !is_harmless(c, c->library) || !add_line(c, f))
+	if (!is_read() || !may_replace(c, f) || !others_are_there(c, f) || !is_trusted(c) ||
+	    !all_are_64(c) || !is_harmless(c, c->library) || !add_line(c, f))
 		return false;
 	warn_and_tell(f);
 	return true;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * proc: children, and sandboxes. A child gets a ring of its own at once, as long as it may make
- * system calls, when it is likely to use TLS; else at its first TLS call. A program that puts
+ * system calls, when its parent has one; else at its first TLS call. A program that puts
  * itself under a seccomp filter makes no system call of ours any more, and neither do its children:
  * the filter may kill for it.
  */
@@ -23,7 +23,8 @@ static bool child_wants_ring;
 
 static void before_fork(void)
 {
-	child_wants_ring = shim_own->ring && lib_is_used();
+	/* Even one that never uses TLS: it must not go on sharing what its parent says. */
+	child_wants_ring = shim_own->ring;
 	sock_share();
 	if (shim_own->ring)
 		__atomic_fetch_add(&shim_own->ring->forks, 1, __ATOMIC_RELAXED);
