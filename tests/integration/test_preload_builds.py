@@ -1,13 +1,14 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
-"""The preloaded library as it is built: it needs the C library alone, and exports what it wraps and nothing else. And
+"""The preloaded library as it is built: it needs the C library alone, exports what it wraps and nothing else, and gives a
+child a ring of its own. And
 for musl, the C library of Alpine: built, and loaded into a program of that C library, whose stub of a TLS library it
 mirrors."""
 import pathlib
 import re
 import time
 
-from lib import LIBRARY, ROOT, check, equal, fact, flows, run, sh
+from lib import LIBRARY, PY, ROOT, check, equal, fact, flows, run, sh
 from lib_targets import build_stub, exported, judge_library, judge_stub
 
 PORT = 4443
@@ -63,8 +64,27 @@ def mirrored(t, library, exe, stub):
           "losses")
 
 
+def ring_of(pid):
+    """Which file of memory it has mapped."""
+    m = re.search(r"(\d+) +/memfd:sslcollector-ring", pathlib.Path(f"/proc/{pid}/maps").read_text())
+    return m and m.group(1)
+
+
+def judge_child(t):
+    """A child without exec() has not its parent's ring: what the parent says is none of its business."""
+    p = t.spawn("forks", PY, "-c", "import os, sys; print(os.fork(), flush=True); sys.stdin.read()", stdin=True,
+                env={"LD_PRELOAD": LIBRARY, "SSLCOLLECTOR_RUN_DIR": str(t.run_dir())})
+    child = p.wait_line(r"^([1-9]\d*)$", where="out").group(1)
+    p.wait_line(r"^0$", where="out")
+    rings = ring_of(p.pid), ring_of(child)
+    check(all(rings) and rings[0] != rings[1], "rings of a process and its child:", rings)
+    p.p.stdin.close()
+    equal(p.wait(10), 0, "the process with a child")
+
+
 def main(t):
     ours = judge_names()
+    judge_child(t)
     fact(f"{len(ours)} functions exported, each a library's; needs libc.so.6 alone")
     library, exe, stub = build_for_musl(t)
     equal(judge_library("objdump", library, "libc.so"), ours, "exported by the one for musl")
