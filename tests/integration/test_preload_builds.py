@@ -1,9 +1,8 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
 """The preloaded library as it is built: it needs the C library alone, exports what it wraps and nothing else, and gives a
-child a ring of its own. And
-for musl, the C library of Alpine: built, and loaded into a program of that C library, whose stub of a TLS library it
-mirrors."""
+child a ring of its own. And for musl, the C library of Alpine: built, and loaded into a program of that C library, whose
+stub of a TLS library it mirrors."""
 import pathlib
 import re
 import time

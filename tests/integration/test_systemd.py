@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine with a real systemd, booted in software emulation: the packaged services run under their hardening, the
 agent captures by probes and by the preloaded library and reaches its collector; `enable demo.service`, a restart, and
-the service is mirrored by the library; `disable`, a restart, and it is not. systemd is this host's."""
+the service is mirrored by the library; `disable`, a restart, and it is not; and once more with --system-wide. systemd is
+this host's."""
 import base64
 import gzip
 import os
@@ -15,7 +16,7 @@ from lib_targets import Native, boot, fetch_kernel, pack
 
 PORT = 4433
 # What the service says on its one connection: a size for each try.
-TRIES = {"probes": 3001, "library": 3002, "disabled": 3003}
+TRIES = {"probes": 3001, "library": 3002, "disabled": 3003, "everywhere": 3004}
 HEARD = 100
 SERVICES = ("sslcollector-agent", "sslcollector-collector")
 
@@ -85,6 +86,10 @@ exchange library SIZE_LIBRARY
 sslcollector disable demo.service; echo "disable: $?"
 systemctl daemon-reload
 exchange disabled SIZE_DISABLED
+sslcollector enable --system-wide; echo "system-wide: $?"
+systemctl restart systemd-journald; echo "journald: $?"
+exchange everywhere SIZE_EVERYWHERE
+sslcollector disable --system-wide; echo "no longer: $?"
 for s in agent collector; do
   echo "$s: $(systemctl show -P ActiveState sslcollector-$s) $(systemctl show -P NRestarts sslcollector-$s)"
   systemctl stop sslcollector-$s; echo "stop $s: $? $(systemctl show -P Result sslcollector-$s)"
@@ -215,7 +220,8 @@ def said(console, what):
 
 def judge(t, console, captures):
     for what, want in (("start sslcollector-collector", "0"), ("enroll", "0"), ("start sslcollector-agent", "0"),
-                       ("enable", "0"), ("restart", "0"), ("disable", "0"), ("agent", "active 0"),
+                       ("enable", "0"), ("restart", "0"), ("disable", "0"), ("system-wide", "0"), ("journald", "0"),
+                       ("no longer", "0"), ("agent", "active 0"),
                        ("collector", "active 0"), ("stop agent", "0 success"), ("stop collector", "0 success"),
                        *((f"exchange {name}", "success 1") for name in TRIES)):
         equal(said(console, what), want, what)
@@ -239,7 +245,7 @@ def main(t):
                              "systemd.log_target=console")
     judge(t, console, captures)
     fact(f"{version}, {sh('systemctl', '--version').splitlines()[0]}: both services as packaged; by probes, by the library, "
-         "and not at all after `disable`")
+         "not at all after `disable`, and with --system-wide")
 
 
 run(main, needs=["qemu-system-x86_64", "busybox", "cpio", "apt-get", "dpkg-deb", "gcc", "cmake"])
