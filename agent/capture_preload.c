@@ -12,13 +12,13 @@
 #include "base/queue.h"
 #include "evqueue.h"
 #include "process.h"
+#include "shimask.h"
 #include "shimflow.h"
 #include "shimring.h"
-#include "sockfacts.h"
+#include "turn.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <pthread.h>
@@ -29,43 +29,35 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#ifndef SYS_futex_waitv
-#define SYS_futex_waitv 449
-#endif
-#ifndef SYS_sched_setattr
-#define SYS_sched_setattr 314
-#endif
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
 
-#define NAP_MS      1   /* between two looks while there is traffic */
-#define REST_MS     4   /* and when there was none for a while */
-#define IDLE_NAPS   250 /* naps without an event: rest */
-#define EMPTY_MS    500 /* no process at all */
-#define RECORDS_MAX 512 /* of one ring before the next one's turn */
-#define ANSWERS     16  /* asked for ahead, of one process */
-#define RESTS_MAX   127 /* rings whose bell is waited for: FUTEX_WAITV_MAX, less one */
-#define EVENT_MAX   (32u << 10)
-#define POLL_BATCH  8192
-#define BEAT_NS     (250 * NS_PER_MS)
-#define SCAN_NS     (2 * NS_PER_S) /* for rings that nobody has announced */
-#define QUIET_NS    (2 * NS_PER_S) /* nothing said: memory of bursts is given back */
-#define CHECK_NS    (5 * NS_PER_S) /* whether processes still have their rings: exec */
-#define PROCESSES   4096           /* at once: each costs an agent's descriptor and a mapping */
-#define GUESTS      128            /* that have connected and said nothing yet */
-#define GONE        65536          /* records of a process that had ended; more are not looked at */
-#define GUEST_NS    NS_PER_S
-#define BACKLOG     256
-#define FINISH_MS   5000
-#define SEEN        (1u << 16) /* processes that were looked at: see has_seen() */
+#define NAP_MS        1   /* between two looks while there is traffic */
+#define REST_MS       4   /* and when there was none for a while */
+#define IDLE_NAPS     250 /* naps without an event: rest */
+#define RECORDS_SHOWN 64
+#define EMPTY_MS      500 /* no process at all */
+#define RECORDS_MAX   512 /* of one ring before the next one's turn */
+#define EVENT_MAX     (32u << 10)
+#define POLL_BATCH    8192
+#define BEAT_NS       (250 * NS_PER_MS)
+#define SCAN_NS       (2 * NS_PER_S) /* for rings that nobody has announced */
+#define QUIET_NS      (2 * NS_PER_S) /* nothing said: memory of bursts is given back */
+#define CHECK_NS      (5 * NS_PER_S) /* whether processes still have their rings: exec */
+#define PROCESSES     4096           /* at once: each costs an agent's descriptor and a mapping */
+#define GUESTS        128            /* that have connected and said nothing yet */
+#define GONE          65536 /* records of a process that had ended; more are not looked at */
+#define GUEST_NS      NS_PER_S
+#define BACKLOG       256
+#define FINISH_MS     5000
+#define SEEN          (1u << 16) /* processes that were looked at: see has_seen() */
 
 static COUNTER_DEFINE(processes_served, "preload_processes",
 		      "processes that the preloaded library mirrors (gauge)");
@@ -107,14 +99,6 @@ struct guest {
 	uint64_t since_ns;
 };
 
-/* What the kernel said about a descriptor before its record's turn. */
-struct answer {
-	int fd, err;
-	uint32_t fd_gen;
-	struct sslc_ev_open open;
-	uint64_t cookie;
-};
-
 struct preloaded {
 	struct watch watch; /* fd: the pidfd */
 	struct queue_node node;
@@ -125,8 +109,7 @@ struct preloaded {
 	uint64_t lost[N_LOST];
 	uint64_t broken, abandoned; /* of the ring's, counted already */
 	uint64_t active_ns;         /* CLOCK_MONOTONIC of the last record */
-	struct answer answers[ANSWERS];
-	unsigned n_answers;
+	struct shimask_seat *seat;
 	bool is_dead;
 };
 
@@ -143,11 +126,11 @@ struct source {
 
 	/* Of the thread. */
 	struct shimflows *flows;
+	struct shimask *asker;
 	struct queue guests, processes;
 	unsigned n_guests, n_processes;
 	struct shimring_record record;
 	uint64_t beat_ns, scan_ns, check_ns;
-	bool no_waitv;
 	uint32_t scans;      /* counts them */
 	uint32_t seen[SEEN]; /* the last one that met this number */
 
@@ -175,8 +158,9 @@ static void publish(struct source *s)
 
 /* drain() asks for room before it takes a record; the end of a process with many connections may
  * need more. */
-static void on_event(void *ctx, const struct sslc_event *ev)
+static void on_event(void *ctx, const struct sslc_event *ev, const uint8_t *bytes)
 {
+	size_t n = bytes ? ((const struct sslc_ev_data *)ev)->len : 0;
 	struct source *s = ctx;
 
 	while (!evqueue_fits(s->queue, ev->size)) {
@@ -187,50 +171,17 @@ static void on_event(void *ctx, const struct sslc_event *ev)
 		publish(s);
 		usleep(1000);
 	}
-	evqueue_put(s->queue, ev, ev->size);
+	evqueue_put_pieces(s->queue, ev, ev->size - n, bytes, n);
 	atomic_fetch_add_explicit(&s->events, 1, memory_order_relaxed);
-}
-
-static int ask(const struct preloaded *p, const struct sslc_shim_rec *rec, struct sslc_ev_open *out,
-	       uint64_t *cookie)
-{
-	int err = sockfacts_take(p->watch.fd, rec->fd, out, cookie);
-
-	if (!err && shimring_generation(&p->ring, rec->fd) != rec->fd_gen)
-		return -ESTALE;
-	return err;
 }
 
 static int on_take(void *ctx, void *process, const struct sslc_shim_rec *rec,
 		   struct sslc_ev_open *out, uint64_t *cookie)
 {
-	struct preloaded *p = process;
+	const struct preloaded *p = process;
 
 	(void)ctx;
-	for (unsigned i = 0; i < p->n_answers; i++) {
-		struct answer a = p->answers[i];
-
-		if (a.fd != rec->fd || a.fd_gen != rec->fd_gen)
-			continue;
-		p->answers[i] = p->answers[--p->n_answers];
-		*out = a.open;
-		*cookie = a.cookie;
-		return a.err;
-	}
-	return ask(p, rec, out, cookie);
-}
-
-/* Records wait for their turn; sockets do not. */
-static void ask_ahead(struct preloaded *p)
-{
-	struct sslc_shim_rec rec;
-	struct answer *a;
-
-	while (!p->is_dead && p->n_answers < ANSWERS && shimring_ahead(&p->ring, &rec)) {
-		a = &p->answers[p->n_answers++];
-		*a = (struct answer){.fd = rec.fd, .fd_gen = rec.fd_gen};
-		a->err = ask(p, &rec, &a->open, &a->cookie);
-	}
+	return shimask_take(p->seat, rec, out, cookie);
 }
 
 static void on_skip(void *ctx, void *process, int fd, uint32_t fd_gen)
@@ -316,6 +267,12 @@ static void count_lost(struct preloaded *p)
 	p->abandoned = p->ring.abandoned;
 }
 
+static void set_dead(struct preloaded *p)
+{
+	p->is_dead = true;
+	shimask_dead(p->seat);
+}
+
 static void drop(struct source *s, struct preloaded *p)
 {
 	if (p->proc) {
@@ -329,6 +286,7 @@ static void drop(struct source *s, struct preloaded *p)
 		counter_set(&processes_served, s->n_processes);
 		count_lost(p);
 	}
+	shimask_leave(p->seat);
 	if (p->ring.shared)
 		shimring_unmap(&p->ring);
 	if (p->watch.fd >= 0)
@@ -345,7 +303,10 @@ static bool drain(struct source *s, struct preloaded *p)
 	while (n < RECORDS_MAX && evqueue_fits(s->queue, EVENT_MAX) &&
 	       shimring_next(&p->ring, now_ns, p->is_dead, &s->record)) {
 		shimflows_record(s->flows, p->proc, &s->record);
-		n++;
+		if (!(++n % RECORDS_SHOWN)) { /* both sides go on meanwhile */
+			shimring_release(&p->ring);
+			publish(s);
+		}
 	}
 	if (p->ring.tail != tail) {
 		shimring_release(&p->ring);
@@ -356,8 +317,6 @@ static bool drain(struct source *s, struct preloaded *p)
 	}
 	counter_add(&records_seen, n);
 	atomic_fetch_add_explicit(&s->bytes, p->ring.tail - tail, memory_order_relaxed);
-	if (p->ring.ahead - p->ring.tail > p->ring.size)
-		p->n_answers = 0; /* asked, and not taken: their records were taken by other ways */
 	return n == RECORDS_MAX || !evqueue_fits(s->queue, EVENT_MAX);
 }
 
@@ -429,13 +388,14 @@ static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, 
 		err = watch_fd(s, &p->watch);
 	if (err)
 		goto fail;
-	p->proc = shimflows_join(s->flows, &pc);
+	p->seat = shimask_join(s->asker, &p->ring, p->watch.fd);
+	p->proc = p->seat ? shimflows_join(s->flows, &pc) : NULL;
 	if (!p->proc) {
 		err = -ENOMEM;
 		goto fail;
 	}
 	if (old) { /* it has begun another program; what it said before still counts */
-		old->is_dead = true;
+		set_dead(old);
 		old->pid = 0;
 	}
 	s->conf.on_process(s->conf.ctx, pid, true);
@@ -643,7 +603,7 @@ static void check(struct source *s, struct preloaded *p)
 
 	(void)s;
 	if (!p->is_dead && !find_mapping(p->pid, &ino, &from, &to))
-		p->is_dead = true;
+		set_dead(p);
 }
 
 static void on_clock(struct source *s)
@@ -667,12 +627,6 @@ static void on_clock(struct source *s)
 	}
 }
 
-static void look_ahead(struct source *s, struct preloaded *p)
-{
-	(void)s;
-	ask_ahead(p);
-}
-
 /* True: there was something. *more: and it was not all. */
 static bool drain_all(struct source *s, bool *more)
 {
@@ -680,7 +634,7 @@ static bool drain_all(struct source *s, bool *more)
 	uint64_t before = atomic_load_explicit(&s->bytes, memory_order_relaxed);
 
 	*more = false;
-	each_process(s, look_ahead);
+	shimask_look(s->asker);
 	for (; n; n = next) {
 		struct preloaded *p = queue_entry(n, struct preloaded, node);
 		bool is_more = drain(s, p);
@@ -694,46 +648,10 @@ static bool drain_all(struct source *s, bool *more)
 	return atomic_load_explicit(&s->bytes, memory_order_relaxed) != before;
 }
 
-/*
- * Until a process rings the bell of its ring, or the time is over. False: not on this kernel
- * (futex_waitv(2) came with 5.16), or too many rings.
- */
-static bool rest(struct source *s, int ms)
-{
-	struct futex_waitv v[RESTS_MAX];
-	struct timespec end;
-	unsigned n = 0;
-	uint64_t end_ns;
-
-	if (s->no_waitv || !s->n_processes || s->n_processes > RESTS_MAX)
-		return false;
-	for (struct queue_node *q = queue_first(&s->processes); q;
-	     q = queue_next(&s->processes, q)) {
-		struct preloaded *p = queue_entry(q, struct preloaded, node);
-		struct sslc_shim_ring *r = p->ring.shared;
-
-		__atomic_store_n(&r->rests, 1, __ATOMIC_SEQ_CST);
-		v[n++] = (struct futex_waitv){.val = __atomic_load_n(&r->bell, __ATOMIC_SEQ_CST),
-					      .uaddr = (uintptr_t)&r->bell,
-					      .flags = FUTEX_32};
-		/* What was said before it could know that we rest. Bytes wait: one look at them
-		 * each millisecond costs less than one for each record. */
-		ask_ahead(p);
-		if (p->n_answers == ANSWERS)
-			ms = 0;
-	}
-	end_ns = clock_mono_ns() + (uint64_t)ms * NS_PER_MS;
-	end = (struct timespec){.tv_sec = (time_t)(end_ns / NS_PER_S),
-				.tv_nsec = (long)(end_ns % NS_PER_S)};
-	if (ms && syscall(SYS_futex_waitv, v, n, 0, &end, CLOCK_MONOTONIC) < 0 && errno == ENOSYS)
-		s->no_waitv = true;
-	return !s->no_waitv;
-}
-
 static void wait_for(struct source *s, int ms)
 {
 	struct epoll_event ev[32];
-	int n = epoll_wait(s->epoll_fd, ev, 32, ms && rest(s, ms) ? 0 : ms);
+	int n = epoll_wait(s->epoll_fd, ev, 32, ms);
 
 	for (int i = 0; i < n; i++) {
 		struct watch *w = ev[i].data.ptr;
@@ -743,7 +661,7 @@ static void wait_for(struct source *s, int ms)
 		else if (w->kind == KIND_GUEST)
 			on_guest(s, (struct guest *)w);
 		else if (w->kind == KIND_PROCESS)
-			((struct preloaded *)w)->is_dead = true;
+			set_dead((struct preloaded *)w);
 	}
 }
 
@@ -753,20 +671,6 @@ static void detach(struct source *s, struct preloaded *p)
 	__atomic_store_n(&p->ring.shared->gen, 0, __ATOMIC_RELEASE);
 }
 
-/* Little at a time, and soon: since Linux 6.12 that can be asked for without taking more. */
-static void be_quick(void)
-{
-	const struct {
-		uint32_t size, policy;
-		uint64_t flags;
-		int32_t nice;
-		uint32_t priority;
-		uint64_t slice_ns, deadline, period;
-	} how = {.size = 48, .nice = getpriority(PRIO_PROCESS, 0), .slice_ns = 100000};
-
-	(void)syscall(SYS_sched_setattr, 0, &how, 0);
-}
-
 static void *run(void *ctx)
 {
 	struct source *s = ctx;
@@ -774,7 +678,7 @@ static void *run(void *ctx)
 	bool more = false;
 	int ms;
 
-	be_quick();
+	turn_soon();
 	while (!atomic_load(&s->stop) && !atomic_load(&s->finish)) {
 		ms = more ? 0 : !s->n_processes ? EMPTY_MS : idle < IDLE_NAPS ? NAP_MS : REST_MS;
 		atomic_fetch_add_explicit(idle < IDLE_NAPS ? &s->naps : &s->rests, 1,
@@ -919,6 +823,7 @@ static void source_close(struct capture *c)
 		send_away(s, queue_entry(n, struct guest, node));
 	while ((n = queue_first(&s->processes)))
 		drop(s, queue_entry(n, struct preloaded, node));
+	shimask_free(s->asker);
 	shimflows_free(s->flows);
 	evqueue_free(s->queue);
 	close_fd(s->door.fd);
@@ -937,6 +842,8 @@ static int make_parts(struct source *s)
 
 	if (!err)
 		err = shimflows_new(&s->flows, &fc);
+	if (!err)
+		err = shimask_new(&s->asker);
 	if (err)
 		return err;
 	s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

@@ -85,13 +85,14 @@ static void skip_end(struct evqueue *q, size_t at)
 	q->put += q->size - at;
 }
 
-void evqueue_put(struct evqueue *q, const struct sslc_event *ev, size_t used)
+void evqueue_put_pieces(struct evqueue *q, const struct sslc_event *ev, size_t used,
+			const void *tail, size_t n)
 {
 	bool is_empty = q->put == atomic_load_explicit(&q->tail, memory_order_acquire);
-	size_t need = padded(used), at = q->put & q->mask;
+	size_t need = padded(used + n), at = q->put & q->mask;
 	struct sslc_event *to;
 
-	assert(used >= sizeof(*ev) && used <= ev->size);
+	assert(used >= sizeof(*ev) && used + n <= ev->size);
 	/* An empty queue begins anew, and uses half of its memory in quiet times. Not earlier:
 	 * until the other side has passed the mark there is room for `at` bytes. */
 	if (q->size - at < need || (is_empty && at >= q->size / 2)) {
@@ -100,9 +101,16 @@ void evqueue_put(struct evqueue *q, const struct sslc_event *ev, size_t used)
 	}
 	to = (void *)(q->p + at);
 	memcpy(to, ev, used);
-	to->size = (uint32_t)used;
+	if (n)
+		memcpy((char *)to + used, tail, n);
+	to->size = (uint32_t)(used + n);
 	q->put += need;
 	atomic_store_explicit(&q->in, q->in + need, memory_order_relaxed);
+}
+
+void evqueue_put(struct evqueue *q, const struct sslc_event *ev, size_t used)
+{
+	evqueue_put_pieces(q, ev, used, NULL, 0);
 }
 
 void evqueue_publish(struct evqueue *q)

@@ -34,6 +34,9 @@ bool evqueue_fits(const struct evqueue *q, size_t size);
  * evqueue_publish().
  */
 void evqueue_put(struct evqueue *q, const struct sslc_event *ev, size_t used);
+/** The same of an event that stands in two pieces: n bytes at tail follow the first `used`. */
+void evqueue_put_pieces(struct evqueue *q, const struct sslc_event *ev, size_t used,
+			const void *tail, size_t n);
 void evqueue_publish(struct evqueue *q);
 
 /* The other thread. */

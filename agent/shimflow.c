@@ -76,10 +76,6 @@ struct shimflows {
 	struct hmap by_cookie, by_id;
 	struct queue lingering;
 	uint64_t last_id;
-	union {
-		struct sslc_ev_data ev;
-		uint8_t room[sizeof(struct sslc_ev_data) + SSLC_SHIM_CHUNK];
-	} data;
 };
 
 int shimflows_new(struct shimflows **out, const struct shimflows_conf *conf)
@@ -130,7 +126,7 @@ static void emit(const struct shimflows *t, void *ev, size_t size, enum sslc_eve
 {
 	*(struct sslc_event *)ev = (struct sslc_event){
 		.type = type, .size = (uint32_t)size, .ts_ns = ts_ns, .flow = flow};
-	t->conf.event(t->conf.ctx, ev);
+	t->conf.event(t->conf.ctx, ev, NULL);
 }
 
 /* --- connections --------------------------------------------------------------------------------
@@ -463,7 +459,7 @@ static bool is_telling(const struct object *o)
 static void on_data(struct shimflows *t, struct shimproc *p, const struct shimring_record *r)
 {
 	struct object *o = get_object(p, &r->rec);
-	struct sslc_ev_data *ev = &t->data.ev;
+	struct sslc_ev_data ev;
 	uint64_t hole;
 
 	if (!o)
@@ -477,16 +473,20 @@ static void on_data(struct shimflows *t, struct shimproc *p, const struct shimri
 		count_untold(o, r->rec.len);
 		return;
 	}
-	memset(ev, 0, sizeof(*ev));
-	ev->conn = conn_id(p, o->ssl, o->life);
-	ev->pos = place(o, r->rec.dir, hole, r->rec.len);
-	ev->tid = r->rec.thread;
-	ev->len = r->rec.len;
-	ev->dir = r->rec.dir;
-	ev->flags = (r->rec.flags & SSLC_SHIM_LAST ? SSLC_DATA_END : 0) |
-		    (r->rec.flags & SSLC_SHIM_0RTT ? SSLC_DATA_EARLY : 0);
-	memcpy(ev->data, r->bytes, ev->len);
-	emit(t, ev, sizeof(*ev) + ev->len, SSLC_EV_DATA, o->flow ? o->flow->id : 0, r->rec.ts_ns);
+	ev = (struct sslc_ev_data){
+		.ev = {.type = SSLC_EV_DATA,
+		       .size = (uint32_t)sizeof(ev) + r->rec.len,
+		       .ts_ns = r->rec.ts_ns,
+		       .flow = o->flow ? o->flow->id : 0},
+		.conn = conn_id(p, o->ssl, o->life),
+		.pos = place(o, r->rec.dir, hole, r->rec.len),
+		.tid = r->rec.thread,
+		.len = r->rec.len,
+		.dir = r->rec.dir,
+		.flags = (r->rec.flags & SSLC_SHIM_LAST ? SSLC_DATA_END : 0) |
+			 (r->rec.flags & SSLC_SHIM_0RTT ? SSLC_DATA_EARLY : 0),
+	};
+	t->conf.event(t->conf.ctx, &ev.ev, r->bytes);
 }
 
 static void on_gap(struct shimflows *t, struct shimproc *p, const struct sslc_shim_rec *r)

@@ -23,7 +23,9 @@ struct shimproc; /* one process; until shimflows_leave() */
 	1000000000ull /* a child's word that it has the socket, too, may be late */
 
 struct shimflows_conf {
-	void (*event)(void *ctx, const struct sslc_event *ev); /* borrowed during the call */
+	/* Borrowed during the call. SSLC_EV_DATA: its bytes stand apart, and may change while they
+	 * are copied. */
+	void (*event)(void *ctx, const struct sslc_event *ev, const uint8_t *bytes);
 	/*
 	 * What the kernel says about the descriptor that the record names: as sockfacts_take().
 	 * -ESTALE: the number means another file by now.

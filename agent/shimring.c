@@ -181,8 +181,7 @@ bool shimring_next(struct shimring *s, uint64_t now_ns, bool is_dead, struct shi
 			give_up(s, head);
 			return false;
 		}
-		if (out->rec.type == SSLC_SHIM_DATA_BYTES)
-			memcpy(out->bytes, at(s, s->tail) + sizeof(out->rec), out->rec.len);
+		out->bytes = at(s, s->tail) + sizeof(out->rec);
 		s->tail += out->rec.size;
 		if (((s->tail - 1) & (s->size - 1)) > s->high)
 			s->high = (s->tail - 1) & (s->size - 1);
@@ -191,22 +190,31 @@ bool shimring_next(struct shimring *s, uint64_t now_ns, bool is_dead, struct shi
 	return false;
 }
 
-bool shimring_ahead(struct shimring *s, struct sslc_shim_rec *out)
+uint64_t shimring_shown_tail(const struct shimring *s)
 {
-	uint64_t head = __atomic_load_n(&s->shared->head, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&s->shared->tail, __ATOMIC_ACQUIRE) &
+	       ~(uint64_t)(SSLC_SHIM_ALIGN - 1);
+}
 
-	if (s->ahead - s->tail > s->size) /* behind the tail, or never set */
-		s->ahead = s->tail;
-	while (s->ahead != head && head - s->ahead <= s->size &&
-	       word_at(s, s->ahead) == (s->ahead | SSLC_SHIM_DONE)) {
-		memcpy(out, at(s, s->ahead), sizeof(*out));
-		if (!is_sound(out, head - s->ahead))
-			return false;
-		s->ahead += out->size;
-		if (out->type == SSLC_SHIM_BIND || out->type == SSLC_SHIM_HOLD)
-			return true;
+/* A record may be overwritten while it is copied: who asks about what it names asks in vain. */
+bool shimring_ahead(const struct shimring *s, uint64_t *ahead, struct sslc_shim_rec *out)
+{
+	uint64_t tail = shimring_shown_tail(s), pos = *ahead,
+		 head = __atomic_load_n(&s->shared->head, __ATOMIC_ACQUIRE);
+	bool found = false;
+
+	if (pos - tail > s->size) /* behind the tail, or never set */
+		pos = tail;
+	while (!found && pos != head && head - pos <= s->size &&
+	       word_at(s, pos) == (pos | SSLC_SHIM_DONE)) {
+		memcpy(out, at(s, pos), sizeof(*out));
+		if (!is_sound(out, head - pos))
+			break;
+		pos += out->size;
+		found = out->type == SSLC_SHIM_BIND || out->type == SSLC_SHIM_HOLD;
 	}
-	return false;
+	*ahead = pos;
+	return found;
 }
 
 void shimring_release(struct shimring *s)

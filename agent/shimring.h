@@ -17,7 +17,6 @@
 struct shimring {
 	struct sslc_shim_ring *shared; /* the process's memory; data follows, twice in a row */
 	uint64_t size, tail;
-	uint64_t ahead;      /* how far shimring_ahead() has come */
 	uint64_t high;       /* how far into the data it went since the last shimring_trim() */
 	uint64_t stalled_ns; /* since when the record at tail is not finished; 0: it is not so */
 	uint64_t broken;     /* records that made no sense, and rings given up with them */
@@ -27,7 +26,9 @@ struct shimring {
 
 struct shimring_record {
 	struct sslc_shim_rec rec; /* type, dir, len and fd are in their ranges */
-	uint8_t bytes[SSLC_SHIM_CHUNK];
+	/* rec.len of them, in the process's memory: to be copied once, and looked at afterwards;
+	 * until shimring_release(). */
+	const uint8_t *bytes;
 };
 
 /**
@@ -42,16 +43,19 @@ void shimring_unmap(struct shimring *s);
 void shimring_of_memory(struct shimring *s, void *memory, uint64_t size);
 
 /**
- * The next record, copied. False: there is none that is finished. is_dead: the process is gone,
- * nothing will be finished any more. Fuzzed: tests/fuzz/fuzz_shimring.c
+ * The next record, its header copied. False: there is none that is finished. is_dead: the process
+ * is gone, nothing will be finished any more. Fuzzed: tests/fuzz/fuzz_shimring.c
  */
 bool shimring_next(struct shimring *s, uint64_t now_ns, bool is_dead, struct shimring_record *out);
 /**
  * The next record that names a descriptor, beyond what has been taken, and each of them once: so
- * that the kernel is asked about it before it is too late. Only the header is copied. False: there
- * is none that is finished.
+ * that the kernel is asked about it before it is too late. ahead: how far it has come. Only the
+ * header is copied. False: there is none that is finished. Another thread may take records
+ * meanwhile.
  */
-bool shimring_ahead(struct shimring *s, struct sslc_shim_rec *out);
+bool shimring_ahead(const struct shimring *s, uint64_t *ahead, struct sslc_shim_rec *out);
+/** Positions below it are the process's again. */
+uint64_t shimring_shown_tail(const struct shimring *s);
 /** Give the room of what was taken back to the process. */
 void shimring_release(struct shimring *s);
 /** The ring is empty: go on at the beginning of its memory, when it is not far from there anyway.

@@ -10,6 +10,8 @@
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
@@ -17,8 +19,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
 #ifndef SYS_pidfd_getfd
 #define SYS_pidfd_getfd 438
 #endif
@@ -31,6 +37,8 @@
 #ifndef SIOCOUTQNSD
 #define SIOCOUTQNSD 0x894B
 #endif
+
+#define CLOSE_NS 1000000 /* longest wait for a socket to end */
 
 enum { STATE_ESTABLISHED = 1, STATE_CLOSE_WAIT = 8 }; /* include/net/tcp_states.h */
 
@@ -155,6 +163,46 @@ int sockfacts_of(int s, struct sslc_ev_open *out, uint64_t *cookie)
 	return 0;
 }
 
+static void wake_up(int sig)
+{
+	(void)sig;
+}
+
+/* Of this thread; a signal of its own that ends what it waits for. */
+static bool make_timer(timer_t *out)
+{
+	struct sigaction sa = {.sa_handler = wake_up}; /* without SA_RESTART */
+	struct sigevent how = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGRTMIN};
+	sigset_t mine;
+
+	how.sigev_notify_thread_id = gettid();
+	sigemptyset(&mine);
+	sigaddset(&mine, SIGRTMIN);
+	return !sigaction(SIGRTMIN, &sa, NULL) && !timer_create(CLOCK_MONOTONIC, &how, out) &&
+	       !pthread_sigmask(SIG_UNBLOCK, &mine, NULL);
+}
+
+/*
+ * When the process has closed its own descriptor meanwhile, ours is the last one, and close() waits
+ * as long as the process has asked for by SO_LINGER; unless a signal comes.
+ */
+static void close_soon(int s)
+{
+	static const struct itimerspec never,
+		soon = {.it_value.tv_nsec = CLOSE_NS, .it_interval.tv_nsec = CLOSE_NS};
+	static _Thread_local bool was_tried, has_timer;
+	static _Thread_local timer_t timer;
+
+	if (!was_tried)
+		has_timer = make_timer(&timer);
+	was_tried = true;
+	if (has_timer)
+		(void)timer_settime(timer, 0, &soon, NULL);
+	close(s);
+	if (has_timer)
+		(void)timer_settime(timer, 0, &never, NULL);
+}
+
 int sockfacts_take(int pidfd, int fd, struct sslc_ev_open *out, uint64_t *cookie)
 {
 	int s = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0), err;
@@ -162,6 +210,6 @@ int sockfacts_take(int pidfd, int fd, struct sslc_ev_open *out, uint64_t *cookie
 	if (s < 0)
 		return -errno;
 	err = sockfacts_of(s, out, cookie);
-	close(s);
+	close_soon(s);
 	return err;
 }

@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static uint64_t opened, bytes;
 
-static void on_event(void *ctx, const struct sslc_event *ev)
+static void on_event(void *ctx, const struct sslc_event *ev, const uint8_t *payload)
 {
 	const struct sslc_ev_data *d = (const void *)ev;
 	volatile uint8_t sum = 0;
@@ -31,7 +31,7 @@ static void on_event(void *ctx, const struct sslc_event *ev)
 	if (d->dir > 1 || !d->len || d->len != ev->size - sizeof(*d) || d->len > SSLC_SHIM_CHUNK)
 		abort();
 	for (uint32_t i = 0; i < d->len; i++)
-		sum = (uint8_t)(sum + d->data[i]);
+		sum = (uint8_t)(sum + payload[i]);
 	bytes += d->len;
 }
 
@@ -94,7 +94,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct shimproc *p;
 	struct sslc_shim_rec ahead;
 	struct shimring ring;
-	uint64_t head;
+	uint64_t head, far = 0;
 
 	if (!memory)
 		memory = aligned_alloc(64, SSLC_SHIM_DATA_OFF + 2 * SIZE);
@@ -110,7 +110,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		/* Mostly possible ones. */
 		r->head = head & 0x8000 ? head : ring.tail + (head % (SIZE + 64));
 		for (int n = 0; n < RECORDS; n++) {
-			if (n % 3 == 0 && shimring_ahead(&ring, &ahead) && ahead.fd < 0)
+			if (n % 3 == 0 && shimring_ahead(&ring, &far, &ahead) && ahead.fd < 0)
 				abort();
 			if (!shimring_next(&ring, i * 2 * SSLC_SHIM_STALL_NS, head & 0x4000, &rec))
 				break;

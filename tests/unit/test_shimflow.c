@@ -16,6 +16,8 @@ static char seen[2048];
 static uint64_t ids[16];
 static unsigned n_ids;
 
+static const uint8_t plaintext[SSLC_SHIM_CHUNK];
+
 static unsigned number_of(uint64_t id)
 {
 	for (unsigned i = 0; i < n_ids; i++)
@@ -24,7 +26,7 @@ static unsigned number_of(uint64_t id)
 	return 0;
 }
 
-static void on_event(void *ctx, const struct sslc_event *ev)
+static void on_event(void *ctx, const struct sslc_event *ev, const uint8_t *bytes)
 {
 	static const char *const what[] = {"?",   "fin",  "rfin",    "eof",    "error",
 					   "rst", "rsto", "timeout", "closed", "destroyed"};
@@ -38,6 +40,9 @@ static void on_event(void *ctx, const struct sslc_event *ev)
 	char *to = seen + n;
 
 	(void)ctx;
+	assert_ptr_equal(bytes, ev->type == SSLC_EV_DATA ? plaintext : NULL);
+	if (ev->type == SSLC_EV_DATA)
+		assert_int_equal(ev->size, sizeof(*d) + d->len);
 	if (ev->type == SSLC_EV_OPEN) {
 		ids[n_ids++] = ev->flow;
 		assert_int_equal(((const struct sslc_ev_open *)ev)->conn.tgid / 100, 1);
@@ -143,7 +148,7 @@ static int end(void **state)
 	return 0;
 }
 
-static struct shimring_record r;
+static struct shimring_record r = {.bytes = plaintext};
 
 static void put(struct shimproc *to, enum sslc_shim_type type, uint64_t obj, int fd, uint32_t gen,
 		uint64_t pos, uint64_t pos2)
