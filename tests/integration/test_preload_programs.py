@@ -4,9 +4,8 @@
 library. Each is judged as ever: at both ends, to the byte, against the decrypted wire.
 Any other: SSLC_TEST_CAPTURE=preload programs/NAME.py. Out of the library's reach are programs that clear the
 environment of their children (dovecot, postfix), are static (Go), or do not use C (Java); what OpenSSL does inside
-itself (openssl s_server -WWW); memory BIOs (asyncio, node). Of 200 short connections
-at once some are over before the agent can ask the kernel about them: those may be missing, few, and their bytes are
-exactly those that are counted (preload_bytes_lost_gone)."""
+itself (openssl s_server -WWW); memory BIOs (asyncio, node). nginx and apache have 200 short connections at once:
+none may be missing, though some last a few milliseconds and the processors are busy with the other programs."""
 import os
 import re
 import subprocess

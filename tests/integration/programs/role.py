@@ -125,14 +125,12 @@ class Row:
     def __init__(self, role, library, end, port, only, mirrored, unread, at_least, may_miss=0):
         self.role, self.library, self.end, self.port = role, library, end, port
         self.only, self.mirrored, self.unread, self.at_least = only, mirrored, unread, at_least
-        self.may_miss, self.missed, self.gone = may_miss, 0, 0
+        self.may_miss, self.missed = may_miss, 0
         self.conns, self.bytes, self.wrong, self.binding = 0, 0, [], set()
 
     def line(self):
         state = "FAIL" if self.wrong else "PASS"
         how = "not mirrored" if not self.mirrored else "/".join(sorted(self.binding)) or "-"
-        if self.gone:
-            how += f", {self.gone} gone"
         if self.missed:
             how += f", {self.missed} ambiguous"
         return f"ROW {self.role} | {self.library} | {self.conns} | {self.bytes} | {how} | {state}"
@@ -144,7 +142,6 @@ class Roles:
         self.t, self.srv, self.cli, self.dir = t, t.srv, t.cli, t.dir
         self.rows, self.owned, self.midways, self.decode = [], {}, {}, {}
         self.agents, self.untrue = {}, []
-        self.gone = 0  # connections of preloaded programs that are missing, and counted
         self.dumped, self.dumped_at = None, 0
         self.keylog = t.dir / "secrets.txt"
         self.keylog.touch()
@@ -272,10 +269,8 @@ class Roles:
         conns, wrong = self.connections()
         for end in ENDS:
             wrong += self.judge(end, conns)
-        check(self.gone <= max(2, len(ENDS) * len(conns) // 20),
-              f"{self.gone} connections were over before they were asked for")
         for row in self.rows:
-            if row.conns + row.gone < row.at_least:
+            if row.conns < row.at_least:
                 row.wrong.append(f"{row.role}: {row.conns} connections, want {row.at_least} or more")
             fact(row.line())
             wrong += row.wrong
@@ -325,7 +320,6 @@ class Roles:
         """What is wrong at this end beyond the rows' own; the rows take what is theirs."""
         mirror, wrong, default = {}, [], "exact"
         counters = self.agents[end].counters()
-        gone = counters.get("preload_bytes_lost_gone", 0)
         if counters.get("flow_bindings_matched"):
             default = "matched"
         for f in flows(self.capture(end), sound=False):
@@ -340,12 +334,6 @@ class Roles:
                     self.count(row, c, [b"", b""], None, default)
                 continue  # any flow that is there is found below
             f = have.pop(0) if have else None
-            if not f and lib.PRELOADS and sum(map(len, want)) <= gone:
-                gone -= sum(map(len, want))  # over before the agent could ask the kernel whose it was
-                self.gone += 1
-                if row:
-                    row.gone += 1
-                continue
             if not f and row and row.missed < min(row.may_miss, counters.get("flow_connections_unmatched", 0)):
                 row.missed += 1
                 continue
@@ -357,8 +345,6 @@ class Roles:
         known = {c.tuple for c in conns}
         self.untrue += [f"{end}'s end: no such connection: {f}" for f in strange
                         if (f.client, f.server) not in known]
-        if lib.PRELOADS and gone:  # each byte that is counted is one that is missing
-            wrong.append(f"{end}'s end: {gone} bytes of preload_bytes_lost_gone are not missing anywhere")
         return wrong + [f"{end}'s end: mirrored, but no such connection or not that often: {f}" for f in strange]
 
     def row_of(self, end, c):
