@@ -54,6 +54,7 @@
 #define PROCESSES     4096           /* at once: each costs an agent's descriptor and a mapping */
 #define GUESTS        128            /* that have connected and said nothing yet */
 #define GONE          65536 /* records of a process that had ended; more are not looked at */
+#define CATCH_UP      64
 #define GUEST_NS      NS_PER_S
 #define BACKLOG       256
 #define FINISH_MS     5000
@@ -83,6 +84,9 @@ static struct counter lost[] = {
 	 .help = "plaintext bytes of preloaded programs: too many TLS objects"},
 	{.name = "preload_calls_lost_nested",
 	 .help = "TLS calls of preloaded programs nested too deep"},
+	{.name = "preload_bytes_lost_no_ring",
+	 .help = "plaintext bytes of preloaded programs: no descriptor was free to make a ring "
+		 "with"},
 };
 #define N_LOST (sizeof(lost) / sizeof(lost[0]))
 
@@ -105,10 +109,10 @@ struct preloaded {
 	struct shimring ring;
 	struct shimproc *proc;
 	uint32_t pid;
-	uint64_t ino; /* of the ring's file */
-	uint64_t lost[N_LOST];
-	uint64_t broken, abandoned; /* of the ring's, counted already */
-	uint64_t active_ns;         /* CLOCK_MONOTONIC of the last record */
+	uint64_t ino;                               /* of the ring's file */
+	uint64_t lost[N_LOST], lost_before[N_LOST]; /* counted; and before it came to us */
+	uint64_t broken, abandoned;                 /* of the ring's, counted already */
+	uint64_t active_ns;                         /* CLOCK_MONOTONIC of the last record */
 	struct shimask_seat *seat;
 	bool is_dead;
 };
@@ -181,6 +185,8 @@ static int on_take(void *ctx, void *process, const struct sslc_shim_rec *rec,
 	const struct preloaded *p = process;
 
 	(void)ctx;
+	if (!p) /* see replay() */
+		return -ESRCH;
 	return shimask_take(p->seat, rec, out, cookie);
 }
 
@@ -203,34 +209,29 @@ static int watch_fd(const struct source *s, struct watch *w)
 	return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, w->fd, &ev) ? -errno : 0;
 }
 
-/* The process's mapping of the beginning of a ring: of this file, or, with *ino 0, of any. */
-static bool find_mapping(uint32_t pid, uint64_t *ino, uint64_t *from, uint64_t *to)
+/* A process's mapping of the beginning of a ring. */
+struct mapping {
+	uint64_t ino; /* of this file; 0: of any */
+	uint64_t from, to;
+	bool found;
+};
+
+static bool is_ring(void *ctx, const struct process_mapping *m)
 {
-	char name[64], *line = NULL;
-	bool found = false;
-	size_t cap = 0;
-	FILE *f;
+	static const char name[] = "/memfd:" SSLC_SHIM_NAME;
+	struct mapping *want = ctx;
 
-	snprintf(name, sizeof(name), "/proc/%u/maps", pid);
-	f = fopen(name, "re");
-	if (!f)
+	if (m->offset || (want->ino && m->ino != want->ino) ||
+	    strncmp(m->path, name, sizeof(name) - 1))
 		return false;
-	while (!found && getline(&line, &cap, f) > 0) {
-		uint64_t offset, i;
-		int at = 0;
+	*want = (struct mapping){m->ino, m->from, m->to, true};
+	return true;
+}
 
-		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*x:%*x %" SCNu64 " %n",
-			   from, to, &offset, &i, &at) < 4 ||
-		    offset || !at || (*ino && i != *ino) ||
-		    strncmp(line + at, "/memfd:" SSLC_SHIM_NAME,
-			    sizeof("/memfd:" SSLC_SHIM_NAME) - 1))
-			continue;
-		*ino = i;
-		found = true;
-	}
-	free(line);
-	fclose(f);
-	return found;
+static bool find_mapping(uint32_t pid, struct mapping *m)
+{
+	m->found = false;
+	return process_mappings(pid, is_ring, m) && m->found;
 }
 
 static bool fill_conf(struct shimproc_conf *c, uint32_t pid)
@@ -250,7 +251,13 @@ static bool fill_conf(struct shimproc_conf *c, uint32_t pid)
 	return true;
 }
 
-static void count_lost(struct preloaded *p)
+static void fill_kin(struct shimproc_conf *c, const struct shimring *r)
+{
+	c->kin = __atomic_load_n(&r->shared->kin, __ATOMIC_RELAXED);
+	c->parent_kin = __atomic_load_n(&r->shared->parent_kin, __ATOMIC_RELAXED);
+}
+
+static void count_lost(struct source *s, struct preloaded *p)
 {
 	const struct sslc_shim_ring *r = p->ring.shared;
 
@@ -261,6 +268,9 @@ static void count_lost(struct preloaded *p)
 			counter_add(&lost[i], v - p->lost[i]);
 		p->lost[i] = v;
 	}
+	if (p->proc && !p->is_dead &&
+	    (p->ring.broken != p->broken || p->ring.abandoned != p->abandoned))
+		shimflows_torn(s->flows, p->proc);
 	counter_add(&records_broken, p->ring.broken - p->broken);
 	counter_add(&records_abandoned, p->ring.abandoned - p->abandoned);
 	p->broken = p->ring.broken;
@@ -273,18 +283,45 @@ static void set_dead(struct preloaded *p)
 	shimask_dead(p->seat);
 }
 
+static uint64_t lost_of(const struct preloaded *p, enum sslc_shim_lost what)
+{
+	return p->lost[what] - p->lost_before[what];
+}
+
+/* Threads of a process that has ended. */
+static void cut_writers(struct source *s, const struct preloaded *p)
+{
+	for (unsigned i = 0; i < SSLC_SHIM_WRITERS; i++) {
+		uint64_t ssl = __atomic_load_n(&p->ring.shared->writing[i], __ATOMIC_RELAXED);
+
+		if (ssl)
+			shimflows_writing(s->flows, p->proc, ssl);
+	}
+}
+
+static void leave(struct source *s, struct preloaded *p)
+{
+	struct shimproc_end end = {
+		.now_ns = clock_mono_ns(),
+		.has_heirs = __atomic_load_n(&p->ring.shared->forks, __ATOMIC_RELAXED)};
+
+	count_lost(s, p);
+	end.lost = lost_of(p, SSLC_SHIM_LOST_FULL) + lost_of(p, SSLC_SHIM_LOST_NO_RING);
+	end.is_torn = lost_of(p, SSLC_SHIM_LOST_EVENTS) || p->ring.broken;
+	if (p->is_dead)
+		cut_writers(s, p);
+	shimflows_leave(s->flows, p->proc, &end);
+}
+
 static void drop(struct source *s, struct preloaded *p)
 {
 	if (p->proc) {
-		shimflows_leave(s->flows, p->proc,
-				__atomic_load_n(&p->ring.shared->forks, __ATOMIC_RELAXED),
-				clock_mono_ns());
+		leave(s, p);
 		if (p->pid)
 			s->conf.on_process(s->conf.ctx, p->pid, false);
 		queue_remove(&p->node);
 		s->n_processes--;
 		counter_set(&processes_served, s->n_processes);
-		count_lost(p);
 	}
 	shimask_leave(p->seat);
 	if (p->ring.shared)
@@ -339,7 +376,7 @@ static int adopt(const struct source *s, struct preloaded *p)
 		return -EBUSY;
 	shimring_skip_all(&p->ring);
 	for (size_t i = 0; i < N_LOST; i++) /* nor was what it lost then lost here */
-		p->lost[i] = __atomic_load_n(&r->lost[i], __ATOMIC_RELAXED);
+		p->lost[i] = p->lost_before[i] = __atomic_load_n(&r->lost[i], __ATOMIC_RELAXED);
 	__atomic_store_n(&r->gen, (uint32_t)clock_mono_ns() | SSLC_SHIM_ADOPTED, __ATOMIC_RELEASE);
 	counter_inc(&processes_adopted);
 	return 0;
@@ -362,7 +399,7 @@ static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, 
 {
 	struct preloaded *p = calloc(1, sizeof(*p)), *old = find_process(s, pid);
 	struct shimproc_conf pc = {.process = p};
-	uint64_t from, to;
+	struct mapping mapping = {.found = false};
 	struct stat st;
 	int err = -ESRCH;
 
@@ -372,14 +409,14 @@ static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, 
 	p->pid = pid;
 	if (fstat(memfd, &st))
 		goto fail;
-	p->ino = st.st_ino;
+	p->ino = mapping.ino = st.st_ino;
 	if (old && old->ino == p->ino) {
 		err = -EEXIST;
 		goto fail;
 	}
 	/* First the process, then its mapping: a number that was used again maps something else. */
 	p->watch.fd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (p->watch.fd < 0 || !fill_conf(&pc, pid) || !find_mapping(pid, &p->ino, &from, &to))
+	if (p->watch.fd < 0 || !fill_conf(&pc, pid) || !find_mapping(pid, &mapping))
 		goto fail;
 	err = s->n_processes < PROCESSES ? shimring_map(&p->ring, memfd, data_size) : -EMFILE;
 	if (!err && is_found)
@@ -388,6 +425,7 @@ static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, 
 		err = watch_fd(s, &p->watch);
 	if (err)
 		goto fail;
+	fill_kin(&pc, &p->ring);
 	p->seat = shimask_join(s->asker, &p->ring, p->watch.fd);
 	p->proc = p->seat ? shimflows_join(s->flows, &pc) : NULL;
 	if (!p->proc) {
@@ -409,6 +447,23 @@ static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, 
 fail:
 	drop(s, p);
 	return err;
+}
+
+static void each_process(struct source *s, void (*each)(struct source *s, struct preloaded *p))
+{
+	struct queue_node *n = queue_first(&s->processes), *next;
+
+	for (; n; n = next) {
+		next = queue_next(&s->processes, n);
+		each(s, queue_entry(n, struct preloaded, node));
+	}
+}
+
+/* What it said before another one of its family ended. */
+static void catch_up(struct source *s, struct preloaded *p)
+{
+	for (unsigned i = 0; i < CATCH_UP && drain(s, p); i++)
+		;
 }
 
 /* --- who comes ----------------------------------------------------------------------------------
@@ -476,26 +531,35 @@ static int hear(int fd, struct sslc_shim_hello *hello, int *memfd)
 	return -EPROTO;
 }
 
-/* It ended, or began another program, before it was heard: what it said is counted. */
-static void count_gone(struct source *s, int memfd, uint64_t data_size)
+/*
+ * It ended, or began another program, before it was heard. What it said about its parent's
+ * connections is told; the rest is counted.
+ */
+static void replay(struct source *s, const struct ucred *who, int memfd, uint64_t data_size)
 {
-	struct shimring ring = {.size = 0};
-	uint64_t bytes = 0;
+	struct shimproc_conf c = {.pid = (uint32_t)who->pid, .uid = who->uid};
+	struct preloaded p = {.ring = {.size = 0}};
 
-	if (shimring_map(&ring, memfd, data_size))
+	if (shimring_map(&p.ring, memfd, data_size))
 		return;
-	for (unsigned i = 0; i < GONE && shimring_next(&ring, 0, true, &s->record); i++)
-		if (s->record.rec.type == SSLC_SHIM_DATA_BYTES)
-			bytes += s->record.rec.len;
-	shimflows_gone(bytes);
-	shimring_unmap(&ring);
+	fill_kin(&c, &p.ring);
+	p.proc = shimflows_join(s->flows, &c);
+	for (unsigned i = 0; p.proc && i < GONE; i++) {
+		if (!shimring_next(&p.ring, 0, true, &s->record))
+			break;
+		shimflows_record(s->flows, p.proc, &s->record);
+	}
+	p.is_dead = true;
+	if (p.proc)
+		leave(s, &p);
+	shimring_unmap(&p.ring);
 }
 
 static void on_guest(struct source *s, struct guest *g)
 {
 	static struct log_rate rate;
 	struct sslc_shim_hello hello;
-	struct ucred who;
+	struct ucred who = {.pid = 0};
 	socklen_t len = sizeof(who);
 	int memfd = -1, err = hear(g->watch.fd, &hello, &memfd);
 	uint64_t held;
@@ -507,8 +571,10 @@ static void on_guest(struct source *s, struct guest *g)
 	if (!err)
 		err = who.pid > 0 ? serve(s, (uint32_t)who.pid, memfd, hello.data_size, false)
 				  : -ESRCH;
-	if (err == -ESRCH && memfd >= 0)
-		count_gone(s, memfd, hello.data_size);
+	if (err == -ESRCH && memfd >= 0) {
+		each_process(s, catch_up);
+		replay(s, &who, memfd, hello.data_size);
+	}
 	if (memfd >= 0)
 		close(memfd);
 	if (err && err != -ECONNRESET && err != -ESRCH) {
@@ -532,13 +598,13 @@ static bool has_seen(struct source *s, uint32_t pid)
 static void look_at(void *ctx, unsigned pid)
 {
 	struct source *s = ctx;
-	uint64_t ino = 0, from, to;
+	struct mapping m = {.ino = 0};
 	char name[96];
 	int fd, err;
 
-	if (has_seen(s, pid) || find_process(s, pid) || !find_mapping(pid, &ino, &from, &to))
+	if (has_seen(s, pid) || find_process(s, pid) || !find_mapping(pid, &m))
 		return;
-	snprintf(name, sizeof(name), "/proc/%u/map_files/%" PRIx64 "-%" PRIx64, pid, from, to);
+	snprintf(name, sizeof(name), "/proc/%u/map_files/%" PRIx64 "-%" PRIx64, pid, m.from, m.to);
 	fd = open(name, O_RDWR | O_CLOEXEC);
 	err = fd < 0 ? -errno : serve(s, pid, fd, 0, true);
 	if (fd >= 0)
@@ -579,30 +645,20 @@ static void take_skips(struct source *s)
 	pthread_mutex_unlock(&s->skip_lock);
 }
 
-static void each_process(struct source *s, void (*each)(struct source *s, struct preloaded *p))
-{
-	struct queue_node *n = queue_first(&s->processes), *next;
-
-	for (; n; n = next) {
-		next = queue_next(&s->processes, n);
-		each(s, queue_entry(n, struct preloaded, node));
-	}
-}
-
 static void beat(struct source *s, struct preloaded *p)
 {
 	__atomic_store_n(&p->ring.shared->beat_ns, s->beat_ns, __ATOMIC_RELAXED);
-	count_lost(p);
+	count_lost(s, p);
 	if (s->beat_ns - p->active_ns > QUIET_NS)
 		shimring_trim(&p->ring);
 }
 
 static void check(struct source *s, struct preloaded *p)
 {
-	uint64_t from, to, ino = p->ino;
+	struct mapping m = {.ino = p->ino};
 
 	(void)s;
-	if (!p->is_dead && !find_mapping(p->pid, &ino, &from, &to))
+	if (!p->is_dead && !find_mapping(p->pid, &m))
 		set_dead(p);
 }
 

@@ -125,26 +125,30 @@ uint64_t process_ticks(uint64_t start_ns)
 	return start_ns / (1000000000ull / (uint64_t)(hz > 0 ? hz : 100));
 }
 
-/* One line of /proc/PID/maps; false when it is no file's code. */
-static bool read_mapping(char *line, struct process_file *f)
+/* One line of /proc/PID/maps. */
+static bool read_mapping(char *line, struct process_mapping *m)
 {
-	unsigned long long ino;
 	unsigned maj, min;
 	char perms[5];
 	int at = 0;
 
 	line[strcspn(line, "\n")] = '\0';
-	if (sscanf(line, "%*x-%*x %4s %*x %x:%x %llu %n", perms, &maj, &min, &ino, &at) < 4 ||
-	    !at || perms[2] != 'x' || !ino)
+	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n", &m->from,
+		   &m->to, perms, &m->offset, &maj, &min, &m->ino, &at) < 7 ||
+	    !at)
 		return false;
-	*f = (struct process_file){.dev = makedev(maj, min), .ino = ino, .path = line + at};
+	m->dev = makedev(maj, min);
+	m->is_code = perms[2] == 'x';
+	m->path = line + at;
 	return true;
 }
 
-bool process_files(unsigned pid, void (*each)(void *ctx, const struct process_file *f), void *ctx)
+bool process_mappings(unsigned pid, bool (*each)(void *ctx, const struct process_mapping *m),
+		      void *ctx)
 {
 	char name[64], *line = NULL;
-	struct process_file file;
+	struct process_mapping m;
+	bool is_enough = false;
 	size_t cap = 0;
 	FILE *f;
 
@@ -152,12 +156,33 @@ bool process_files(unsigned pid, void (*each)(void *ctx, const struct process_fi
 	f = fopen(name, "re");
 	if (!f)
 		return false;
-	while (getline(&line, &cap, f) > 0)
-		if (read_mapping(line, &file))
-			each(ctx, &file);
+	while (!is_enough && getline(&line, &cap, f) > 0)
+		is_enough = read_mapping(line, &m) && each(ctx, &m);
 	free(line);
 	fclose(f);
 	return true;
+}
+
+struct files {
+	void (*each)(void *ctx, const struct process_file *f);
+	void *ctx;
+};
+
+static bool on_mapping(void *ctx, const struct process_mapping *m)
+{
+	const struct files *files = ctx;
+	const struct process_file f = {.dev = m->dev, .ino = m->ino, .path = m->path};
+
+	if (m->is_code && m->ino)
+		files->each(files->ctx, &f);
+	return false;
+}
+
+bool process_files(unsigned pid, void (*each)(void *ctx, const struct process_file *f), void *ctx)
+{
+	struct files files = {each, ctx};
+
+	return process_mappings(pid, on_mapping, &files);
 }
 
 int process_each(void (*each)(void *ctx, unsigned pid), void *ctx)

@@ -29,6 +29,16 @@ bool process_stat(unsigned pid, struct process_stat *out);
 /** A start time in the kernel's ns (struct sslc_conn_id) as /proc counts it. */
 uint64_t process_ticks(uint64_t start_ns);
 
+struct process_mapping {
+	uint64_t from, to, offset; /* offset: in the file */
+	uint64_t dev, ino;         /* ino 0: no file */
+	bool is_code;
+	const char *path; /* as the process named it; " (deleted)" may follow */
+};
+/** Each one, until `each` returns true. False when the process cannot be read. */
+bool process_mappings(unsigned pid, bool (*each)(void *ctx, const struct process_mapping *m),
+		      void *ctx);
+
 /* A file that a process has mapped to execute; path is borrowed during the call. */
 struct process_file {
 	uint64_t dev, ino;

@@ -42,6 +42,12 @@ struct sflow {
 	struct holder *latest; /* of them; NULL: gone */
 	bool is_over;          /* told, and in no table any more */
 	bool is_reset;
+	bool is_cut;     /* what was said last is lost, nobody knows how much */
+	bool is_skipped; /* what is not told of it is not lost */
+	/* Its last holder, while it waits for heirs. */
+	uint64_t kin;
+	int fd;
+	uint32_t fd_gen;
 };
 
 /* A descriptor of a process. */
@@ -67,14 +73,16 @@ struct object {
 };
 
 struct shimproc {
+	struct queue_node node;
 	struct shimproc_conf conf;
 	struct hmap objects, holders;
+	uint64_t holes; /* bytes that were not told, as was seen */
 };
 
 struct shimflows {
 	struct shimflows_conf conf;
 	struct hmap by_cookie, by_id;
-	struct queue lingering;
+	struct queue lingering, processes;
 	uint64_t last_id;
 };
 
@@ -88,6 +96,7 @@ int shimflows_new(struct shimflows **out, const struct shimflows_conf *conf)
 	hmap_init(&t->by_cookie);
 	hmap_init(&t->by_id);
 	queue_init(&t->lingering);
+	queue_init(&t->processes);
 	*out = t;
 	return 0;
 }
@@ -106,10 +115,10 @@ struct shimproc *shimflows_join(struct shimflows *t, const struct shimproc_conf 
 {
 	struct shimproc *p = calloc(1, sizeof(*p));
 
-	(void)t;
 	if (!p)
 		return NULL;
 	p->conf = *conf;
+	queue_push(&t->processes, &p->node);
 	hmap_init(&p->objects);
 	hmap_init(&p->holders);
 	return p;
@@ -207,7 +216,7 @@ static void end_flow(struct shimflows *t, struct sflow *f, uint64_t ts_ns)
 	if (f->is_over)
 		return;
 	if (!f->is_reset)
-		tell_sock(t, f, SSLC_SOCK_LOCAL_FIN, ts_ns);
+		tell_sock(t, f, f->is_cut ? SSLC_SOCK_RST_OUT : SSLC_SOCK_LOCAL_FIN, ts_ns);
 	tell_sock(t, f, SSLC_SOCK_DESTROYED, ts_ns);
 	f->is_over = true;
 	if (queue_is_in(&f->linger_q)) {
@@ -227,6 +236,9 @@ static void release(struct shimflows *t, struct shimproc *p, struct holder *h, b
 	hmap_remove(&p->holders, &h->node);
 	if (f->latest == h)
 		f->latest = NULL;
+	f->kin = p->conf.kin;
+	f->fd = h->fd;
+	f->fd_gen = h->fd_gen;
 	free(h);
 	f->holders--;
 	if (!f->holders && is_shared && !f->is_over) {
@@ -289,6 +301,33 @@ static bool hold(struct shimproc *p, const struct sslc_shim_rec *r, struct sflow
 	return true;
 }
 
+/* What the parent's descriptor was, by the word of a child that is gone. */
+static struct sflow *parents(const struct shimflows *t, const struct shimproc *p,
+			     const struct sslc_shim_rec *r)
+{
+	const struct holder *h;
+	struct queue_node *n;
+
+	if (!p->conf.parent_kin)
+		return NULL;
+	for (n = queue_first(&t->processes); n; n = queue_next(&t->processes, n)) {
+		const struct shimproc *other = queue_entry(n, struct shimproc, node);
+
+		if (other->conf.kin != p->conf.parent_kin)
+			continue;
+		h = find_holder(other, r->fd);
+		if (h && h->fd_gen == r->fd_gen && !h->flow->is_over)
+			return h->flow;
+	}
+	for (n = queue_first(&t->lingering); n; n = queue_next(&t->lingering, n)) {
+		struct sflow *f = queue_entry(n, struct sflow, linger_q);
+
+		if (f->kin == p->conf.parent_kin && f->fd == r->fd && f->fd_gen == r->fd_gen)
+			return f;
+	}
+	return NULL;
+}
+
 /*
  * The connection that a descriptor of the process stands for; NULL: *err says why not. It is asked
  * for at each new generation only.
@@ -303,12 +342,16 @@ static struct sflow *flow_of(struct shimflows *t, struct shimproc *p, const stru
 
 	if (h && h->fd_gen == r->fd_gen)
 		return h->flow;
-	if (h) /* its end was not told */
+	if (h) { /* its end was not told */
+		h->flow->is_cut = true;
 		release(t, p, h, false, r->ts_ns);
+	}
 	*err = t->conf.take(t->conf.ctx, p->conf.process, r, &ev, &cookie);
-	if (*err)
+	f = !*err                                         ? find_cookie(t, cookie)
+	    : *err == -ESRCH && r->type == SSLC_SHIM_HOLD ? parents(t, p, r)
+							  : NULL;
+	if (*err && !f)
 		return NULL;
-	f = find_cookie(t, cookie);
 	if (!f && r->type == SSLC_SHIM_HOLD) /* nobody has used it yet */
 		return NULL;
 	if (!f)
@@ -451,6 +494,13 @@ static uint64_t place(struct object *o, unsigned dir, uint64_t hole, uint64_t le
 	return at;
 }
 
+/* So many bytes of it come in no record. */
+static void see_hole(struct shimproc *p, const struct object *o, uint64_t hole)
+{
+	if (!o->flow || !o->flow->is_skipped)
+		p->holes += hole;
+}
+
 static bool is_telling(const struct object *o)
 {
 	return o->fate == UNBOUND || (o->fate == BOUND && !o->flow->is_over);
@@ -468,6 +518,7 @@ static void on_data(struct shimflows *t, struct shimproc *p, const struct shimri
 		counter_inc(&records_odd);
 		return;
 	}
+	see_hole(p, o, hole);
 	if (!is_telling(o)) {
 		o->next[r->rec.dir] += hole + r->rec.len;
 		count_untold(o, r->rec.len);
@@ -501,6 +552,7 @@ static void on_gap(struct shimflows *t, struct shimproc *p, const struct sslc_sh
 		counter_inc(&records_odd);
 		return;
 	}
+	see_hole(p, o, hole);
 	if (o->fate != BOUND || o->flow->is_over) {
 		o->next[r->dir] += hole + r->pos2;
 		count_untold(o, r->pos2);
@@ -515,23 +567,34 @@ static void on_gap(struct shimflows *t, struct shimproc *p, const struct sslc_sh
 }
 
 /* What was lost at its end has nothing behind it that would show the hole. */
-static void on_forget(struct shimflows *t, struct shimproc *p, const struct sslc_shim_rec *r)
+static void on_reached(struct shimflows *t, struct shimproc *p, const struct sslc_shim_rec *r)
 {
 	struct object *o = find_object(p, r->obj, r->life);
 	struct sslc_ev_lost ev;
 	uint64_t in, out;
 
-	if (!o)
+	if (!o || !step(o, SSLC_DIR_IN, r->pos, 0, &in) ||
+	    !step(o, SSLC_DIR_OUT, r->pos2, 0, &out) || !(in | out))
 		return;
-	if (o->fate == BOUND && !o->flow->is_over && step(o, SSLC_DIR_IN, r->pos, 0, &in) &&
-	    step(o, SSLC_DIR_OUT, r->pos2, 0, &out) && (in | out)) {
-		ev = (struct sslc_ev_lost){.pos = {0}};
-		o->flow->pos[SSLC_DIR_IN] += in;
-		o->flow->pos[SSLC_DIR_OUT] += out;
-		memcpy(ev.pos, o->flow->pos, sizeof(ev.pos));
-		emit(t, &ev, sizeof(ev), SSLC_EV_LOST, o->flow->id, r->ts_ns);
-	}
-	drop_object(p, o);
+	see_hole(p, o, in + out);
+	o->next[SSLC_DIR_IN] += in;
+	o->next[SSLC_DIR_OUT] += out;
+	if (o->fate != BOUND || o->flow->is_over)
+		return;
+	ev = (struct sslc_ev_lost){.pos = {0}};
+	o->flow->pos[SSLC_DIR_IN] += in;
+	o->flow->pos[SSLC_DIR_OUT] += out;
+	memcpy(ev.pos, o->flow->pos, sizeof(ev.pos));
+	emit(t, &ev, sizeof(ev), SSLC_EV_LOST, o->flow->id, r->ts_ns);
+}
+
+static void on_forget(struct shimflows *t, struct shimproc *p, const struct sslc_shim_rec *r)
+{
+	struct object *o = find_object(p, r->obj, r->life);
+
+	on_reached(t, p, r);
+	if (o)
+		drop_object(p, o);
 }
 
 static void on_early(const struct shimflows *t, const struct shimproc *p,
@@ -566,6 +629,9 @@ void shimflows_record(struct shimflows *t, struct shimproc *p, const struct shim
 	case SSLC_SHIM_FORGET:
 		on_forget(t, p, &r->rec);
 		break;
+	case SSLC_SHIM_REACHED:
+		on_reached(t, p, &r->rec);
+		break;
 	case SSLC_SHIM_GAP:
 		on_gap(t, p, &r->rec);
 		break;
@@ -580,32 +646,52 @@ void shimflows_record(struct shimflows *t, struct shimproc *p, const struct shim
 /* --- the rest -----------------------------------------------------------------------------------
  */
 
-void shimflows_leave(struct shimflows *t, struct shimproc *p, bool has_heirs, uint64_t now_ns)
+void shimflows_writing(struct shimflows *t, struct shimproc *p, uint64_t ssl)
+{
+	(void)t;
+	for (struct hmap_node *n = hmap_first(&p->objects, hash64(ssl)); n; n = hmap_next_same(n)) {
+		const struct object *o = hmap_entry(n, struct object, node);
+
+		if (o->ssl == ssl && o->flow)
+			o->flow->is_cut = true;
+	}
+}
+
+void shimflows_torn(struct shimflows *t, struct shimproc *p)
+{
+	(void)t;
+	for (struct hmap_node *n = hmap_any(&p->holders, NULL); n; n = hmap_any(&p->holders, n))
+		hmap_entry(n, struct holder, node)->flow->is_cut = true;
+}
+
+void shimflows_leave(struct shimflows *t, struct shimproc *p, const struct shimproc_end *end)
 {
 	struct hmap_node *n;
 
+	if (end->is_torn || end->lost > p->holes)
+		shimflows_torn(t, p);
 	while ((n = hmap_any(&p->holders, NULL)))
-		release(t, p, hmap_entry(n, struct holder, node), has_heirs, now_ns);
+		release(t, p, hmap_entry(n, struct holder, node), end->has_heirs, end->now_ns);
 	while ((n = hmap_any(&p->objects, NULL)))
 		drop_object(p, hmap_entry(n, struct object, node));
 	hmap_fini(&p->holders);
 	hmap_fini(&p->objects);
+	queue_remove(&p->node);
 	free(p);
 }
 
 void shimflows_skip(struct shimflows *t, uint64_t flow)
 {
 	for (struct hmap_node *n = hmap_first(&t->by_id, hash64(flow)); n; n = hmap_next_same(n)) {
-		const struct holder *h = hmap_entry(n, struct sflow, by_id)->latest;
+		struct sflow *f = hmap_entry(n, struct sflow, by_id);
+		const struct holder *h = f->latest;
 
-		if (h && h->flow->id == flow)
+		if (f->id != flow)
+			continue;
+		f->is_skipped = true;
+		if (h)
 			t->conf.skip(t->conf.ctx, h->process->conf.process, h->fd, h->fd_gen);
 	}
-}
-
-void shimflows_gone(uint64_t bytes)
-{
-	counter_add(&bytes_gone, bytes);
 }
 
 size_t shimflows_count(const struct shimflows *t)

@@ -28,7 +28,7 @@ struct shimflows_conf {
 	void (*event)(void *ctx, const struct sslc_event *ev, const uint8_t *bytes);
 	/*
 	 * What the kernel says about the descriptor that the record names: as sockfacts_take().
-	 * -ESTALE: the number means another file by now.
+	 * -ESTALE: the number means another file by now. -ESRCH: the process is gone.
 	 */
 	int (*take)(void *ctx, void *process, const struct sslc_shim_rec *rec,
 		    struct sslc_ev_open *out, uint64_t *cookie);
@@ -38,8 +38,9 @@ struct shimflows_conf {
 };
 
 struct shimproc_conf {
-	void *process;     /* the caller's, for take() and skip() */
-	uint64_t start_ns; /* as in struct sslc_conn_id */
+	void *process;            /* the caller's, for take() and skip() */
+	uint64_t start_ns;        /* as in struct sslc_conn_id */
+	uint64_t kin, parent_kin; /* see proto/shim.h; 0: none */
 	uint32_t pid, uid;
 	char comm[16];
 };
@@ -50,16 +51,26 @@ int shimflows_new(struct shimflows **out, const struct shimflows_conf *conf)
 void shimflows_free(struct shimflows *t);
 /** NULL: out of memory. */
 struct shimproc *shimflows_join(struct shimflows *t, const struct shimproc_conf *conf);
-/** The process is gone: its connections end; with has_heirs, unless a child turns out to have them.
- */
-void shimflows_leave(struct shimflows *t, struct shimproc *p, bool has_heirs, uint64_t now_ns);
+
+struct shimproc_end {
+	uint64_t now_ns;
+	uint64_t lost;  /* bytes that it counts as lost since it joined */
+	bool has_heirs; /* its connections go on where a child turns out to have them */
+	bool is_torn;   /* it has lost records that show ends */
+};
+
+/** A thread of the process was sending from this object when the process was killed. */
+void shimflows_writing(struct shimflows *t, struct shimproc *p, uint64_t ssl);
+/** Records of the process were lost, of whichever connections: none of those there are now ends as
+ * if it were whole. */
+void shimflows_torn(struct shimflows *t, struct shimproc *p);
+/** The process is gone: its connections end. */
+void shimflows_leave(struct shimflows *t, struct shimproc *p, const struct shimproc_end *end);
 void shimflows_record(struct shimflows *t, struct shimproc *p, const struct shimring_record *r);
 /** Connections whose last holder closed them and may have had heirs. */
 void shimflows_tick(struct shimflows *t, uint64_t now_ns);
 /** The agent does not want this connection, which may be another source's. */
 void shimflows_skip(struct shimflows *t, uint64_t flow);
-/** Count plaintext bytes of a process that ended before it could join. */
-void shimflows_gone(uint64_t bytes);
 /** Connections now. */
 size_t shimflows_count(const struct shimflows *t);
 

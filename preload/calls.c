@@ -14,13 +14,14 @@
 #define BUCKETS 8192u
 
 /* struct object.flags */
-#define OBJ_BOUND        1u  /* fd is valid */
-#define OBJ_LOOSE        2u  /* one of its calls ended without a socket: memory BIOs? */
-#define OBJ_EARLY_SENT   4u  /* 0-RTT data were written, their acceptance was not told yet */
-#define OBJ_EARLY_SERVER 8u  /* reads them */
-#define OBJ_CARRIES      16u /* calls of another object contain its calls, on the same socket */
-#define OBJ_CONTAINS     32u /* the reverse */
-#define OBJ_DIRECT       64u /* was bound by an operation in no other object's call */
+#define OBJ_BOUND        1u   /* fd is valid */
+#define OBJ_LOOSE        2u   /* one of its calls ended without a socket: memory BIOs? */
+#define OBJ_EARLY_SENT   4u   /* 0-RTT data were written, their acceptance was not told yet */
+#define OBJ_EARLY_SERVER 8u   /* reads them */
+#define OBJ_CARRIES      16u  /* calls of another object contain its calls, on the same socket */
+#define OBJ_CONTAINS     32u  /* the reverse */
+#define OBJ_DIRECT       64u  /* was bound by an operation in no other object's call */
+#define OBJ_SHORT        256u /* its last bytes in were lost; twice that: out */
 
 struct object {
 	uint64_t ssl; /* 0: free */
@@ -30,7 +31,8 @@ struct object {
 	int fd;
 	uint32_t fd_gen;
 	uint32_t flags;
-	uint32_t pad[5];
+	uint32_t missed[2]; /* of pos: moved while there was no ring, and not told as such yet */
+	uint32_t pad[3];
 };
 _Static_assert(sizeof(struct object) == 64, "one line of the cache");
 
@@ -38,6 +40,10 @@ __thread struct thread shim_thread __attribute__((tls_model("initial-exec")));
 
 static struct object (*objects)[PLACES];
 static uint32_t lives;
+
+/* Place of the object that was last bound to each descriptor. */
+static uint16_t last_bound[SSLC_SHIM_FDS];
+_Static_assert(PLACES *BUCKETS == 1u << 16, "last_bound[] names each place");
 
 int calls_init(void)
 {
@@ -118,7 +124,7 @@ static bool moves(enum sslc_call kind)
 
 static uint32_t generation_of(int fd)
 {
-	return __atomic_load_n(&shim_own->ring->fd_gen[sock_slot(fd)], __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&shim_gen[sock_slot(fd)], __ATOMIC_ACQUIRE);
 }
 
 static void tell_bind(struct object *o, uint32_t gen, uint64_t ts_ns, bool is_late)
@@ -127,12 +133,15 @@ static void tell_bind(struct object *o, uint32_t gen, uint64_t ts_ns, bool is_la
 
 	rec.fd = o->fd;
 	rec.fd_gen = o->fd_gen;
-	rec.pos = o->pos[SSLC_DIR_IN];
-	rec.pos2 = o->pos[SSLC_DIR_OUT];
+	rec.pos = o->pos[SSLC_DIR_IN] - o->missed[SSLC_DIR_IN];
+	rec.pos2 = o->pos[SSLC_DIR_OUT] - o->missed[SSLC_DIR_OUT];
+	o->missed[SSLC_DIR_IN] = o->missed[SSLC_DIR_OUT] = 0;
+	last_bound[sock_slot(o->fd)] = (uint16_t)(o - objects[0]);
 	rec.flags = is_late ? SSLC_SHIM_LATE : 0;
 	o->gen = gen;
 	shim_bound[sock_slot(o->fd)] |= SOCK_BOUND;
-	ring_put(&rec);
+	ring_bound(o->fd);
+	(void)ring_put(&rec);
 	ring_wake();
 }
 
@@ -287,12 +296,36 @@ static void tell(struct object *o, enum sslc_call kind, const void *buf, uint64_
 	o->pos[dir] += n;
 	if (is_skipped(o))
 		return;
-	if (is_gap) {
+	if (is_gap)
 		rec.pos2 = n;
-		ring_put(&rec);
-	} else {
-		ring_put_bytes(&rec, buf, n);
-	}
+	if (is_gap ? ring_put(&rec) : ring_put_bytes(&rec, buf, n))
+		o->flags &= ~(OBJ_SHORT << dir);
+	else
+		o->flags |= OBJ_SHORT << dir;
+}
+
+static struct sslc_shim_rec record_of_reached(const struct object *o, enum sslc_shim_type type,
+					      uint64_t ts_ns)
+{
+	struct sslc_shim_rec rec = record_of(o, type, ts_ns);
+
+	rec.pos = o->pos[SSLC_DIR_IN];
+	rec.pos2 = o->pos[SSLC_DIR_OUT];
+	return rec;
+}
+
+bool call_closes(int fd)
+{
+	const struct object *o = objects ? &objects[0][last_bound[sock_slot(fd)]] : NULL;
+	struct sslc_shim_rec rec;
+	uint64_t now_ns;
+
+	if (!o || !(o->flags & (OBJ_SHORT | OBJ_SHORT << 1)) || !o->ssl ||
+	    !(o->flags & OBJ_BOUND) || o->fd != fd || o->fd_gen != generation_of(fd) ||
+	    ring_watched(&now_ns) != o->gen)
+		return true;
+	rec = record_of_reached(o, SSLC_SHIM_REACHED, now_ns);
+	return ring_put(&rec);
 }
 
 /* The outermost call on this thread, when `at` is inside it. */
@@ -327,6 +360,24 @@ void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint
 	errno = saved;
 }
 
+/* Of connections that the parent had: of those that begin now nothing is known yet. */
+void call_missed(int at, uint64_t ssl, enum sslc_call kind, uint64_t n)
+{
+	struct call *by = around(at);
+	struct object *o = find(ssl);
+	enum sslc_dir dir = direction(kind);
+
+	if (by && by->ssl == ssl && covers(by->kind, dir))
+		return;
+	__atomic_fetch_add(&shim_own->missed, n, __ATOMIC_RELAXED);
+	if (!o)
+		return;
+	o->pos[dir] += n;
+	o->missed[dir] =
+		n > UINT32_MAX - o->missed[dir] ? UINT32_MAX : o->missed[dir] + (uint32_t)n;
+	o->flags |= OBJ_SHORT << dir;
+}
+
 void call_moved_nothing(uint64_t ssl)
 {
 	struct object *o = find(ssl);
@@ -345,10 +396,8 @@ void call_forget(uint64_t ssl)
 	if (!o)
 		return;
 	if (o->gen && ring_watched(&now_ns) == o->gen) {
-		rec = record_of(o, SSLC_SHIM_FORGET, now_ns);
-		rec.pos = o->pos[SSLC_DIR_IN];
-		rec.pos2 = o->pos[SSLC_DIR_OUT];
-		ring_put(&rec);
+		rec = record_of_reached(o, SSLC_SHIM_FORGET, now_ns);
+		(void)ring_put(&rec);
 	}
 	memset((char *)o + sizeof(o->ssl), 0, sizeof(*o) - sizeof(o->ssl));
 	__atomic_store_n(&o->ssl, 0, __ATOMIC_RELEASE);
@@ -376,7 +425,7 @@ void call_early_status(uint64_t ssl, int status)
 	if (ring_watched(&now_ns)) {
 		rec = record_of(o, SSLC_SHIM_EARLY, now_ns);
 		rec.pos2 = status == 2;
-		ring_put(&rec);
+		(void)ring_put(&rec);
 		if (status == 2)
 			o->flags &= ~OBJ_EARLY_SENT;
 	}

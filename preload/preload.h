@@ -40,6 +40,9 @@ struct own {
 	uint64_t size;
 	int pid;
 	bool was_tried;
+	bool is_waiting;   /* for a descriptor to make the ring with */
+	uint64_t retry_ns; /* when it tries again */
+	uint64_t missed;   /* bytes moved meanwhile */
 };
 extern struct own *shim_own; /* never NULL */
 
@@ -48,7 +51,10 @@ void ring_prepare(void);
 /** Make the ring and tell the agent: at load, and in children instead of their parent's. Once a
  * process; silent when it fails. */
 void ring_set_up(void);
-/** At a TLS call of a process without a ring: of one that was made by another way than fork(). */
+/** A TLS object uses the descriptor. */
+void ring_bound(int fd);
+/** At a TLS call of a process without a ring: of one that was made by another way than fork(), or
+ * had no descriptor free for it. */
 void ring_set_up_late(void);
 /** The process is sandboxed from now on (seccomp): no system calls, in its children neither. */
 extern bool shim_is_sandboxed;
@@ -56,25 +62,30 @@ extern bool shim_is_sandboxed;
 uint32_t ring_watched(uint64_t *now_ns);
 /** From now on the processor's counter must not be read: time is known to a tick. */
 void ring_without_counter(void);
-/** A record without plaintext. rec: filled but for word, size and thread. */
-void ring_put(const struct sslc_shim_rec *rec);
-/** Plaintext: len bytes at pos, in as many records as needed. rec: as above, a template. */
-void ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len);
+/** A record without plaintext. rec: filled but for word, size and thread. False: no room. */
+bool ring_put(const struct sslc_shim_rec *rec);
+/** Plaintext: len bytes at pos, in as many records as needed. rec: as above, a template. False: not
+ * all of them. */
+bool ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len);
 /** False in a child that runs in its parent's memory. */
 bool ring_is_own(void);
 /** A connection begins: the reader looks at it soon, if it can be told. */
 void ring_wake(void);
+/** This thread is sending what an object was given; 0: no longer. */
+void ring_writing(uint64_t ssl);
 void ring_count(enum sslc_shim_lost what, uint64_t n);
 
 /* --- link.c -------------------------------------------------------------------------------------
  */
 
+/** A socket that leads to the agent; -1: errno says why. */
+int link_reach(void);
 /** What size the agent wants rings to have, or the default. */
 uint64_t link_ring_size(void);
 /** sslc_shim_hash() of where it is looked for. */
 uint64_t link_run_dir(void);
-/** Hand the ring over. False: there is no agent. */
-bool link_announce(int memfd, uint64_t data_size);
+/** Hand the ring over through it, and close it. False: there is no agent. */
+bool link_announce(int s, int memfd, uint64_t data_size);
 
 /* --- calls.c ------------------------------------------------------------------------------------
  */
@@ -97,6 +108,23 @@ extern __thread struct thread shim_thread __attribute__((tls_model("initial-exec
 
 int calls_init(void) __attribute__((warn_unused_result));
 
+/* Whether the peer may have bytes of it before it returns. */
+static inline bool call_sends(enum sslc_call kind)
+{
+	switch (kind) {
+	case SSLC_CALL_WRITE:
+	case SSLC_CALL_WRITE_EX:
+	case SSLC_CALL_WRITE_EX2:
+	case SSLC_CALL_SEND:
+	case SSLC_CALL_SENDFILE:
+	case SSLC_CALL_SEND_FILE:
+	case SSLC_CALL_EARLY_WRITE:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* A TLS call begins. Returns its place for call_end(). */
 static inline int call_begin(uint64_t ssl, enum sslc_call kind)
 {
@@ -110,11 +138,15 @@ static inline int call_begin(uint64_t ssl, enum sslc_call kind)
 	if (UNLIKELY(t->depth >= CALL_DEPTH))
 		return CALL_DEPTH;
 	t->v[t->depth] = (struct call){.sp = sp, .ssl = ssl, .kind = kind};
+	if (!t->depth && call_sends(kind))
+		ring_writing(ssl);
 	return (int)t->depth++;
 }
 
 /* The call at this place has returned and moved so many bytes, which are at buf. */
 void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n);
+/* The same while there is no ring. */
+void call_missed(int at, uint64_t ssl, enum sslc_call kind, uint64_t n);
 /* It moved none. */
 void call_moved_nothing(uint64_t ssl);
 
@@ -124,14 +156,21 @@ static inline void call_end(int at, uint64_t ssl, enum sslc_call kind, const voi
 
 	if (n && shim_own->ring)
 		call_moved(at, ssl, kind, buf, n);
+	else if (n && UNLIKELY(shim_own->is_waiting))
+		call_missed(at, ssl, kind, n);
 	else if (!at && shim_own->ring)
 		call_moved_nothing(ssl);
+	if (!at && call_sends(kind))
+		ring_writing(0);
 	if (t->depth > (uint32_t)at)
 		t->depth = (uint32_t)at;
 }
 
 /** The object ends, or gets another transport. */
 void call_forget(uint64_t ssl);
+/** The descriptor is about to end: of an object whose last bytes were lost this tells how far it
+ * came. False: it could not be told. */
+bool call_closes(int fd);
 /** What the library answered about 0-RTT data: 1 rejected, 2 accepted. */
 void call_early_status(uint64_t ssl, int status);
 /** The object is a server's, and reads 0-RTT data. */
@@ -148,6 +187,9 @@ void call_used_socket(int fd, enum sslc_dir dir, const void *p, size_t len);
 #define SOCK_EOF    2
 #define SOCK_SHARED 4
 extern uint8_t shim_bound[SSLC_SHIM_FDS];
+/* As fd_gen[] of the ring, which has it of bound descriptors: here a child finds what it was when
+ * the child was made. */
+extern uint32_t shim_gen[SSLC_SHIM_FDS];
 static inline uint32_t sock_slot(int fd)
 {
 	return (uint32_t)fd & (SSLC_SHIM_FDS - 1);

@@ -11,6 +11,7 @@
 #include <linux/futex.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -26,6 +27,9 @@
 #define MADV_WIPEONFORK 18
 #endif
 
+#define RETRY_NS 100000000u /* for lack of descriptors */
+#define SPARE    16         /* that many are left to the program while we try */
+
 static struct own nobody;
 struct own *shim_own = &nobody;
 bool shim_is_sandboxed;
@@ -33,6 +37,7 @@ bool shim_is_sandboxed;
 /* Where the ring of this process, or of its parent, is mapped: not wiped. */
 static void *mapped;
 static size_t mapped_len;
+static bool mapped_before; /* not the first: this is a child */
 
 static uint32_t threads; /* numbers given */
 
@@ -123,13 +128,13 @@ static uint64_t now(void)
 }
 
 static uint32_t generations; /* not wiped: a child's differs from its parent's */
+static uint64_t kin;         /* nor this: the ring's, or its parent's */
 
-/* A child's descriptors are its parent's. */
-static void copy_generations(struct sslc_shim_ring *to, const struct sslc_shim_ring *from)
+void ring_bound(int fd)
 {
-	for (uint32_t i = 0; i < SSLC_SHIM_FDS; i++)
-		if (shim_bound[i])
-			to->fd_gen[i] = from->fd_gen[i];
+	__atomic_store_n(&shim_own->ring->fd_gen[sock_slot(fd)],
+			 __atomic_load_n(&shim_gen[sock_slot(fd)], __ATOMIC_ACQUIRE),
+			 __ATOMIC_RELEASE);
 }
 
 static void publish(struct sslc_shim_ring *r, uint64_t size)
@@ -140,6 +145,12 @@ static void publish(struct sslc_shim_ring *r, uint64_t size)
 	r->data_size = size;
 	r->run_dir = link_run_dir();
 	r->beat_ns = now();
+	r->parent_kin = kin;
+	/* Without it children that end early are not told. */
+	if (getrandom(&kin, sizeof(kin), GRND_NONBLOCK) != sizeof(kin))
+		kin = 0;
+	r->kin = kin;
+	r->lost[SSLC_SHIM_LOST_NO_RING] = shim_own->missed;
 	*shim_own = (struct own){.data = (uint8_t *)r + SSLC_SHIM_DATA_OFF,
 				 .size = size,
 				 .pid = getpid(),
@@ -155,57 +166,112 @@ static void tell_held(void)
 	for (uint32_t i = 0; i < SSLC_SHIM_FDS; i++) {
 		if (!shim_bound[i])
 			continue;
+		ring_bound((int)i);
 		rec.fd = (int)i;
-		rec.fd_gen = shim_own->ring->fd_gen[i];
-		ring_put(&rec);
+		rec.fd_gen = shim_gen[i];
+		(void)ring_put(&rec);
 	}
 }
 
-/* inherited: the parent's ring, or NULL. */
-static void set_up(const struct sslc_shim_ring *inherited)
+static bool lacks_descriptors(int err)
 {
-	uint64_t size = link_ring_size(), bytes = sslc_shim_bytes(size);
-	int fd = is_allowed(bytes) ? make_memfd(bytes) : -1;
-	struct sslc_shim_ring *r;
+	return err == EMFILE || err == ENFILE;
+}
+
+/* agent: a socket, or -1. */
+static void make_ring(int fd, int agent, uint64_t size)
+{
+	struct sslc_shim_ring *r = (void *)map_ring(fd, size);
+	bool is_child = mapped_before;
 	uint32_t said = ++generations;
 
-	if (fd < 0)
+	if (!r) {
+		if (agent >= 0)
+			close(agent);
 		return;
-	r = (void *)map_ring(fd, size);
-	if (r) {
-		if (inherited)
-			copy_generations(r, inherited);
-		publish(r, size);
-		/* Said before it is known: what is written from now on waits in the ring. */
-		__atomic_store_n(&r->gen, said, __ATOMIC_RELEASE);
-		if (inherited)
-			tell_held();
-		if (!link_announce(fd, size))
-			(void)__atomic_compare_exchange_n(&r->gen, &said, 0, false,
-							  __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 	}
+	publish(r, size);
+	/* Said before it is known: what is written from now on waits in the ring. */
+	__atomic_store_n(&r->gen, said, __ATOMIC_RELEASE);
+	if (is_child)
+		tell_held();
+	if (agent < 0 || !link_announce(agent, fd, size))
+		(void)__atomic_compare_exchange_n(&r->gen, &said, 0, false, __ATOMIC_RELAXED,
+						  __ATOMIC_RELAXED);
+}
+
+/* False: no descriptor is free. */
+static bool set_up(void)
+{
+	uint64_t size = link_ring_size(), bytes = sslc_shim_bytes(size);
+	int fd = is_allowed(bytes) ? make_memfd(bytes) : -1, agent;
+	bool is_short;
+
+	if (fd < 0)
+		return !lacks_descriptors(errno);
+	agent = link_reach();
+	is_short = agent < 0 && lacks_descriptors(errno);
+	if (!is_short)
+		make_ring(fd, agent, size);
 	close(fd);
+	return !is_short;
+}
+
+/* What is the parent's is of no use here. */
+static void leave_parents(void)
+{
+	if (mapped)
+		munmap(mapped, mapped_len);
+	mapped_before |= mapped != NULL;
+	mapped = NULL;
 }
 
 void ring_set_up(void)
 {
-	void *inherited = mapped;
-	size_t len = mapped_len;
 	int saved = errno;
 
 	if (!shim_is_sandboxed && make_own_page() &&
 	    !__atomic_exchange_n(&shim_own->was_tried, true, __ATOMIC_ACQ_REL)) {
-		mapped = NULL;
-		set_up(inherited);
-		if (inherited)
-			munmap(inherited, len);
+		leave_parents();
+		shim_own->is_waiting = !set_up();
+		if (shim_own->is_waiting) {
+			shim_own->retry_ns = now() + RETRY_NS;
+			__atomic_store_n(&shim_own->was_tried, false, __ATOMIC_RELEASE);
+		}
 	}
 	errno = saved;
 }
 
+/* The program's own descriptors come first: the last ones are not taken from it, not even for a
+ * moment. Numbers are given from the lowest on. */
+static bool has_spare_descriptors(void)
+{
+	struct rlimit most;
+	int limit, n = SPARE;
+
+	if (getrlimit(RLIMIT_NOFILE, &most))
+		return false;
+	limit = most.rlim_cur > INT32_MAX ? INT32_MAX : (int)most.rlim_cur;
+	if (limit < 4 * SPARE)
+		n = limit / 4;
+	for (int i = 1; i <= n; i++)
+		if (fcntl(limit - i, F_GETFD) >= 0)
+			return false;
+	return true;
+}
+
+static bool may_retry(void)
+{
+	int saved = errno;
+	bool may = now() >= shim_own->retry_ns && has_spare_descriptors();
+
+	errno = saved;
+	return may;
+}
+
 void ring_set_up_late(void)
 {
-	if (shim_own != &nobody && !shim_own->was_tried)
+	if (shim_own != &nobody && !shim_own->was_tried && (!shim_own->is_waiting || may_retry()))
 		ring_set_up();
 }
 
@@ -279,21 +345,31 @@ static void commit(struct sslc_shim_rec *rec, uint64_t at)
 	__atomic_store_n(&rec->word, at | SSLC_SHIM_DONE, __ATOMIC_RELEASE);
 }
 
-void ring_put(const struct sslc_shim_rec *rec)
+bool ring_put(const struct sslc_shim_rec *rec)
 {
 	const struct own *o = shim_own;
 	struct sslc_shim_rec *to;
 	uint64_t at;
 
 	if (!o->ring)
-		return;
+		return false;
 	to = reserve(o, sizeof(*to), o->size, &at);
 	if (!to) {
 		ring_count(SSLC_SHIM_LOST_EVENTS, 1);
-		return;
+		return false;
 	}
 	fill(to, rec);
 	commit(to, at);
+	return true;
+}
+
+void ring_writing(uint64_t ssl)
+{
+	struct sslc_shim_ring *r = shim_own->ring;
+
+	if (r)
+		__atomic_store_n(&r->writing[sslc_shim_writer(thread_number())], ssl,
+				 __ATOMIC_RELAXED);
 }
 
 bool ring_is_own(void)
@@ -314,7 +390,7 @@ void ring_wake(void)
 	errno = saved;
 }
 
-void ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len)
+bool ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len)
 {
 	const uint64_t most = sslc_shim_data_max(shim_own->size);
 	const struct own *o = shim_own;
@@ -323,7 +399,7 @@ void ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t
 	uint64_t at;
 
 	if (!o->ring)
-		return;
+		return false;
 	while (len) {
 		uint32_t n = len < SSLC_SHIM_CHUNK ? (uint32_t)len : SSLC_SHIM_CHUNK;
 
@@ -331,7 +407,7 @@ void ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t
 			     most, &at);
 		if (!to) { /* nor for what is left of the call */
 			ring_count(SSLC_SHIM_LOST_FULL, len);
-			return;
+			return false;
 		}
 		part.len = n;
 		if (n == len)
@@ -343,4 +419,5 @@ void ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t
 		p += n;
 		len -= n;
 	}
+	return true;
 }

@@ -22,6 +22,7 @@ int close_range(unsigned first, unsigned last, int flags);
 void closefrom(int first);
 
 uint8_t shim_bound[SSLC_SHIM_FDS];
+uint32_t shim_gen[SSLC_SHIM_FDS];
 
 /* The real ones. Found at load: a signal handler may be the first to call one. */
 /* clang-format off */
@@ -100,9 +101,9 @@ static void tell_end(int fd, enum sslc_sock_what what, uint8_t bits)
 
 	if (!ring_watched((uint64_t *)&rec.ts_ns))
 		return;
-	rec.fd_gen = __atomic_load_n(&shim_own->ring->fd_gen[sock_slot(fd)], __ATOMIC_RELAXED);
+	rec.fd_gen = __atomic_load_n(&shim_gen[sock_slot(fd)], __ATOMIC_RELAXED);
 	rec.flags = bits & SOCK_SHARED ? SSLC_SHIM_FORKED : 0;
-	ring_put(&rec);
+	(void)ring_put(&rec);
 }
 
 /*
@@ -117,10 +118,11 @@ static void gone(int fd)
 	if (LIKELY(!bits) || fd < 0 || !ring_is_own())
 		return;
 	shim_bound[slot] = 0;
-	if (!shim_own->ring)
-		return;
-	tell_end(fd, SSLC_SOCK_DESTROYED, bits);
-	__atomic_fetch_add(&shim_own->ring->fd_gen[slot], 1, __ATOMIC_RELEASE);
+	if (shim_own->ring && call_closes(fd))
+		tell_end(fd, SSLC_SOCK_DESTROYED, bits);
+	__atomic_fetch_add(&shim_gen[slot], 1, __ATOMIC_RELEASE);
+	if (shim_own->ring)
+		ring_bound(fd);
 }
 
 /* A number that the system has just given: if it was in use, its end was not seen. */
@@ -304,7 +306,8 @@ EXPORT int shutdown(int fd, int how)
 	int ret = NEXT(shutdown)(fd, how);
 	int saved = errno;
 
-	if (!ret && how != SHUT_RD && UNLIKELY(shim_bound[sock_slot(fd)]) && shim_own->ring)
+	if (!ret && how != SHUT_RD && UNLIKELY(shim_bound[sock_slot(fd)]) && shim_own->ring &&
+	    call_closes(fd))
 		tell_end(fd, SSLC_SOCK_LOCAL_FIN, 0);
 	errno = saved;
 	return ret;

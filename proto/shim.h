@@ -29,6 +29,21 @@
  * the agent believes what it took only when fd_gen[] has not changed after it. A process can garble
  * its own connections, and no other's.
  *
+ * Ends. A connection whose last bytes were lost does not end as if it were whole. A process that
+ * has lost an object's last bytes says REACHED before the descriptor's END; the hole has its exact
+ * size then. Where it could not, or could not say END, the agent finds at the process's end that
+ * more bytes were lost than it has seen holes for, and ends its connections by a reset; and so the
+ * connection of each object in writing[], from which a thread was sending when the process was
+ * killed. What was received and not handed to the application yet is no loss.
+ *
+ * Children. fork() gives a child its parent's descriptors, and the child may end before the agent
+ * can ask about them. The child's parent_kin is the parent's kin then, a random number that nobody
+ * else can know: so what it says in HOLD about descriptors is believed as if the parent had said
+ * it.
+ *
+ * Without a descriptor. A process that has none free to make a ring with tries again at its TLS
+ * calls, and counts what they move until then.
+ *
  * The ring. Positions only grow; a record at position p stands at data[p % data_size], in one
  * piece, because both sides map the data twice in a row. A thread takes room by moving head with
  * compare-and-swap, then writes word = p | SSLC_SHIM_BUSY and size, then everything else, then
@@ -62,7 +77,7 @@
 #define SSLC_SHIM_H
 
 #define SSLC_SHIM_MAGIC   0x676e6972636c7373ull /* "sslcring" */
-#define SSLC_SHIM_VERSION 1u                    /* equal at both ends, or not used */
+#define SSLC_SHIM_VERSION 2u                    /* equal at both ends, or not used */
 #define SSLC_SHIM_NAME    "sslcollector-ring"   /* of the memfd */
 #define SSLC_SHIM_SOCKET  "preload.sock"        /* in the agent's run directory */
 #define SSLC_SHIM_SIZE    "preload.size"        /* there too: the rings' size, a decimal number */
@@ -74,23 +89,26 @@
 #define SSLC_SHIM_DATA_MAX  (256u << 20)
 #define SSLC_SHIM_QUIET     16u    /* see above */
 #define SSLC_SHIM_CHUNK     16384u /* bytes of plaintext in one record, at most */
+#define SSLC_SHIM_WRITERS   8160u  /* threads beyond share an entry */
 #define SSLC_SHIM_STALL_NS  2000000000ull
 #define SSLC_SHIM_SILENT_NS 3000000000ull /* an agent whose beat is older is gone */
 
 enum sslc_shim_type {
 	SSLC_SHIM_PAD = 0,
 	SSLC_SHIM_DATA_BYTES = 1, /* len bytes of plaintext follow, at pos of direction dir */
-	SSLC_SHIM_BIND = 2,   /* the object uses descriptor fd of generation fd_gen; pos, pos2: how
-			       * far   it has come in and out. Comes before the first bytes of each
-			       * object,   and again for each new generation of the agent's. */
-	SSLC_SHIM_END = 3,    /* what (enum sslc_sock_what) happened to descriptor fd of that
-			       * generation;    SSLC_SOCK_DESTROYED: this process closes it */
-	SSLC_SHIM_FORGET = 4, /* the object is gone; pos, pos2: how far it came in and out */
-	SSLC_SHIM_GAP = 5,    /* pos2 bytes at pos that were never in the process's memory */
-	SSLC_SHIM_HOLD = 7,   /* a child says that it has its parent's descriptor fd, too; the
-			       * generation is   its own ring's */
-	SSLC_SHIM_EARLY = 6,  /* 0-RTT data of the object: what is 1 when they were accepted */
-	SSLC_SHIM_TYPES = 8,
+	SSLC_SHIM_BIND = 2,    /* the object uses descriptor fd of generation fd_gen; pos, pos2: how
+				* far   it has come in and out. Comes before the first bytes of each
+				* object,   and again for each new generation of the agent's. */
+	SSLC_SHIM_END = 3,     /* what (enum sslc_sock_what) happened to descriptor fd of that
+				* generation;    SSLC_SOCK_DESTROYED: this process closes it */
+	SSLC_SHIM_FORGET = 4,  /* the object is gone; pos, pos2: how far it came in and out */
+	SSLC_SHIM_GAP = 5,     /* pos2 bytes at pos that were never in the process's memory */
+	SSLC_SHIM_HOLD = 7,    /* a child says that it has its parent's descriptor fd, too; the
+				* generation is   its own ring's */
+	SSLC_SHIM_EARLY = 6,   /* 0-RTT data of the object: what is 1 when they were accepted */
+	SSLC_SHIM_REACHED = 9, /* pos, pos2: how far the object has come in and out; its last
+				* bytes were lost, and its descriptor's end comes next */
+	SSLC_SHIM_TYPES = 10,
 };
 
 /* sslc_shim_rec.flags */
@@ -134,6 +152,7 @@ enum sslc_shim_lost {
 	SSLC_SHIM_LOST_EVENTS,  /* records other than bytes */
 	SSLC_SHIM_LOST_OBJECTS, /* bytes of objects for which there was no place in the table */
 	SSLC_SHIM_LOST_DEEP,    /* calls nested too deep */
+	SSLC_SHIM_LOST_NO_RING, /* bytes: no descriptor was free to make a ring with */
 	SSLC_SHIM_LOST_KINDS = 8,
 };
 
@@ -148,8 +167,9 @@ struct sslc_shim_ring {
 	__u32 version;
 	__u32 rec_size; /* sizeof(struct sslc_shim_rec) */
 	__u64 data_size;
-	__u64 run_dir; /* sslc_shim_hash() of the directory where it looked for an agent */
-	__u64 pad0[4];
+	__u64 run_dir;         /* sslc_shim_hash() of the directory where it looked for an agent */
+	__u64 kin, parent_kin; /* random: see above; parent_kin is 0 but after fork() */
+	__u64 pad0[2];
 
 	/* Of the agent. gen: 0 while nobody reads: nothing is written then. The process sets it to
 	 * 1 when it has announced itself; an agent that adopts the ring, to a number of its own. */
@@ -167,7 +187,8 @@ struct sslc_shim_ring {
 	__u32 pad2[12];
 	__u64 lost[SSLC_SHIM_LOST_KINDS];
 
-	__u8 pad3[0x10000 - 256];
+	__u64 writing[SSLC_SHIM_WRITERS]; /* of threads: the object that each is sending from */
+
 	__u32 fd_gen[SSLC_SHIM_FDS];  /* of the process */
 	__u32 fd_skip[SSLC_SHIM_FDS]; /* of the agent: sslc_shim_skip() of what is not wanted */
 };
@@ -189,6 +210,14 @@ static inline int sslc_shim_is_size(__u64 data_size)
 {
 	return data_size >= SSLC_SHIM_DATA_MIN && data_size <= SSLC_SHIM_DATA_MAX &&
 	       !(data_size & (data_size - 1));
+}
+
+/* Place in writing[]: neighbours are on different lines of the cache. */
+static inline __u32 sslc_shim_writer(__u32 thread)
+{
+	const __u32 lines = SSLC_SHIM_WRITERS / 8;
+
+	return thread % lines * 8 + thread / lines % 8;
 }
 
 /* In fd_skip[]: this generation's bytes are not wanted by the agent that has this gen. */

@@ -123,7 +123,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		shimring_trim(&ring);
 		shimflows_tick(t, i * SHIMFLOW_LINGER_NS);
 	}
-	shimflows_leave(t, p, head & 0x2000, 1);
+	shimflows_writing(t, p, head & 0xff);
+	shimflows_leave(t, p,
+			&(struct shimproc_end){.now_ns = 1,
+					       .lost = head >> 60,
+					       .has_heirs = head & 0x2000,
+					       .is_torn = head & 0x1000});
 	shimflows_free(t);
 	return 0;
 }

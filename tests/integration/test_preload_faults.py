@@ -20,6 +20,7 @@ BEFALLS = ("talk", "strict", "refused", "forbidden", "rooted", "closed", "full",
 TALK = re.compile(r"^port (\d+)\nsent (\d+) (\w+)(?:\ngot (\d+) (\w+))?$", re.M)
 NOTHING = sha256(b"")
 SMALLEST = 256 << 10
+VERSION = 2  # of proto/shim.h
 
 
 def times():
@@ -246,8 +247,8 @@ def other_versions(t, exe):
     until(lambda: (t.dir / "run/preload.sock").exists(), 5, "the agent's socket")
     fd = os.memfd_create("sslcollector-ring", os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, 0x90000 + SMALLEST)
-    cases = [hello(2, SMALLEST), hello(0, SMALLEST), hello(1, SMALLEST + 1), hello(1, SMALLEST, 7), hello(1, SMALLEST),
-             hello(1, SMALLEST)[:10], hello(1, SMALLEST) * 2]
+    cases = [hello(VERSION + 1, SMALLEST), hello(0, SMALLEST), hello(VERSION, SMALLEST + 1), hello(VERSION, SMALLEST, 7),
+             hello(VERSION, SMALLEST), hello(VERSION, SMALLEST)[:10], hello(VERSION, SMALLEST) * 2]
     for said in cases:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
             s.connect(str(t.dir / "run/preload.sock"))

@@ -115,10 +115,16 @@ static struct shimflows *t;
 static struct shimproc *p, *q;
 static uint64_t clock_ns;
 
+static void leave(struct shimproc *who, bool has_heirs)
+{
+	shimflows_leave(t, who, &(struct shimproc_end){.now_ns = clock_ns, .has_heirs = has_heirs});
+}
+
 static int begin(void **state)
 {
 	const struct shimflows_conf conf = {.event = on_event, .take = on_take, .skip = on_skip};
-	const struct shimproc_conf one = {.pid = 101, .start_ns = 1}, two = {.pid = 102};
+	const struct shimproc_conf one = {.pid = 101, .start_ns = 1, .kin = 9},
+				   two = {.pid = 102, .kin = 7, .parent_kin = 9};
 
 	(void)state;
 	memset(sockets, 0, sizeof(sockets));
@@ -141,9 +147,9 @@ static int end(void **state)
 {
 	(void)state;
 	if (p)
-		shimflows_leave(t, p, false, clock_ns);
+		leave(p, false);
 	if (q)
-		shimflows_leave(t, q, false, clock_ns);
+		leave(q, false);
 	shimflows_free(t);
 	return 0;
 }
@@ -255,7 +261,7 @@ static void test_a_number_that_is_used_again_is_another_connection(void **state)
 	bind_to(p, 2, 5, 1, 0, 0); /* the end of generation 0 was not told */
 	ends(p, 5, 0, SSLC_SOCK_EOF);
 	ends(p, 5, 1, SSLC_SOCK_EOF);
-	assert_seen("open1 fin1 destroyed1 open2 eof2 ");
+	assert_seen("open1 rsto1 destroyed1 open2 eof2 ");
 	put_data(p, 1, SSLC_DIR_OUT, 0, 1); /* after its end */
 	assert_seen("");
 }
@@ -283,7 +289,7 @@ static void test_a_socket_lives_until_its_last_holder_closes_it(void **state)
 	bind_to(q, 1, 5, 0, 0, 0);
 	put_data(q, 1, SSLC_DIR_IN, 0, 3);
 	assert_seen("data1:in0+3 ");
-	shimflows_leave(t, q, false, ++clock_ns);
+	leave(q, false);
 	q = NULL;
 	assert_seen("fin1 destroyed1 ");
 }
@@ -306,11 +312,120 @@ static void test_a_childs_word_may_be_late(void **state)
 	bind_to(q, 1, 5, 0, 0, 3);
 	put_data(q, 1, SSLC_DIR_OUT, 3, 4);
 	assert_seen("open1 data1:out0+3 data1:out3+4 ");
-	shimflows_leave(t, q, true, clock_ns);
+	leave(q, true);
 	q = NULL;
 	assert_seen("");
 	shimflows_tick(t, clock_ns + SHIMFLOW_LINGER_NS);
 	assert_seen("fin1 destroyed1 ");
+}
+
+static void test_last_bytes_that_were_lost_are_a_hole_before_the_end(void **state)
+{
+	(void)state;
+	bind_to(p, 1, 5, 0, 0, 0);
+	put_data(p, 1, SSLC_DIR_OUT, 0, 3);
+	put(p, SSLC_SHIM_REACHED, 1, 0, 0, 4, 10);
+	ends(p, 5, 0, SSLC_SOCK_DESTROYED);
+	assert_seen("open1 data1:out0+3 lost1:4,10 fin1 destroyed1 ");
+	shimflows_leave(t, p, &(struct shimproc_end){.now_ns = clock_ns, .lost = 11});
+	p = NULL;
+	assert_seen("");
+}
+
+static void test_who_lost_more_than_was_seen_ends_by_a_reset(void **state)
+{
+	(void)state;
+	for (uint64_t i = 0; i < 2; i++) {
+		bind_to(i ? q : p, 1, 5 + (int)i, 0, 0, 0);
+		put_data(i ? q : p, 1, SSLC_DIR_OUT, 0, 3);
+		put_data(i ? q : p, 1, SSLC_DIR_OUT, 13, 1); /* ten are missing */
+	}
+	shimflows_leave(t, p, &(struct shimproc_end){.now_ns = clock_ns, .lost = 10});
+	shimflows_leave(t, q, &(struct shimproc_end){.now_ns = clock_ns, .lost = 11});
+	p = q = NULL;
+	assert_seen("open1 data1:out0+3 data1:out13+1 open2 data2:out0+3 data2:out13+1 "
+		    "fin1 destroyed1 rsto2 destroyed2 ");
+}
+
+static void test_who_is_killed_while_it_sends_ends_by_a_reset(void **state)
+{
+	(void)state;
+	bind_to(p, 1, 5, 0, 0, 0);
+	bind_to(p, 2, 6, 0, 0, 0);
+	shimflows_writing(t, p, 2);
+	shimflows_writing(t, p, 3);
+	ends(p, 5, 0, SSLC_SOCK_DESTROYED);
+	leave(p, false);
+	p = NULL;
+	assert_seen("open1 open2 fin1 destroyed1 rsto2 destroyed2 ");
+}
+
+static void test_an_end_that_was_not_told_is_no_good_one(void **state)
+{
+	(void)state;
+	bind_to(p, 1, 5, 0, 0, 0);
+	sockets[0].cookie = 501;
+	bind_to(p, 2, 5, 1, 0, 0);
+	bind_to(q, 2, 6, 1, 0, 0);
+	shimflows_torn(t, q);
+	ends(q, 6, 1, SSLC_SOCK_DESTROYED);
+	assert_seen("open1 rsto1 destroyed1 open2 open3 rsto3 destroyed3 ");
+}
+
+/* Nobody can be asked about it any more. */
+static void test_a_child_that_is_gone_is_believed_about_its_parents_connections(void **state)
+{
+	(void)state;
+	bind_to(p, 1, 5, 0, 0, 0);
+	bind_to(p, 2, 6, 4, 0, 0);
+	sockets[0].err = sockets[1].err = -ESRCH;
+	put(q, SSLC_SHIM_HOLD, 0, 5, 0, 0, 0);
+	put(q, SSLC_SHIM_HOLD, 0, 6, 3, 0, 0); /* another one, closed long ago */
+	bind_to(q, 1, 5, 0, 0, 0);
+	bind_to(q, 2, 6, 3, 0, 0);
+	put_data(q, 1, SSLC_DIR_OUT, 0, 3);
+	put_data(q, 2, SSLC_DIR_OUT, 0, 3);
+	bind_to(q, 3, 6, 4, 0, 0); /* and this is no word about the parent's */
+	put_data(q, 3, SSLC_DIR_OUT, 0, 3);
+	assert_seen("open1 open2 data1:out0+3 ");
+}
+
+static void test_nobody_else_is(void **state)
+{
+	const struct shimproc_conf three = {.pid = 103, .parent_kin = 8};
+	struct shimproc *stranger = shimflows_join(t, &three);
+
+	(void)state;
+	bind_to(p, 1, 5, 0, 0, 0);
+	sockets[0].err = -ESRCH;
+	put(stranger, SSLC_SHIM_HOLD, 0, 5, 0, 0, 0);
+	bind_to(stranger, 1, 5, 0, 0, 0);
+	put_data(stranger, 1, SSLC_DIR_OUT, 0, 3);
+	leave(stranger, false);
+	sockets[0].err = -EBADF; /* the process is there, and has no such descriptor */
+	put(q, SSLC_SHIM_HOLD, 0, 5, 0, 0, 0);
+	bind_to(q, 1, 5, 0, 0, 0);
+	put_data(q, 1, SSLC_DIR_OUT, 0, 3);
+	assert_seen("open1 ");
+}
+
+static void test_the_parent_may_have_closed_it_by_then(void **state)
+{
+	(void)state;
+	bind_to(p, 1, 5, 0, 0, 0);
+	r.rec = (struct sslc_shim_rec){.type = SSLC_SHIM_END,
+				       .fd = 5,
+				       .pos2 = SSLC_SOCK_DESTROYED,
+				       .flags = SSLC_SHIM_FORKED,
+				       .ts_ns = clock_ns};
+	shimflows_record(t, p, &r);
+	sockets[0].err = -ESRCH;
+	put(q, SSLC_SHIM_HOLD, 0, 5, 0, 0, 0);
+	bind_to(q, 1, 5, 0, 0, 0);
+	put_data(q, 1, SSLC_DIR_OUT, 0, 3);
+	leave(q, false);
+	q = NULL;
+	assert_seen("open1 data1:out0+3 fin1 destroyed1 ");
 }
 
 static void test_a_reset_is_no_end_of_ours(void **state)
@@ -362,6 +477,13 @@ int main(void)
 		TEST(test_a_reset_is_no_end_of_ours),
 		TEST(test_unwanted_bytes_stay_in_the_process),
 		TEST(test_early_data_are_told_with_their_connection),
+		TEST(test_the_parent_may_have_closed_it_by_then),
+		TEST(test_nobody_else_is),
+		TEST(test_a_child_that_is_gone_is_believed_about_its_parents_connections),
+		TEST(test_an_end_that_was_not_told_is_no_good_one),
+		TEST(test_who_is_killed_while_it_sends_ends_by_a_reset),
+		TEST(test_who_lost_more_than_was_seen_ends_by_a_reset),
+		TEST(test_last_bytes_that_were_lost_are_a_hole_before_the_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
