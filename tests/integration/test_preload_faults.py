@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 
-from lib import LIBRARY, Untrue, check, equal, fact, flows, run, sha256, until
+from lib import LIBRARY, PROGS, PY, Untrue, check, equal, fact, flows, run, sha256, until
 
 BEFALLS = ("talk", "strict", "refused", "forbidden", "rooted", "closed", "full", "fork", "forked", "vfork", "alarm",
            "exec")
@@ -218,6 +218,67 @@ def killed(t, exe):
     fact(f"4 programs killed at full speed: {seen} bytes mirrored, every connection ended")
 
 
+def speak(t, *steps, status=0, stop_agent=None):
+    """A preloaded program that does these steps; its port. stop_agent: at the first "wait" the agent is stopped,
+    until the program is over."""
+    p = t.spawn("say", PY, "-u", PROGS / "last.py", "say", 7300, *steps, ns=t.space, env=env(t), stdin=True)
+    if stop_agent:
+        p.wait_line("waiting", where="out")
+        stop_agent.kick(signal.SIGSTOP)
+        p.p.stdin.write(b"\n")
+        p.p.stdin.flush()
+    try:
+        equal(p.wait(20), status, f"{steps}: status {p.err()}")
+    finally:
+        if stop_agent:
+            stop_agent.kick(signal.SIGCONT)
+    return int(re.search(r"^port (\d+)$", p.out(), re.M).group(1))
+
+
+def ends(t):
+    """What is not whole does not end as if it were; the server, which is not preloaded, says what came."""
+    a = agent(t, "ends", "--preload-ring", "256K")
+    server = t.spawn("serve", PY, "-u", PROGS / "last.py", "serve", 7300, *t.cert(), ns=t.space)
+    server.wait_line("listening", where="out")
+    whole, holed, cut = {}, {}, {}
+    quiet = {"stop_agent": a}
+    # Children that are over before the agent hears of them; the parent has closed its own descriptor.
+    for _ in range(3):
+        whole[speak(t, "send=10", "wait", "child=send=5000", **quiet)] = "a child of milliseconds"
+    # The ring is full, and nothing comes after that would show it.
+    holed[speak(t, "send=10", "wait", "send=1000000", "close", **quiet)] = "a full ring, then close"
+    cut[speak(t, "send=10", "wait", "send=1000000", "die", status=-signal.SIGKILL, **quiet)] = "a full ring, then killed"
+    whole[speak(t, "send=10", "nap=50", "die", status=-signal.SIGKILL)] = "killed, with nothing to say"
+    for _ in range(6):  # at any place of its sending
+        p = t.spawn("flood", PY, "-u", PROGS / "last.py", "say", 7300, "flood", ns=t.space, env=env(t))
+        port = int(p.wait_line(r"port (\d+)", where="out").group(1))
+        time.sleep(0.05)
+        equal(p.stop(signal.SIGKILL), -signal.SIGKILL, "status of the killed one")
+        cut[port] = "killed while it sends"
+    # No descriptor is free for a child's ring; then there are.
+    holed[speak(t, "send=10", "crowd", "child=send=3000+sparse+nap=150+send=7+nap=100+send=20000")] = "no descriptor"
+    time.sleep(0.5)
+    equal(a.stop(), 0, "agent's exit status")
+    seen = {f.client[1]: f for f in flows(t.dir / "ends.pcapng", sound=False)}
+    got = {int(port): (int(n), digest) for port, n, digest in re.findall(r"^got (\d+) (\d+) (\w+)$", server.out(), re.M)}
+    for port, why in {**whole, **holed, **cut}.items():
+        f, (n, digest) = seen.get(port), got[port]
+        check(f is not None and not any(f.repeats), f"{why}: {f}")
+        told = len(f.data[0]) + f.holes[0]
+        is_same = not f.holes[0] and sha256(bytes(f.data[0])) == digest
+        if port in whole:
+            check(is_same and f.is_sound() and f.end == "fin", f"{why}: server took {n}: {f}")
+        elif port in holed:
+            check(f.holes[0] and told == n and f.end == "fin", f"{why}: server took {n}: {f}")
+        else:
+            check(f.end == "rst" or (is_same and why == "killed while it sends"), f"{why}: server took {n}: {f}")
+    c = a.counters()
+    check(c.get("preload_bytes_lost_no_ring", 0) >= 3000, "bytes without a ring were not counted")
+    equal(c.get("preload_bytes_lost_gone", 0), 0, "bytes of connections that were over")
+    fact(f"{len(whole)} connections whole, {len(holed)} with exact holes at their end, {len(cut)} cut: none looks whole "
+         "that is not")
+
+
 def deaf_agents(t, exe):
     """What listens there does not accept, says nothing, or is no agent."""
     run_dir = t.dir / "run"
@@ -270,6 +331,7 @@ def main(t):
     storm(t, exe)
     crowd(t, threads)
     killed(t, exe)
+    ends(t)
     other_versions(t, exe)
     deaf_agents(t, exe)
     come_and_go(t, exe)
