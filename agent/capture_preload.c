@@ -100,6 +100,7 @@ struct watch { /* what an epoll event is about; first member of each */
 struct guest {
 	struct watch watch;
 	struct queue_node node;
+	struct ucred who; /* pid 0: not known */
 	uint64_t since_ns;
 };
 
@@ -477,26 +478,6 @@ static void send_away(struct source *s, struct guest *g)
 	free(g);
 }
 
-static void on_door(struct source *s)
-{
-	for (int i = 0; i < BACKLOG && s->n_guests < GUESTS; i++) {
-		int fd = accept4(s->door.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		struct guest *g = fd >= 0 ? calloc(1, sizeof(*g)) : NULL;
-
-		if (!g) {
-			if (fd >= 0)
-				close(fd);
-			return;
-		}
-		g->watch = (struct watch){.kind = KIND_GUEST, .fd = fd};
-		g->since_ns = clock_mono_ns();
-		queue_push(&s->guests, &g->node);
-		s->n_guests++;
-		if (watch_fd(s, &g->watch))
-			send_away(s, g);
-	}
-}
-
 /* One message, one descriptor. -EAGAIN: nothing yet. */
 static int hear(int fd, struct sslc_shim_hello *hello, int *memfd)
 {
@@ -555,25 +536,22 @@ static void replay(struct source *s, const struct ucred *who, int memfd, uint64_
 	shimring_unmap(&p.ring);
 }
 
-static void on_guest(struct source *s, struct guest *g)
+/* False: it is gone. */
+static bool on_guest(struct source *s, struct guest *g)
 {
 	static struct log_rate rate;
 	struct sslc_shim_hello hello;
-	struct ucred who = {.pid = 0};
-	socklen_t len = sizeof(who);
 	int memfd = -1, err = hear(g->watch.fd, &hello, &memfd);
 	uint64_t held;
 
 	if (err == -EAGAIN)
-		return;
-	if (!err && getsockopt(g->watch.fd, SOL_SOCKET, SO_PEERCRED, &who, &len))
-		err = -errno;
+		return true;
 	if (!err)
-		err = who.pid > 0 ? serve(s, (uint32_t)who.pid, memfd, hello.data_size, false)
-				  : -ESRCH;
+		err = g->who.pid > 0 ? serve(s, (uint32_t)g->who.pid, memfd, hello.data_size, false)
+				     : -ESRCH;
 	if (err == -ESRCH && memfd >= 0) {
 		each_process(s, catch_up);
-		replay(s, &who, memfd, hello.data_size);
+		replay(s, &g->who, memfd, hello.data_size);
 	}
 	if (memfd >= 0)
 		close(memfd);
@@ -583,6 +561,53 @@ static void on_guest(struct source *s, struct guest *g)
 			log_info("preload: a process's ring was not taken: %s", strerror(-err));
 	}
 	send_away(s, g);
+	return false;
+}
+
+/* Who comes speaks at once, and comes again only when it begins another program: a process that
+ * keeps others waiting by standing in the door gives up its oldest place. */
+static void make_room(struct source *s, pid_t pid)
+{
+	struct queue_node *n, *oldest = NULL;
+	unsigned same = 0;
+
+	for (n = queue_first(&s->guests); n; n = queue_next(&s->guests, n))
+		if (queue_entry(n, struct guest, node)->who.pid == pid && !same++)
+			oldest = n;
+	if (same > 1)
+		send_away(s, queue_entry(oldest, struct guest, node));
+}
+
+static bool receive(struct source *s, int fd)
+{
+	struct guest *g = calloc(1, sizeof(*g));
+	socklen_t len = sizeof(g->who);
+
+	if (!g) {
+		close(fd);
+		return false;
+	}
+	g->watch = (struct watch){.kind = KIND_GUEST, .fd = fd};
+	g->since_ns = clock_mono_ns();
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &g->who, &len))
+		g->who.pid = 0;
+	make_room(s, g->who.pid);
+	queue_push(&s->guests, &g->node);
+	s->n_guests++;
+	if (on_guest(s, g) && watch_fd(s, &g->watch))
+		send_away(s, g);
+	return true;
+}
+
+static void on_door(struct source *s)
+{
+	int fd;
+
+	for (int i = 0; i < BACKLOG && s->n_guests < GUESTS; i++) {
+		fd = accept4(s->door.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd < 0 || !receive(s, fd))
+			return;
+	}
 }
 
 /* Looked at when its number was not there the last time. */
@@ -708,17 +733,20 @@ static void wait_for(struct source *s, int ms)
 {
 	struct epoll_event ev[32];
 	int n = epoll_wait(s->epoll_fd, ev, 32, ms);
+	bool is_somebody_there = false;
 
 	for (int i = 0; i < n; i++) {
 		struct watch *w = ev[i].data.ptr;
 
 		if (w->kind == KIND_DOOR)
-			on_door(s);
+			is_somebody_there = true;
 		else if (w->kind == KIND_GUEST)
-			on_guest(s, (struct guest *)w);
+			(void)on_guest(s, (struct guest *)w);
 		else if (w->kind == KIND_PROCESS)
 			set_dead((struct preloaded *)w);
 	}
+	if (is_somebody_there) /* after the guests: it may send some away */
+		on_door(s);
 }
 
 static void detach(struct source *s, struct preloaded *p)

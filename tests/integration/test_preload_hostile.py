@@ -3,8 +3,7 @@
 """Programs that come to the agent like the preloaded library and then lie (progs/shim_hostile.c): noise instead of a
 ring, invented lengths, positions and descriptors, files that are no rings. The agent goes on; a connection
 of others that is whole in the mirror has their bytes, and no connection is there that nobody made. Liars keep the agent
-busy, and others lose by that: up to nine tenths are let pass, and whether it was counted cannot be told here, because
-liars drive the counters up. Of connections that are there in part only the length is judged.
+busy, and others lose nothing by that.
 --seconds N: for how long (6); --seed N."""
 import sys
 import time
@@ -60,7 +59,8 @@ def main(t):
         check(name == "preload_bytes_other" or c.get(name), f"{name}: the liars did not get that far")
     seen = flows(t.dir / "hostile.pcapng", sound=False)
     liars_own = [f for f in seen if (f.client[1], f.server[1]) in theirs or (f.server[1], f.client[1]) in theirs]
-    judge_seen("hostile", [f for f in seen if f not in liars_own], a, told, most=0.9)  # liars keep the agent busy
+    judge_seen("hostile", [f for f in seen if f not in liars_own], a, told,
+               most=0.5 if is_sanitized() else 0.0)  # which is slower, and then does not follow
     fact(f"agent grew by {grown} KB; liars' own connections: {len(liars_own)}, {liars_own[:2]}")
 
 
