@@ -186,7 +186,7 @@ static bool make_timer(timer_t *out)
  * When the process has closed its own descriptor meanwhile, ours is the last one, and close() waits
  * as long as the process has asked for by SO_LINGER; unless a signal comes.
  */
-static void close_soon(int s)
+void sockfacts_close(int s)
 {
 	static const struct itimerspec never,
 		soon = {.it_value.tv_nsec = CLOSE_NS, .it_interval.tv_nsec = CLOSE_NS};
@@ -210,6 +210,6 @@ int sockfacts_take(int pidfd, int fd, struct sslc_ev_open *out, uint64_t *cookie
 	if (s < 0)
 		return -errno;
 	err = sockfacts_of(s, out, cookie);
-	close_soon(s);
+	sockfacts_close(s);
 	return err;
 }

@@ -20,5 +20,7 @@ int sockfacts_take(int pidfd, int fd, struct sslc_ev_open *out, uint64_t *cookie
 /** The same for a descriptor of our own. */
 int sockfacts_of(int s, struct sslc_ev_open *out, uint64_t *cookie)
 	__attribute__((warn_unused_result));
+/** Close it; however long its owner wanted to wait for what is not sent yet (SO_LINGER). */
+void sockfacts_close(int s);
 
 #endif
