@@ -59,8 +59,7 @@ def main(t):
         check(name == "preload_bytes_other" or c.get(name), f"{name}: the liars did not get that far")
     seen = flows(t.dir / "hostile.pcapng", sound=False)
     liars_own = [f for f in seen if (f.client[1], f.server[1]) in theirs or (f.server[1], f.client[1]) in theirs]
-    judge_seen("hostile", [f for f in seen if f not in liars_own], a, told,
-               most=0.5 if is_sanitized() else 0.0)  # which is slower, and then does not follow
+    judge_seen("hostile", [f for f in seen if f not in liars_own], a, told, most=0.0)
     fact(f"agent grew by {grown} KB; liars' own connections: {len(liars_own)}, {liars_own[:2]}")
 
 
