@@ -252,12 +252,6 @@ static bool fill_conf(struct shimproc_conf *c, uint32_t pid)
 	return true;
 }
 
-static void fill_kin(struct shimproc_conf *c, const struct shimring *r)
-{
-	c->kin = __atomic_load_n(&r->shared->kin, __ATOMIC_RELAXED);
-	c->parent_kin = __atomic_load_n(&r->shared->parent_kin, __ATOMIC_RELAXED);
-}
-
 static void count_lost(struct source *s, struct preloaded *p)
 {
 	const struct sslc_shim_ring *r = p->ring.shared;
@@ -426,7 +420,7 @@ static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, 
 		err = watch_fd(s, &p->watch);
 	if (err)
 		goto fail;
-	fill_kin(&pc, &p->ring);
+	pc.kin = __atomic_load_n(&p->ring.shared->kin, __ATOMIC_RELAXED);
 	p->seat = shimask_join(s->asker, &p->ring, p->watch.fd);
 	p->proc = p->seat ? shimflows_join(s->flows, &pc) : NULL;
 	if (!p->proc) {
@@ -523,7 +517,7 @@ static void replay(struct source *s, const struct ucred *who, int memfd, uint64_
 
 	if (shimring_map(&p.ring, memfd, data_size))
 		return;
-	fill_kin(&c, &p.ring);
+	c.kin = __atomic_load_n(&p.ring.shared->kin, __ATOMIC_RELAXED);
 	p.proc = shimflows_join(s->flows, &c);
 	for (unsigned i = 0; p.proc && i < GONE; i++) {
 		if (!shimring_next(&p.ring, 0, true, &s->record))

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -64,12 +65,22 @@ struct shimask {
 /* --- asking -------------------------------------------------------------------------------------
  */
 
+/* Before Linux 6.8 a process that has ended is one without descriptors. */
+static bool is_over(int pidfd)
+{
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+	return poll(&p, 1, 0) == 1;
+}
+
 /* A number that was given away meanwhile says nothing, whatever it is now. */
 static int ask(const struct shimask_seat *seat, const struct sslc_shim_rec *rec,
 	       struct sslc_ev_open *out, uint64_t *cookie)
 {
 	int err = sockfacts_take(seat->pidfd, rec->fd, out, cookie);
 
+	if (err == -EBADF && is_over(seat->pidfd))
+		err = -ESRCH;
 	return shimring_generation(seat->ring, rec->fd) == rec->fd_gen ? err : -ESTALE;
 }
 

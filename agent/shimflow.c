@@ -29,6 +29,7 @@ static COUNTER_DEFINE(
 	tables_full, "preload_records_lost_tables",
 	"records of preloaded programs: too many objects or descriptors, or no memory");
 
+#define FORKED   4096u        /* fork()s remembered: children come at once, or never */
 #define STEP_MAX (1ull << 48) /* bytes at once that an honest process may have lost */
 
 struct sflow {
@@ -45,7 +46,7 @@ struct sflow {
 	bool is_cut;     /* what was said last is lost, nobody knows how much */
 	bool is_skipped; /* what is not told of it is not lost */
 	/* Its last holder, while it waits for heirs. */
-	uint64_t kin;
+	uint64_t process, born;
 	int fd;
 	uint32_t fd_gen;
 };
@@ -57,6 +58,7 @@ struct holder {
 	const struct shimproc *process;
 	int fd;
 	uint32_t fd_gen;
+	uint64_t born; /* shimproc.records then */
 };
 
 enum fate { UNBOUND, BOUND, LOST, OTHER };
@@ -77,13 +79,22 @@ struct shimproc {
 	struct shimproc_conf conf;
 	struct hmap objects, holders;
 	uint64_t holes; /* bytes that were not told, as was seen */
+	uint64_t id;    /* unlike a process's number not used again */
+	uint64_t records;
+};
+
+/* A child may come that knows this number. */
+struct forked {
+	uint64_t kin, process, records;
 };
 
 struct shimflows {
 	struct shimflows_conf conf;
 	struct hmap by_cookie, by_id;
 	struct queue lingering, processes;
-	uint64_t last_id;
+	uint64_t last_id, last_process;
+	struct forked forked[FORKED]; /* the last ones */
+	uint32_t n_forked;
 };
 
 int shimflows_new(struct shimflows **out, const struct shimflows_conf *conf)
@@ -118,6 +129,7 @@ struct shimproc *shimflows_join(struct shimflows *t, const struct shimproc_conf 
 	if (!p)
 		return NULL;
 	p->conf = *conf;
+	p->id = ++t->last_process;
 	queue_push(&t->processes, &p->node);
 	hmap_init(&p->objects);
 	hmap_init(&p->holders);
@@ -236,7 +248,8 @@ static void release(struct shimflows *t, struct shimproc *p, struct holder *h, b
 	hmap_remove(&p->holders, &h->node);
 	if (f->latest == h)
 		f->latest = NULL;
-	f->kin = p->conf.kin;
+	f->process = p->id;
+	f->born = h->born;
 	f->fd = h->fd;
 	f->fd_gen = h->fd_gen;
 	free(h);
@@ -295,37 +308,53 @@ static bool hold(struct shimproc *p, const struct sslc_shim_rec *r, struct sflow
 	h->fd_gen = r->fd_gen;
 	h->flow = f;
 	h->process = p;
+	h->born = p->records;
 	f->latest = h;
 	f->holders++;
 	f->refs++;
 	return true;
 }
 
-/* What the parent's descriptor was, by the word of a child that is gone. */
+static const struct forked *find_forked(const struct shimflows *t, uint64_t kin)
+{
+	for (uint32_t i = 0; kin && i < FORKED && i < t->n_forked; i++)
+		if (t->forked[i].kin == kin)
+			return &t->forked[i];
+	return NULL;
+}
+
+/* What the parent's descriptor was when it made this child, by the word of a child that is gone. */
 static struct sflow *parents(const struct shimflows *t, const struct shimproc *p,
 			     const struct sslc_shim_rec *r)
 {
+	const struct forked *by = find_forked(t, p->conf.kin);
 	const struct holder *h;
 	struct queue_node *n;
 
-	if (!p->conf.parent_kin)
+	if (!by)
 		return NULL;
 	for (n = queue_first(&t->processes); n; n = queue_next(&t->processes, n)) {
 		const struct shimproc *other = queue_entry(n, struct shimproc, node);
 
-		if (other->conf.kin != p->conf.parent_kin)
-			continue;
-		h = find_holder(other, r->fd);
-		if (h && h->fd_gen == r->fd_gen && !h->flow->is_over)
+		h = other->id == by->process ? find_holder(other, r->fd) : NULL;
+		if (h && h->fd_gen == r->fd_gen && h->born <= by->records && !h->flow->is_over)
 			return h->flow;
 	}
 	for (n = queue_first(&t->lingering); n; n = queue_next(&t->lingering, n)) {
 		struct sflow *f = queue_entry(n, struct sflow, linger_q);
 
-		if (f->kin == p->conf.parent_kin && f->fd == r->fd && f->fd_gen == r->fd_gen)
+		if (f->process == by->process && f->fd == r->fd && f->fd_gen == r->fd_gen &&
+		    f->born <= by->records)
 			return f;
 	}
 	return NULL;
+}
+
+static void on_fork(struct shimflows *t, const struct shimproc *p, const struct sslc_shim_rec *r)
+{
+	t->forked[t->n_forked % FORKED] =
+		(struct forked){.kin = r->pos, .process = p->id, .records = p->records};
+	t->n_forked = t->n_forked + 1 < 2 * FORKED ? t->n_forked + 1 : FORKED;
 }
 
 /*
@@ -613,6 +642,7 @@ void shimflows_record(struct shimflows *t, struct shimproc *p, const struct shim
 {
 	int err = 0;
 
+	p->records++;
 	switch (r->rec.type) {
 	case SSLC_SHIM_DATA_BYTES:
 		on_data(t, p, r);
@@ -628,6 +658,9 @@ void shimflows_record(struct shimflows *t, struct shimproc *p, const struct shim
 		break;
 	case SSLC_SHIM_FORGET:
 		on_forget(t, p, &r->rec);
+		break;
+	case SSLC_SHIM_FORK:
+		on_fork(t, p, &r->rec);
 		break;
 	case SSLC_SHIM_REACHED:
 		on_reached(t, p, &r->rec);

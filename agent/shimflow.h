@@ -38,9 +38,9 @@ struct shimflows_conf {
 };
 
 struct shimproc_conf {
-	void *process;            /* the caller's, for take() and skip() */
-	uint64_t start_ns;        /* as in struct sslc_conn_id */
-	uint64_t kin, parent_kin; /* see proto/shim.h; 0: none */
+	void *process;     /* the caller's, for take() and skip() */
+	uint64_t start_ns; /* as in struct sslc_conn_id */
+	uint64_t kin;      /* as in its ring; 0: none */
 	uint32_t pid, uid;
 	char comm[16];
 };

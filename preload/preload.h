@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * preload: the parts of libsslcollector-preload.so. It lives in other people's processes: it needs
- * libc alone, takes no lock, allocates nothing after set-up, makes none but two system calls of its
- * own after it (see proto/shim.h), and leaves errno and the TLS library's error queue as they were.
+ * libc alone, takes no lock, allocates nothing after set-up, makes only the system calls of its
+ * own after it that proto/shim.h names, and leaves errno and the TLS library's error queue as they
+ * were.
  *
  *     openssl.c gnutls.c nss.c │ sock.c        interposed calls
  *     proc.c                                   children, sandboxes
@@ -51,6 +52,8 @@ void ring_prepare(void);
 /** Make the ring and tell the agent: at load, and in children instead of their parent's. Once a
  * process; silent when it fails. */
 void ring_set_up(void);
+/** Before fork(): the agent will know the child, if that is to be mirrored. */
+void ring_forks(bool is_wanted);
 /** A TLS object uses the descriptor. */
 void ring_bound(int fd);
 /** At a TLS call of a process without a ring: of one that was made by another way than fork(), or

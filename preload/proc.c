@@ -26,6 +26,7 @@ static void before_fork(void)
 	/* Even one that never uses TLS: it must not go on sharing what its parent says. */
 	child_wants_ring = shim_own->ring;
 	sock_share();
+	ring_forks(child_wants_ring);
 	if (shim_own->ring)
 		__atomic_fetch_add(&shim_own->ring->forks, 1, __ATOMIC_RELAXED);
 }

@@ -128,7 +128,7 @@ static uint64_t now(void)
 }
 
 static uint32_t generations; /* not wiped: a child's differs from its parent's */
-static uint64_t kin;         /* nor this: the ring's, or its parent's */
+static uint64_t kin;         /* nor this: of the fork() that is going on, or made this child */
 
 void ring_bound(int fd)
 {
@@ -145,11 +145,8 @@ static void publish(struct sslc_shim_ring *r, uint64_t size)
 	r->data_size = size;
 	r->run_dir = link_run_dir();
 	r->beat_ns = now();
-	r->parent_kin = kin;
-	/* Without it children that end early are not told. */
-	if (getrandom(&kin, sizeof(kin), GRND_NONBLOCK) != sizeof(kin))
-		kin = 0;
 	r->kin = kin;
+	kin = 0;
 	r->lost[SSLC_SHIM_LOST_NO_RING] = shim_own->missed;
 	*shim_own = (struct own){.data = (uint8_t *)r + SSLC_SHIM_DATA_OFF,
 				 .size = size,
@@ -224,6 +221,21 @@ static void leave_parents(void)
 		munmap(mapped, mapped_len);
 	mapped_before |= mapped != NULL;
 	mapped = NULL;
+}
+
+/* Without the number children that end early are not told. */
+void ring_forks(bool is_wanted)
+{
+	struct sslc_shim_rec rec = {.type = SSLC_SHIM_FORK};
+	int saved = errno;
+
+	kin = 0;
+	if (is_wanted && !shim_is_sandboxed && ring_watched((uint64_t *)&rec.ts_ns) &&
+	    getrandom(&kin, sizeof(kin), GRND_NONBLOCK) == sizeof(kin)) {
+		rec.pos = kin;
+		(void)ring_put(&rec);
+	}
+	errno = saved;
 }
 
 void ring_set_up(void)

@@ -8,9 +8,10 @@
  * memfd of sslc_shim_bytes() bytes, seals it (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL), maps it
  * shared and closes the descriptor. Nothing else remains open, and after set-up the library makes
  * no system call of its own but for the wake-up below, getpid() before a TLS object's descriptor is
- * closed, neither in a sandbox, and the clock where Linux cannot tell the time without: chroot,
- * changed users, dropped capabilities, closed descriptors and seccomp filters that come later do no
- * harm, and no descriptor's number can be mistaken for another.
+ * closed, a random number before fork(), none of them in a sandbox, and the clock where Linux
+ * cannot tell the time without: chroot, changed users, dropped capabilities, closed descriptors and
+ * seccomp filters that come later do no harm, and no descriptor's number can be mistaken for
+ * another.
  *
  * How the agent gets it. Either way it checks seals and size, that the process maps this very file,
  * and only then maps it itself.
@@ -37,9 +38,9 @@
  * killed. What was received and not handed to the application yet is no loss.
  *
  * Children. fork() gives a child its parent's descriptors, and the child may end before the agent
- * can ask about them. The child's parent_kin is the parent's kin then, a random number that nobody
- * else can know: so what it says in HOLD about descriptors is believed as if the parent had said
- * it.
+ * can ask about them. The parent draws a number (kin) for each fork() and says it in a record FORK,
+ * the child's ring has it, too, and nobody else can know it: so what a child that is gone has said
+ * in HOLD is believed of descriptors that the parent used before that record, and of no others.
  *
  * Without a descriptor. A process that has none free to make a ring with tries again at its TLS
  * calls, and counts what they move until then.
@@ -108,7 +109,8 @@ enum sslc_shim_type {
 	SSLC_SHIM_EARLY = 6,   /* 0-RTT data of the object: what is 1 when they were accepted */
 	SSLC_SHIM_REACHED = 9, /* pos, pos2: how far the object has come in and out; its last
 				* bytes were lost, and its descriptor's end comes next */
-	SSLC_SHIM_TYPES = 10,
+	SSLC_SHIM_FORK = 10,   /* a child is about to be made; pos: kin, a random number */
+	SSLC_SHIM_TYPES = 11,
 };
 
 /* sslc_shim_rec.flags */
@@ -167,9 +169,9 @@ struct sslc_shim_ring {
 	__u32 version;
 	__u32 rec_size; /* sizeof(struct sslc_shim_rec) */
 	__u64 data_size;
-	__u64 run_dir;         /* sslc_shim_hash() of the directory where it looked for an agent */
-	__u64 kin, parent_kin; /* random: see above; parent_kin is 0 but after fork() */
-	__u64 pad0[2];
+	__u64 run_dir; /* sslc_shim_hash() of the directory where it looked for an agent */
+	__u64 kin;     /* of FORK, by which its parent has made it; 0: none */
+	__u64 pad0[3];
 
 	/* Of the agent. gen: 0 while nobody reads: nothing is written then. The process sets it to
 	 * 1 when it has announced itself; an agent that adopts the ring, to a number of its own. */

@@ -123,8 +123,7 @@ static void leave(struct shimproc *who, bool has_heirs)
 static int begin(void **state)
 {
 	const struct shimflows_conf conf = {.event = on_event, .take = on_take, .skip = on_skip};
-	const struct shimproc_conf one = {.pid = 101, .start_ns = 1, .kin = 9},
-				   two = {.pid = 102, .kin = 7, .parent_kin = 9};
+	const struct shimproc_conf one = {.pid = 101, .start_ns = 1}, two = {.pid = 102, .kin = 9};
 
 	(void)state;
 	memset(sockets, 0, sizeof(sockets));
@@ -378,6 +377,7 @@ static void test_a_child_that_is_gone_is_believed_about_its_parents_connections(
 	(void)state;
 	bind_to(p, 1, 5, 0, 0, 0);
 	bind_to(p, 2, 6, 4, 0, 0);
+	put(p, SSLC_SHIM_FORK, 0, 0, 0, 9, 0);
 	sockets[0].err = sockets[1].err = -ESRCH;
 	put(q, SSLC_SHIM_HOLD, 0, 5, 0, 0, 0);
 	put(q, SSLC_SHIM_HOLD, 0, 6, 3, 0, 0); /* another one, closed long ago */
@@ -390,13 +390,39 @@ static void test_a_child_that_is_gone_is_believed_about_its_parents_connections(
 	assert_seen("open1 open2 data1:out0+3 ");
 }
 
+/* It never had it, though it may guess the numbers. */
+static void test_but_not_about_what_the_parent_got_later(void **state)
+{
+	(void)state;
+	bind_to(p, 1, 6, 0, 0, 0);
+	put(p, SSLC_SHIM_FORK, 0, 0, 0, 9, 0);
+	bind_to(p, 2, 5, 0, 0, 0);
+	r.rec = (struct sslc_shim_rec){.type = SSLC_SHIM_END,
+				       .fd = 6,
+				       .pos2 = SSLC_SOCK_DESTROYED,
+				       .flags = SSLC_SHIM_FORKED,
+				       .ts_ns = clock_ns};
+	shimflows_record(t, p, &r);
+	sockets[1].cookie = 601;
+	bind_to(p, 3, 6, 1, 0, 0);
+	sockets[0].err = sockets[1].err = -ESRCH;
+	put(q, SSLC_SHIM_HOLD, 0, 5, 0, 0, 0);
+	put(q, SSLC_SHIM_HOLD, 0, 6, 1, 0, 0);
+	bind_to(q, 1, 5, 0, 0, 0);
+	bind_to(q, 2, 6, 1, 0, 0);
+	put_data(q, 1, SSLC_DIR_OUT, 0, 3);
+	put_data(q, 2, SSLC_DIR_OUT, 0, 3);
+	assert_seen("open1 open2 open3 ");
+}
+
 static void test_nobody_else_is(void **state)
 {
-	const struct shimproc_conf three = {.pid = 103, .parent_kin = 8};
+	const struct shimproc_conf three = {.pid = 103, .kin = 8};
 	struct shimproc *stranger = shimflows_join(t, &three);
 
 	(void)state;
 	bind_to(p, 1, 5, 0, 0, 0);
+	put(p, SSLC_SHIM_FORK, 0, 0, 0, 9, 0);
 	sockets[0].err = -ESRCH;
 	put(stranger, SSLC_SHIM_HOLD, 0, 5, 0, 0, 0);
 	bind_to(stranger, 1, 5, 0, 0, 0);
@@ -413,6 +439,7 @@ static void test_the_parent_may_have_closed_it_by_then(void **state)
 {
 	(void)state;
 	bind_to(p, 1, 5, 0, 0, 0);
+	put(p, SSLC_SHIM_FORK, 0, 0, 0, 9, 0);
 	r.rec = (struct sslc_shim_rec){.type = SSLC_SHIM_END,
 				       .fd = 5,
 				       .pos2 = SSLC_SOCK_DESTROYED,
@@ -478,6 +505,7 @@ int main(void)
 		TEST(test_unwanted_bytes_stay_in_the_process),
 		TEST(test_early_data_are_told_with_their_connection),
 		TEST(test_the_parent_may_have_closed_it_by_then),
+		TEST(test_but_not_about_what_the_parent_got_later),
 		TEST(test_nobody_else_is),
 		TEST(test_a_child_that_is_gone_is_believed_about_its_parents_connections),
 		TEST(test_an_end_that_was_not_told_is_no_good_one),
