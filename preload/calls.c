@@ -21,6 +21,7 @@
 #define OBJ_CARRIES      16u  /* calls of another object contain its calls, on the same socket */
 #define OBJ_CONTAINS     32u  /* the reverse */
 #define OBJ_DIRECT       64u  /* was bound by an operation in no other object's call */
+#define OBJ_MATCHED      128u /* was bound by its records: it has no socket of its own */
 #define OBJ_SHORT        256u /* its last bytes in were lost; twice that: out */
 
 struct object {
@@ -31,8 +32,9 @@ struct object {
 	int fd;
 	uint32_t fd_gen;
 	uint32_t flags;
+	uint32_t pad;
 	uint32_t missed[2]; /* of pos: moved while there was no ring, and not told as such yet */
-	uint32_t pad[3];
+	_Atomic uint64_t found; /* where its records went, by whichever thread: see found_of() */
 };
 _Static_assert(sizeof(struct object) == 64, "one line of the cache");
 
@@ -151,10 +153,10 @@ static bool is_record(const uint8_t *p, size_t len)
 	return len >= 3 && p[0] >= 20 && p[0] <= 23 && p[1] == 3 && p[2] <= 4;
 }
 
-/* ClientHello or ServerHello: TLS begins here. */
+/* ClientHello or ServerHello: TLS begins here. p: a record, perhaps its header only. */
 static bool is_hello(const uint8_t *p, size_t len)
 {
-	return len >= 6 && p[0] == 22 && (p[5] == 1 || p[5] == 2);
+	return p[0] == 22 && (len < 6 || p[5] == 1 || p[5] == 2);
 }
 
 /* An object that did without a socket so far: its callbacks may use others', and only an operation
@@ -172,13 +174,19 @@ static bool is_interrupted(const struct object *o, const struct call *c, const s
 	return c->ssl != inner->ssl && o->flags & OBJ_BOUND && o->flags & OBJ_DIRECT;
 }
 
+/* It has no socket: those that are used inside its calls are others'. */
+static bool is_matched(const struct object *o)
+{
+	return o->flags & OBJ_MATCHED && generation_of(o->fd) == o->fd_gen;
+}
+
 static void bind_object(const struct call *c, const struct call *inner, int fd, enum sslc_dir dir,
 			const uint8_t *p, size_t len, uint32_t gen, uint64_t ts_ns)
 {
 	struct object *o = get(c->ssl);
 	uint32_t fd_gen = generation_of(fd);
 
-	if (!o || is_stranger(o, c, dir) || is_interrupted(o, c, inner))
+	if (!o || is_matched(o) || is_stranger(o, c, dir) || is_interrupted(o, c, inner))
 		return;
 	if (o->flags & OBJ_BOUND && o->fd == fd && o->fd_gen == fd_gen && o->gen == gen)
 		return;
@@ -214,6 +222,148 @@ void call_used_socket(int fd, enum sslc_dir dir, const void *p, size_t len)
 		return;
 	for (uint32_t i = t->depth; i--;)
 		bind_object(&t->v[i], &t->v[t->depth - 1], fd, dir, p, len, gen, now_ns);
+}
+
+/* --- objects without a socket -------------------------------------------------------------------
+ */
+
+/*
+ * The object is used by one thread, and what it has written is sent by another, perhaps: that one
+ * leaves word where. The lower bits of the descriptor's generation and of the object's life show
+ * that both are the same still.
+ */
+#define FOUND_BITS   20
+#define FOUND_INSIDE (1ull << 63) /* inside another object, on that one's descriptor */
+#define FOUND_LATE   (1ull << 62) /* by a record in the midst of the connection */
+#define FOUND_FD_MAX (1 << 22)
+
+static uint64_t found_of(int fd, uint32_t fd_gen, uint32_t life)
+{
+	const uint64_t mask = (1u << FOUND_BITS) - 1;
+
+	return (uint64_t)fd << 2 * FOUND_BITS | (fd_gen & mask) << FOUND_BITS | (life & mask);
+}
+
+static void bind_matched(struct object *o, int fd, uint32_t fd_gen, uint32_t gen, uint64_t ts_ns,
+			 bool is_late)
+{
+	o->fd = fd;
+	o->fd_gen = fd_gen;
+	o->flags |= OBJ_BOUND | OBJ_DIRECT | OBJ_MATCHED;
+	tell_bind(o, gen, ts_ns, is_late);
+}
+
+/* On the object's own thread. */
+static void bind_found(struct object *o, uint32_t gen, uint64_t ts_ns)
+{
+	uint64_t v = atomic_load_explicit(&o->found, memory_order_acquire);
+	int fd = (int)(v >> 2 * FOUND_BITS & (FOUND_FD_MAX - 1));
+	uint32_t fd_gen = generation_of(fd);
+
+	atomic_store_explicit(&o->found, 0, memory_order_relaxed);
+	if (o->flags & OBJ_BOUND ||
+	    (v & ~(FOUND_INSIDE | FOUND_LATE)) != found_of(fd, fd_gen, o->life))
+		return;
+	if (v & FOUND_INSIDE)
+		o->flags |= OBJ_CONTAINS;
+	bind_matched(o, fd, fd_gen, gen, ts_ns, v & FOUND_LATE);
+}
+
+static void wrote(const struct call *c, const uint8_t *p, uint64_t n)
+{
+	struct object *o;
+	uint64_t print;
+
+	if (n < 5 || !is_record(p, n) || !match_print(p, p + 5, n - 5, &print))
+		return;
+	o = get(c->ssl);
+	if (o)
+		match_put_written(print, o->ssl, o->life);
+}
+
+/* libssl asks for a record's header, and then for its body. */
+static void took(const struct call *c, const uint8_t *p, uint64_t n, uint32_t gen, uint64_t ts_ns)
+{
+	struct thread *t = &shim_thread;
+	const uint8_t *header = p;
+	uint64_t print, of = t->header_of;
+	struct object *o;
+	uint32_t fd_gen;
+	int fd;
+
+	t->header_of = 0;
+	if (of == c->ssl) {
+		header = t->header;
+	} else if (n == 5 && is_record(p, n)) {
+		memcpy(t->header, p, 5);
+		t->header_of = c->ssl;
+		return;
+	} else if (n < 5 || !is_record(p, n)) {
+		return;
+	} else {
+		p += 5;
+		n -= 5;
+	}
+	if (!match_print(header, p, n, &print) || !match_take_received(print, &fd, &fd_gen) ||
+	    generation_of(fd) != fd_gen)
+		return;
+	o = get(c->ssl);
+	if (o)
+		bind_matched(o, fd, fd_gen, gen, ts_ns, header[0] != 22);
+}
+
+void call_passed(enum sslc_dir dir, const uint8_t *p, uint64_t n)
+{
+	const struct call *c = &shim_thread.v[shim_thread.depth - 1];
+	const struct object *o = find(c->ssl);
+	uint64_t now_ns;
+	uint32_t gen;
+
+	if (LIKELY(o && o->flags & OBJ_BOUND))
+		return;
+	gen = ring_watched(&now_ns);
+	if (gen && dir == SSLC_DIR_OUT)
+		wrote(c, p, n);
+	else if (gen)
+		took(c, p, n, gen, now_ns);
+}
+
+/* The object has written what now goes through this descriptor. */
+static void leave_word(uint64_t ssl, uint32_t life, int fd, uint32_t fd_gen, uint64_t flags)
+{
+	struct object *o = find(ssl);
+
+	if (o && o->life == life && fd < FOUND_FD_MAX)
+		atomic_store_explicit(&o->found, found_of(fd, fd_gen, life) | flags,
+				      memory_order_release);
+}
+
+void call_met(int fd, enum sslc_dir dir, const uint8_t *p, size_t n)
+{
+	uint64_t print, ssl, now_ns;
+	uint32_t life;
+
+	if (LIKELY(n < 5 || !is_record(p, n)) || !ring_watched(&now_ns) ||
+	    !match_print(p, p + 5, n - 5, &print))
+		return;
+	if (dir == SSLC_DIR_IN)
+		match_put_received(print, fd, generation_of(fd));
+	else if (match_take_written(print, &ssl, &life))
+		leave_word(ssl, life, fd, generation_of(fd), is_hello(p, n) ? 0 : FOUND_LATE);
+}
+
+/* What one object sends as plaintext may be another one's record: TLS inside TLS. */
+static void meet_inside(struct object *o, const uint8_t *p, uint64_t n)
+{
+	uint64_t print, ssl;
+	uint32_t life;
+
+	if (LIKELY(n < 5 || !is_record(p, n)) || !(o->flags & OBJ_BOUND) ||
+	    !match_print(p, p + 5, n - 5, &print) || !match_take_written(print, &ssl, &life) ||
+	    ssl == o->ssl)
+		return;
+	o->flags |= OBJ_CARRIES;
+	leave_word(ssl, life, o->fd, o->fd_gen, FOUND_INSIDE);
 }
 
 /* Another agent, or another process: a child that goes on with its parent's. */
@@ -334,6 +484,13 @@ static struct call *around(int at)
 	return at ? &shim_thread.v[0] : NULL;
 }
 
+static void be_loose(struct object *o)
+{
+	o->flags |= OBJ_LOOSE;
+	if (UNLIKELY(!atomic_load_explicit(&shim_has_loose, memory_order_relaxed)))
+		atomic_store_explicit(&shim_has_loose, true, memory_order_relaxed);
+}
+
 void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n)
 {
 	struct call *by = around(at);
@@ -348,10 +505,15 @@ void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint
 		ring_count(SSLC_SHIM_LOST_OBJECTS, n);
 		return;
 	}
+	if (UNLIKELY(atomic_load_explicit(&o->found, memory_order_relaxed)))
+		bind_found(o, gen, now_ns);
 	if (o->flags & OBJ_BOUND && o->gen != gen)
 		bind_again(o, gen, now_ns);
 	if (!at && !(o->flags & OBJ_BOUND))
-		o->flags |= OBJ_LOOSE;
+		be_loose(o);
+	if (direction(kind) == SSLC_DIR_OUT && buf &&
+	    atomic_load_explicit(&shim_has_loose, memory_order_relaxed))
+		meet_inside(o, buf, n);
 	if (!is_told_elsewhere(o, direction(kind), by)) {
 		if (by && by->ssl == ssl && by->kind == SSLC_CALL_SEND_FILE)
 			by->told += n;
@@ -381,9 +543,17 @@ void call_missed(int at, uint64_t ssl, enum sslc_call kind, uint64_t n)
 void call_moved_nothing(uint64_t ssl)
 {
 	struct object *o = find(ssl);
+	uint64_t now_ns;
+	uint32_t gen;
 
-	if (o && !(o->flags & OBJ_BOUND))
-		o->flags |= OBJ_LOOSE;
+	if (!o || LIKELY(o->flags & OBJ_BOUND))
+		return;
+	be_loose(o);
+	if (atomic_load_explicit(&o->found, memory_order_relaxed)) {
+		gen = ring_watched(&now_ns);
+		if (gen)
+			bind_found(o, gen, now_ns);
+	}
 }
 
 void call_forget(uint64_t ssl)

@@ -18,8 +18,8 @@ typedef void *(*dlsym_fn)(void *handle, const char *name);
 extern dlsym_fn shim_real_dlsym;
 dlsym_fn shim_real_dlsym;
 
-static struct family *const families[] = {&openssl_family, &gnutls_family, &nspr_family,
-					  &nss_family};
+static struct family *const families[] = {&openssl_family, &crypto_family, &gnutls_family,
+					  &nspr_family, &nss_family};
 #define N_FAMILIES (sizeof(families) / sizeof(families[0]))
 
 static dlsym_fn real_dlsym(void)
@@ -202,7 +202,7 @@ static int index_of(const struct family *f, const char *name)
 
 static bool may_be_ours(const char *name)
 {
-	return (name[0] == 'S' && name[1] == 'S' && name[2] == 'L') ||
+	return (name[0] == 'S' && name[1] == 'S' && name[2] == 'L') || !strncmp(name, "BIO", 3) ||
 	       !strncmp(name, "gnutls", 6) || !strncmp(name, "PR_", 3);
 }
 

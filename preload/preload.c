@@ -26,6 +26,7 @@ __attribute__((constructor)) static void begin(void)
 	if ((off && !strcmp(off, "off")) || calls_init())
 		return;
 	gnutls_init();
+	match_init();
 	if (is_asked_for() || lib_is_used())
 		ring_set_up();
 	else

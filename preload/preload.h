@@ -5,10 +5,11 @@
  * own after it that proto/shim.h names, and leaves errno and the TLS library's error queue as they
  * were.
  *
- *     openssl.c gnutls.c nss.c │ sock.c        interposed calls
+ *     openssl.c bio.c gnutls.c nss.c │ sock.c  interposed calls
  *     proc.c                                   children, sandboxes
  *     lib.c libc.c                             which library's function is the real one
  *     calls.c                                  objects, positions, which call counts
+ *     match.c                                  descriptors of objects that have none
  *     ring.c                                   records into shared memory
  *     link.c                                   the agent's socket
  */
@@ -106,6 +107,8 @@ struct call {
 struct thread {
 	uint32_t depth, number;
 	struct call v[CALL_DEPTH];
+	uint64_t header_of; /* the object that has read a record's header, and not its body; or 0 */
+	uint8_t header[8];
 };
 extern __thread struct thread shim_thread __attribute__((tls_model("initial-exec")));
 
@@ -181,6 +184,27 @@ void call_early_server(uint64_t ssl);
 
 /** A socket operation inside a TLS call on this thread moved bytes; the first of them are at p. */
 void call_used_socket(int fd, enum sslc_dir dir, const void *p, size_t len);
+/** The innermost TLS call on this thread has taken bytes from a BIO, or given them to one. */
+void call_passed(enum sslc_dir dir, const uint8_t *p, uint64_t n);
+/** A socket operation anywhere moved bytes: are they an object's that has no descriptor? Only while
+ * shim_has_loose. */
+void call_met(int fd, enum sslc_dir dir, const uint8_t *p, size_t n);
+
+/* --- match.c ------------------------------------------------------------------------------------
+ */
+
+/* Some TLS object of this process has no socket of its own, or had none for a while. */
+extern _Atomic bool shim_has_loose;
+void match_init(void);
+/** What a record is known by: its 5-byte header and so many bytes of its body. False: there is not
+ * enough that is random. */
+bool match_print(const uint8_t *header, const uint8_t *body, size_t n, uint64_t *out);
+/** A descriptor has received it, an object has written it. */
+void match_put_received(uint64_t print, int fd, uint32_t fd_gen);
+void match_put_written(uint64_t print, uint64_t ssl, uint32_t life);
+/** Who; once. */
+bool match_take_received(uint64_t print, int *fd, uint32_t *fd_gen);
+bool match_take_written(uint64_t print, uint64_t *ssl, uint32_t *life);
 
 /* --- sock.c -------------------------------------------------------------------------------------
  */
@@ -231,7 +255,7 @@ struct family {
 	_Atomic uint64_t callers[256];
 };
 
-extern struct family openssl_family, gnutls_family, nspr_family, nss_family;
+extern struct family openssl_family, crypto_family, gnutls_family, nspr_family, nss_family;
 void gnutls_init(void);
 
 /** The library that a wrapper's caller means. Never NULL; its functions may be. */

@@ -146,12 +146,26 @@ static void failed(int fd)
 	errno = saved;
 }
 
+static bool has_loose(void)
+{
+	return UNLIKELY(atomic_load_explicit(&shim_has_loose, memory_order_relaxed));
+}
+
+/* Bytes went through; the first of them are at p. */
+static void passed(int fd, enum sslc_dir dir, const void *p, size_t n)
+{
+	if (shim_thread.depth)
+		call_used_socket(fd, dir, p, n);
+	if (has_loose() && fd >= 0 && shim_own->ring)
+		call_met(fd, dir, p, n);
+}
+
 /* is_asked: for one byte at least. */
 static ssize_t received(int fd, const void *p, ssize_t n, bool is_asked, bool is_peek)
 {
 	if (n > 0) {
-		if (shim_thread.depth && !is_peek)
-			call_used_socket(fd, SSLC_DIR_IN, p, (size_t)n);
+		if (!is_peek)
+			passed(fd, SSLC_DIR_IN, p, (size_t)n);
 		return n;
 	}
 	if (LIKELY(!shim_bound[sock_slot(fd)]) || !shim_own->ring)
@@ -167,8 +181,8 @@ static ssize_t received(int fd, const void *p, ssize_t n, bool is_asked, bool is
 
 static ssize_t sent(int fd, const void *p, size_t first, ssize_t n)
 {
-	if (n > 0 && shim_thread.depth)
-		call_used_socket(fd, SSLC_DIR_OUT, p, first < (size_t)n ? first : (size_t)n);
+	if (n > 0)
+		passed(fd, SSLC_DIR_OUT, p, first < (size_t)n ? first : (size_t)n);
 	else if (n < 0 && UNLIKELY(shim_bound[sock_slot(fd)]) && shim_own->ring)
 		failed(fd);
 	return n;
@@ -187,14 +201,15 @@ static const struct iovec *first_of(const struct iovec *v, size_t n)
 
 static ssize_t received_parts(int fd, const struct iovec *v, size_t n_v, ssize_t n, bool is_peek)
 {
-	const struct iovec *first = n > 0 && !shim_thread.depth ? NULL : first_of(v, n_v);
+	const struct iovec *first =
+		n > 0 && !shim_thread.depth && !has_loose() ? NULL : first_of(v, n_v);
 	size_t had;
 
 	if (!first)
 		return n;
 	had = n > 0 && (size_t)n < first->iov_len ? (size_t)n : first->iov_len;
 	if (n > 0 && !is_peek)
-		call_used_socket(fd, SSLC_DIR_IN, first->iov_base, had);
+		passed(fd, SSLC_DIR_IN, first->iov_base, had);
 	return n > 0 ? n : received(fd, NULL, n, first->iov_len, is_peek);
 }
 
@@ -202,7 +217,7 @@ static ssize_t sent_parts(int fd, const struct iovec *v, size_t n_v, ssize_t n)
 {
 	const struct iovec *first;
 
-	if (n > 0 && !shim_thread.depth)
+	if (n > 0 && !shim_thread.depth && !has_loose())
 		return n;
 	first = first_of(v, n_v);
 	return sent(fd, first->iov_base, first->iov_len, n);

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """TLS objects without a socket of their own (memory BIOs, BIO pairs): asyncio, node, and a C program, at
 both ends. In the usual order of calls every byte is mirrored under its own connection; in misleading
-orders not one byte is under another's, and those that are not mirrored are counted."""
+orders not one byte is under another's, and those that are not mirrored are counted. The preloaded library
+(SSLC_TEST_CAPTURE=preload) sees the records themselves: no order misleads it."""
 import os
 import re
 import shutil
 import time
 
-from lib import Failed, PROGS, PY, check, equal, fact, flows, run, sh, until
+from lib import PRELOADS, Failed, PROGS, PY, check, equal, fact, flows, run, sh, until
 
 PYTHON = [PY, "-u", PROGS / "membio.py"]
 NODE = ["node", PROGS / "membio.js"]
@@ -83,7 +84,7 @@ def judge(end, name, seen, told, server_port, must):
     whole = [f for f in mine if f.is_sound() and f.end != "open" and [bytes(d) for d in f.data] ==
              [stream(f.client[1], w, told[f.client[1]][w]) for w in (0, 1)]]
     fact(f"{end}, {name}: {len(whole)} of {len(told)} whole, {len(mine)} seen, no byte misplaced")
-    if must:
+    if must or PRELOADS:
         equal(len(whole), len(told), f"{end}, {name}: connections mirrored whole")
     return sum(len(d) for f in mine for d in f.data)
 
@@ -98,6 +99,9 @@ def settle(agents, total):
              f"{c.get('flow_bindings_contradicted', 0)}, connections unmatched "
              f"{c.get('flow_connections_unmatched', 0)}; bytes mirrored {got[0]}, of the other end "
              f"{got[1]}, without a connection {got[2]}, moved {total} at each end")
+        if PRELOADS:  # each agent sees the processes of its own namespace
+            equal(got, [total, 0, 0], f"{a.name}: bytes mirrored, left out, without a connection")
+            continue
         check(got[2] > 0, "every byte has found its connection: the misleading orders mislead nobody")
         check(sum(got) >= 2 * total, f"{a.name}: {2 * total - sum(got)} bytes are not accounted for")
 
@@ -152,7 +156,9 @@ def main(t):
     agents = [t.alone("-w", t.dir / "server.pcapng", "tcp portrange 7100-7199", name="server"),
               t.alone("-w", t.dir / "client.pcapng", "--probes", "records", "tcp portrange 7100-7199",
                       ns=t.cli, iface="cli0", name="client")]
-    if sees_node(t, agents):
+    if PRELOADS:
+        fact("node has its TLS library in itself, out of the preloaded library's reach: not tried")
+    elif sees_node(t, agents):
         runs += [("node, equal sizes", NODE, 12, 10, 1000, "", True),
                  ("node, different sizes", NODE, 12, 10, "random", "", True),
                  ("node, 270177 bytes a call", NODE, 12, 4, 270177, "", True),

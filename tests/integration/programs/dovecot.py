@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dovecot: imap-login, chrooted, whose TLS library never sees a socket (BIO pairs); a process per
 connection, and one process for all. curl and Python's imaplib are the clients."""
-from role import SRV, check, equal, pattern, roles, until
+from role import SRV, check, equal, lib, pattern, roles, until
 
 PORTS = {"a process each": (143, 993), "one process": (1143, 1993)}
 CLIENTS = 6
 CONF = """
 base_dir = {home}/run
+{keep}
 state_dir = {home}/state
 log_path = {home}/log
 protocols = imap
@@ -50,7 +51,9 @@ def server(r, how):
     (home / "mail").mkdir()
     (home / "mail").chmod(0o777)
     extra = "service_count = 0\n  process_min_avail = 1\n  process_limit = 1" if how == "one process" else ""
-    (home / "conf").write_text(CONF.format(home=home, addr=SRV, crt=crt, key=key, plain=PORTS[how][0],
+    # What it would otherwise clear: see PRELOADED PROGRAMS in the manual.
+    keep = "import_environment = $import_environment LD_PRELOAD SSLCOLLECTOR_RUN_DIR" if lib.PRELOADS else ""
+    (home / "conf").write_text(CONF.format(home=home, keep=keep, addr=SRV, crt=crt, key=key, plain=PORTS[how][0],
                                            tls=PORTS[how][1], extra=extra))
     p = r.on("server", "dovecot", "dovecot", "-F", "-c", home / "conf")
     until(lambda: not p.alive() or (home / "run" / "master.pid").exists(), 10, "dovecot up")

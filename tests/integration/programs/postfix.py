@@ -36,6 +36,8 @@ def server(r):
             "local_transport": "discard", "local_recipient_maps": "", "alias_maps": "",
             "smtpd_tls_cert_file": crt, "smtpd_tls_key_file": key, "smtpd_tls_security_level": "may",
             "mynetworks": "10.71.1.0/24", "smtpd_peername_lookup": "no", "message_size_limit": 20_000_000}
+    if lib.PRELOADS:  # what it would otherwise clear: see PRELOADED PROGRAMS in the manual
+        conf["import_environment"] = "MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LD_PRELOAD SSLCOLLECTOR_RUN_DIR"
     (etc / "main.cf").write_text("".join(f"{k} = {v}\n" for k, v in conf.items()))
     (etc / "master.cf").write_text(f"{STARTTLS} inet n - n - - smtpd\n{WRAPPED} inet n - n - - smtpd "
                                    f"-o smtpd_tls_wrappermode=yes{INTERNAL}")
