@@ -2,15 +2,17 @@
 /*
  * probe_cost: the parts of tests/bench/probe_cost that are not a script.
  *
- * probe_cost run CERT KEY     TLS through a BIO pair in one thread. Each line on stdin measures
- * once: a line "SIZE WRITE_NS READ_NS" for each size, ns per call, then "done". probe_cost empty
- * FILE AT…   probes with an empty program, AT: entry:OFFSET or return:OFFSET, until stdin ends.
- * Says "ready".
+ * probe_cost run CERT KEY     TLS with itself in one thread: hands are shaken over a TCP
+ * connection, for the objects to have one, and the rest goes through memory. Each line on stdin
+ * measures once, with new objects: a line "SIZE WRITE_NS READ_NS" for each size, ns per call, then
+ * "done". probe_cost empty FILE AT…   probes with an empty program, AT: entry:OFFSET or
+ * return:OFFSET, until stdin ends. Says "ready".
  */
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <netinet/in.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <stdbool.h>
@@ -18,15 +20,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#define PIPE_BYTES  (1u << 20) /* of one direction of the BIO pair */
-#define BATCH_BYTES (1u << 19) /* written before they are read: fits the pair with its overhead */
+#define PIPE_BYTES  (1u << 20) /* of one direction, in memory */
+#define BATCH_BYTES (1u << 19) /* written before they are read: fits the pipe with its overhead */
 #define BATCH_CALLS 64u
-#define BATCHES_MAX 4096u
-#define MEASURE_NS  150000000u /* for each size */
+#define BATCHES     41u      /* for each size */
+#define WARM_CALLS  8u       /* not measured: whoever mirrors them is woken */
+#define REST_NS     8000000u /* between them: it is to follow */
 
 static void die(const char *what)
 {
@@ -38,9 +42,26 @@ static void die(const char *what)
 /* --- run ----------------------------------------------------------------------------------------
  */
 
-struct ends {
-	SSL *client, *server;
+/* From the client to the server, or back. */
+struct pipe {
+	unsigned char v[PIPE_BYTES];
+	size_t from, to;
 };
+
+/* One end's transport. */
+struct transport {
+	int fd;
+	struct pipe *out, *in;
+};
+
+struct ends {
+	SSL_CTX *ctx[2];
+	SSL *client, *server;
+	struct transport t[2];
+};
+
+static struct pipe pipes[2];
+static bool is_shaking;
 
 static uint64_t now_ns(void)
 {
@@ -50,38 +71,153 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static SSL *end_new(const SSL_METHOD *method, const char *cert, const char *key)
+/* --- their transport ----------------------------------------------------------------------------
+ */
+
+static int on_write(BIO *b, const char *data, size_t n, size_t *done)
+{
+	struct transport *t = BIO_get_data(b);
+
+	if (is_shaking) {
+		ssize_t r = send(t->fd, data, n, 0);
+
+		*done = r > 0 ? (size_t)r : 0;
+		return r > 0;
+	}
+	if (n > PIPE_BYTES - t->out->to)
+		return 0;
+	memcpy(t->out->v + t->out->to, data, n);
+	t->out->to += n;
+	*done = n;
+	return 1;
+}
+
+static int take(struct transport *t, char *data, size_t room, size_t *done)
+{
+	size_t n = t->in->to - t->in->from;
+
+	*done = n < room ? n : room;
+	memcpy(data, t->in->v + t->in->from, *done);
+	t->in->from += *done;
+	if (t->in->from == t->in->to)
+		t->in->from = t->in->to = 0;
+	return *done > 0;
+}
+
+static int on_read(BIO *b, char *data, size_t room, size_t *done)
+{
+	struct transport *t = BIO_get_data(b);
+	ssize_t r;
+	int ok;
+
+	BIO_clear_retry_flags(b);
+	if (is_shaking) {
+		r = recv(t->fd, data, room, MSG_DONTWAIT);
+		*done = r > 0 ? (size_t)r : 0;
+		ok = r > 0;
+	} else {
+		ok = take(t, data, room, done);
+	}
+	if (!ok)
+		BIO_set_retry_read(b);
+	return ok;
+}
+
+static long on_ctrl(BIO *b, int cmd, long n, void *p)
+{
+	(void)b, (void)n, (void)p;
+	return cmd == BIO_CTRL_FLUSH;
+}
+
+static BIO *transport_bio(struct transport *t)
+{
+	static BIO_METHOD *m;
+	BIO *b;
+
+	if (!m) {
+		m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "probe_cost");
+		if (!m || !BIO_meth_set_write_ex(m, on_write) ||
+		    !BIO_meth_set_read_ex(m, on_read) || !BIO_meth_set_ctrl(m, on_ctrl))
+			die("BIO_meth_new");
+	}
+	b = BIO_new(m);
+	if (!b)
+		die("BIO_new");
+	BIO_set_data(b, t);
+	BIO_set_init(b, 1);
+	return b;
+}
+
+static void connect_both(struct transport t[2])
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int listener = socket(AF_INET, SOCK_STREAM, 0);
+	socklen_t len = sizeof(at);
+
+	t[0].fd = socket(AF_INET, SOCK_STREAM, 0);
+	if (listener < 0 || t[0].fd < 0 || bind(listener, (struct sockaddr *)&at, len) ||
+	    listen(listener, 1) || getsockname(listener, (struct sockaddr *)&at, &len) ||
+	    connect(t[0].fd, (struct sockaddr *)&at, len))
+		die("connect");
+	t[1].fd = accept(listener, NULL, NULL);
+	if (t[1].fd < 0)
+		die("accept");
+	close(listener);
+}
+
+/* --- two ends -----------------------------------------------------------------------------------
+ */
+
+static SSL_CTX *ctx_new(const SSL_METHOD *method, const char *cert, const char *key)
 {
 	SSL_CTX *ctx = SSL_CTX_new(method);
-	SSL *ssl;
 
 	if (!ctx || (cert && (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1 ||
 			      SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1)))
 		die("certificate");
-	ssl = SSL_new(ctx);
-	SSL_CTX_free(ctx);
+	SSL_CTX_set_num_tickets(ctx, 0); /* nothing is left on the connection */
+	return ctx;
+}
+
+static SSL *end_new(SSL_CTX *ctx, struct transport *t)
+{
+	SSL *ssl = SSL_new(ctx);
+	BIO *b = transport_bio(t);
+
 	if (!ssl)
 		die("SSL_new");
+	SSL_set_bio(ssl, b, b);
 	return ssl;
 }
 
 static void shake_hands(struct ends *e)
 {
-	BIO *a, *b;
-
-	if (!BIO_new_bio_pair(&a, PIPE_BYTES, &b, PIPE_BYTES))
-		die("BIO_new_bio_pair");
-	SSL_set_bio(e->client, a, a);
-	SSL_set_bio(e->server, b, b);
+	connect_both(e->t);
+	for (int i = 0; i < 2; i++) {
+		pipes[i].from = pipes[i].to = 0;
+		e->t[i].out = &pipes[i];
+		e->t[i].in = &pipes[!i];
+	}
+	e->client = end_new(e->ctx[0], &e->t[0]);
+	e->server = end_new(e->ctx[1], &e->t[1]);
 	SSL_set_connect_state(e->client);
 	SSL_set_accept_state(e->server);
-	for (int i = 0; i < 20; i++) {
+	is_shaking = true;
+	for (int i = 0; i < 1000 && is_shaking; i++) {
 		int c = SSL_do_handshake(e->client), s = SSL_do_handshake(e->server);
 
-		if (c == 1 && s == 1)
-			return;
+		is_shaking = c != 1 || s != 1;
 	}
-	die("handshake");
+	if (is_shaking)
+		die("handshake");
+}
+
+static void part(struct ends *e)
+{
+	SSL_free(e->client);
+	SSL_free(e->server);
+	close(e->t[0].fd);
+	close(e->t[1].fd);
 }
 
 /* One batch: ns per call. */
@@ -119,37 +255,38 @@ static uint64_t median(uint64_t *v, size_t n)
 /* The medians of many batches: one that was interrupted does not count. */
 static void measure(const struct ends *e, int size)
 {
-	static uint64_t write_ns[BATCHES_MAX], read_ns[BATCHES_MAX];
+	static uint64_t write_ns[BATCHES], read_ns[BATCHES];
+	const struct timespec rest = {.tv_nsec = REST_NS};
 	unsigned calls = BATCH_BYTES / (unsigned)size;
-	uint64_t end = now_ns() + MEASURE_NS;
-	size_t n = 0;
 
 	if (calls > BATCH_CALLS)
 		calls = BATCH_CALLS;
-	while (now_ns() < end && n < BATCHES_MAX) {
+	for (unsigned n = 0; n < BATCHES; n++) {
+		batch(e, size, WARM_CALLS, &write_ns[n], &read_ns[n]);
 		batch(e, size, calls, &write_ns[n], &read_ns[n]);
-		n++;
+		nanosleep(&rest, NULL);
 	}
-	printf("%d %llu %llu\n", size, (unsigned long long)median(write_ns, n),
-	       (unsigned long long)median(read_ns, n));
+	printf("%d %llu %llu\n", size, (unsigned long long)median(write_ns, BATCHES),
+	       (unsigned long long)median(read_ns, BATCHES));
 }
 
 static int run(const char *cert, const char *key)
 {
 	static const int sizes[] = {100, 1000, 16000};
-	struct ends e = {.client = end_new(TLS_client_method(), NULL, NULL),
-			 .server = end_new(TLS_server_method(), cert, key)};
+	struct ends e = {.ctx = {ctx_new(TLS_client_method(), NULL, NULL),
+				 ctx_new(TLS_server_method(), cert, key)}};
 	char line[64];
 
-	shake_hands(&e);
 	while (fgets(line, sizeof(line), stdin)) {
+		shake_hands(&e);
 		for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
 			measure(&e, sizes[i]);
+		part(&e);
 		puts("done");
 		fflush(stdout);
 	}
-	SSL_free(e.client);
-	SSL_free(e.server);
+	SSL_CTX_free(e.ctx[0]);
+	SSL_CTX_free(e.ctx[1]);
 	return 0;
 }
 
