@@ -46,6 +46,8 @@
 #define TRACE_UPROBE_MULTI  48 /* enum bpf_attach_type, 6.6 */
 #define UPROBE_MULTI_RETURN 1u
 #define AROUND_NS           (60 * NS_PER_S) /* after the last object whose connection is not known */
+#define AROUND_FIRST_NS     (2 * NS_PER_S) /* with new probes: who has objects already shows them */
+#define LINGER_NS           (60 * NS_PER_S) /* records pass in calls that began before */
 
 /* The programs of one kind of call, for perf events. */
 struct pair {
@@ -82,6 +84,7 @@ struct own {
 	unsigned pid;
 	uint64_t start_ticks; /* numbers are used again */
 	struct attach_set *set;
+	struct attach_set *around; /* as in struct probed */
 };
 
 struct probed {
@@ -89,7 +92,10 @@ struct probed {
 	uint64_t dev, ino;
 	enum attach_tier tier;
 	int functions; /* that move plaintext */
+	unsigned turn; /* of its probes on records, see proto/calls.h */
+	uint64_t since_ns;
 	bool is_split;
+	bool is_around;            /* calls around records are probed */
 	struct attach_set *shared; /* NULL once it is split */
 	struct attach_set *around; /* see sites.h; NULL: not needed now */
 	struct own *own;
@@ -108,6 +114,7 @@ struct retired {
 	struct attach_set *set;
 	struct underway *calls;
 	size_t n;
+	uint64_t until_ns; /* not before */
 };
 
 enum { N_MULTI = 6 };
@@ -286,6 +293,7 @@ struct place {
 	const char *path; /* names the very file, whatever its name is now or in whose namespace */
 	unsigned pid;     /* 0: every process */
 	unsigned file;    /* its number */
+	unsigned turn;    /* see proto/calls.h */
 };
 
 static void drop_links(struct attach_set *s, bool entries_only)
@@ -407,6 +415,7 @@ struct link_create_multi {
 struct batch {
 	uint64_t *offsets, *cookies; /* owned by the caller: room for all sites */
 	uint32_t n;
+	bool is_record;
 };
 
 static int link_multi(struct attach_set *s, const struct bpf_program *prog, unsigned way,
@@ -429,7 +438,7 @@ static int link_multi(struct attach_set *s, const struct bpf_program *prog, unsi
 	fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof(attr));
 	if (fd < 0)
 		return -errno;
-	err = keep_link(s, (struct link){.fd = fd, .is_entry = way == SITE_ENTRY});
+	err = keep_link(s, (struct link){.fd = fd, .is_entry = way == SITE_ENTRY && !b->is_record});
 	if (err)
 		close(fd);
 	return err;
@@ -461,25 +470,27 @@ static int link_perf(struct attach_set *s, const struct bpf_program *prog, unsig
 #endif
 
 /* See proto/calls.h. */
-static uint64_t cookie_of(const struct site *s, unsigned way, unsigned file)
+static uint64_t cookie_of(const struct site *s, unsigned way, const struct place *at)
 {
 	enum sslc_price stepped = s->price == SITE_PLAIN ? SSLC_PRICE_STEPPED : SSLC_PRICE_EMULATED;
+	uint64_t cookie = sslc_cookie(s->call, way == SITE_RETURN ? -RETURN_POPS : s->sp, at->file,
+				      way == SITE_RETURN ? SSLC_PRICE_RETURN : stepped);
 
-	return sslc_cookie(s->call, way == SITE_RETURN ? -RETURN_POPS : s->sp, file,
-			   way == SITE_RETURN ? SSLC_PRICE_RETURN : stepped);
+	return s->price == SITE_RECORD ? sslc_cookie_in_turn(cookie, at->turn) : cookie;
 }
 
 static void collect(struct batch *b, const struct attach *a, const struct sites *s,
-		    const struct bpf_program *prog, unsigned way, unsigned file)
+		    const struct bpf_program *prog, unsigned way, const struct place *at)
 {
 	b->n = 0;
+	b->is_record = prog == a->skel->progs.multi_record;
 	for (size_t i = 0; i < s->n; i++) {
 		const struct pair *p = &a->multi_pairs[s->v[i].call];
 
 		if (!(s->v[i].at & way) || (way == SITE_ENTRY ? p->enter : p->leave) != prog)
 			continue;
 		b->offsets[b->n] = s->v[i].offset;
-		b->cookies[b->n++] = cookie_of(&s->v[i], way, file);
+		b->cookies[b->n++] = cookie_of(&s->v[i], way, at);
 	}
 }
 
@@ -492,7 +503,7 @@ static int link_sites(struct attach *a, struct attach_set *set, const struct pla
 
 	for (size_t w = 0; w < sizeof(ways) / sizeof(ways[0]); w++)
 		for (size_t i = 0; i < N_MULTI && !err; i++) {
-			collect(b, a, s, a->multi_progs[i], ways[w], at->file);
+			collect(b, a, s, a->multi_progs[i], ways[w], at);
 			err = link_multi(set, a->multi_progs[i], ways[w], at, b);
 		}
 	return err;
@@ -698,15 +709,41 @@ static unsigned cookie_number(size_t number)
 	return number <= SSLC_FILES_MAX ? (unsigned)number : 0;
 }
 
-static int place_on(struct attach *a, const struct probed *f, unsigned pid, const struct sites *s,
-		    struct attach_set **out)
+static unsigned number_of(const struct attach *a, const struct probed *f)
+{
+	return cookie_number((size_t)(f - a->files) + 1);
+}
+
+/* For all processes (0) or for one. */
+static int place_on(struct attach *a, const struct probed *f, unsigned pid, unsigned turn,
+		    const struct sites *s, struct attach_set **out)
 {
 	char path[64];
-	struct place at = {
-		.path = path, .pid = pid, .file = cookie_number((size_t)(f - a->files) + 1)};
+	struct place at = {.path = path, .pid = pid, .file = number_of(a, f), .turn = turn};
 
 	name_fd(f->fd, path, sizeof(path));
 	return place(a, &at, s, out);
+}
+
+/* The calls around records. What cannot be had is done without. */
+static void place_around(struct attach *a, const struct probed *f, unsigned pid,
+			 const struct sites *s, struct attach_set **out)
+{
+	struct sites around = {.v = s->around, .n = s->n_around};
+	int err = around.n && !*out ? place_on(a, f, pid, 0, &around, out) : 0;
+
+	if (err)
+		log_debug("attach: probes around records: %s", strerror(-err));
+}
+
+/* From now on those of that turn tell records, and no others. */
+static void take_turn(struct attach *a, struct probed *f, unsigned turn)
+{
+	volatile uint8_t *turns = (volatile uint8_t *)a->skel->bss->turns;
+
+	f->turn = turn;
+	if (number_of(a, f) < SSLC_RECORD_FILES)
+		turns[number_of(a, f)] = (uint8_t)turn;
 }
 
 static enum attach_tier reached(enum attach_tier tier, const struct sites *s)
@@ -721,21 +758,32 @@ static int add_file(struct attach *a, int fd, const struct sites *s)
 
 	if (err)
 		return err;
-	err = place_on(a, f, 0, s, &f->shared);
+	place_around(a, f, 0, s, &f->around);
+	err = place_on(a, f, 0, f->turn, s, &f->shared);
 	if (err) {
+		attach_set_free(f->around);
 		close(f->fd);
 		return err;
 	}
 	f->functions = (int)s->movers;
-	f->tier = reached(f->tier, s);
+	f->tier = reached(a->best, s);
+	f->is_around = f->tier == ATTACH_RECORDS;
+	f->since_ns = clock_mono_ns();
 	a->n_files++;
 	return 0;
+}
+
+/* What can be asked for, for the next file. */
+static enum attach_tier best_next(const struct attach *a)
+{
+	return a->best == ATTACH_RECORDS && a->n_files + 1 >= SSLC_RECORD_FILES ? ATTACH_PAIRS
+										: a->best;
 }
 
 int attach_file(struct attach *a, int fd, struct attach_found *found)
 {
 	struct sites s;
-	int n = find_sites(a, fd, a->best, &s), err = n > 0 ? add_file(a, fd, &s) : 0;
+	int n = find_sites(a, fd, best_next(a), &s), err = n > 0 ? add_file(a, fd, &s) : 0;
 
 	*found = (struct attach_found){.families = err ? 0 : s.families,
 				       .why_not = s.why_not,
@@ -799,8 +847,12 @@ static void free_retired(struct retired *r)
 	free(r);
 }
 
-/* Takes the set: no call is entered by it any more, and those that were may still leave. */
-static void retire(struct attach *a, struct attach_set *set)
+/*
+ * Takes the set: no call is entered by it any more, and those that were may still leave. Records
+ * are seen for a while: in a call that began before the probes that replace these, nothing else
+ * tells them, and in others they leave it to the call.
+ */
+static void retire(struct attach *a, struct attach_set *set, uint64_t linger_ns)
 {
 	struct retired *r;
 
@@ -813,7 +865,8 @@ static void retire(struct attach *a, struct attach_set *set)
 		return;
 	}
 	r->set = set;
-	if (note_calls(bpf_map__fd(a->skel->maps.calls), r) || !r->n) {
+	r->until_ns = clock_mono_ns() + linger_ns;
+	if (note_calls(bpf_map__fd(a->skel->maps.calls), r) || (!r->n && !linger_ns)) {
 		free_retired(r);
 		return;
 	}
@@ -833,13 +886,19 @@ static void end_exchange(struct attach *a)
 		a->skel->bss->exchanging = 0;
 }
 
-/* Its set is the caller's. */
-static struct attach_set *take_own(struct probed *f, struct own *o)
+/* Its sets are the caller's. */
+static struct own take_own(struct probed *f, struct own *o)
 {
-	struct attach_set *set = o->set;
+	struct own taken = *o;
 
 	*o = f->own[--f->n_own];
-	return set;
+	return taken;
+}
+
+static void throw_own(struct attach *a, struct own o)
+{
+	throw_away(&a->bin, o.set);
+	throw_away(&a->bin, o.around);
 }
 
 static void drop_dead(struct attach *a, struct probed *f)
@@ -850,26 +909,48 @@ static void drop_dead(struct attach *a, struct probed *f)
 		if (process_stat(f->own[i].pid, &st) && st.start_ticks == f->own[i].start_ticks)
 			i++;
 		else
-			throw_away(&a->bin, take_own(f, &f->own[i]));
+			throw_own(a, take_own(f, &f->own[i]));
 }
 
-static void place_around(struct attach *a, struct probed *f)
+/* The sites of the file in its present tier, read anew. */
+static int sites_now(const struct attach *a, const struct probed *f, struct sites *out)
 {
-	struct sites s, around;
 	char path[64];
-	int fd, err;
+	int fd, n;
 
+	*out = (struct sites){0};
 	name_fd(f->fd, path, sizeof(path));
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return;
-	if (find_sites(a, fd, f->tier, &s) > 0 && s.n_around) {
-		around = (struct sites){.v = s.around, .n = s.n_around};
-		err = place_on(a, f, 0, &around, &f->around);
-		log_debug("attach: probes around records: %s", err ? strerror(-err) : "ok");
+		return -errno;
+	n = find_sites(a, fd, f->tier, out);
+	close(fd);
+	return n > 0 ? 0 : n ? n : -ENOENT;
+}
+
+static void begin_around(struct attach *a, struct probed *f)
+{
+	struct sites s;
+
+	if (!sites_now(a, f, &s)) {
+		if (!f->is_split)
+			place_around(a, f, 0, &s, &f->around);
+		for (size_t i = 0; i < f->n_own; i++)
+			place_around(a, f, f->own[i].pid, &s, &f->own[i].around);
 	}
 	sites_fini(&s);
-	close(fd);
+	f->is_around = true;
+}
+
+static void end_around(struct attach *a, struct probed *f)
+{
+	retire(a, f->around, 0);
+	f->around = NULL;
+	for (size_t i = 0; i < f->n_own; i++) {
+		retire(a, f->own[i].around, 0);
+		f->own[i].around = NULL;
+	}
+	f->is_around = false;
 }
 
 void attach_around(struct attach *a, uint64_t now_ns)
@@ -878,17 +959,16 @@ void attach_around(struct attach *a, uint64_t now_ns)
 
 	for (size_t i = 0; i < a->n_files; i++) {
 		struct probed *f = &a->files[i];
-		uint64_t last = met_ns[cookie_number(i + 1) % SSLC_UNKNOWN_FILES];
-		bool wanted = last && now_ns < last + AROUND_NS;
+		uint64_t last = met_ns[number_of(a, f) % SSLC_RECORD_FILES];
+		bool wanted = (last && now_ns < last + AROUND_NS) ||
+			      now_ns < f->since_ns + AROUND_FIRST_NS;
 
-		if (f->tier != ATTACH_RECORDS || f->is_split || wanted == (f->around != NULL))
+		if (f->tier != ATTACH_RECORDS || wanted == f->is_around)
 			continue;
-		if (wanted) {
-			place_around(a, f);
-		} else {
-			retire(a, f->around);
-			f->around = NULL;
-		}
+		if (wanted)
+			begin_around(a, f);
+		else
+			end_around(a, f);
 	}
 }
 
@@ -905,7 +985,7 @@ void attach_tick(struct attach *a)
 
 		while (r->n && !is_underway(map, &r->calls[r->n - 1]))
 			r->n--;
-		if (r->n) {
+		if (r->n || clock_mono_ns() < r->until_ns) {
 			at = &r->next;
 			continue;
 		}
@@ -951,7 +1031,7 @@ static int replace_own(struct attach *a, struct probed *f, const struct sites *s
 	int err = sets ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < f->n_own && !err; i++) {
-		err = place_on(a, f, f->own[i].pid, s, &sets[i]);
+		err = place_on(a, f, f->own[i].pid, f->turn, s, &sets[i]);
 		if (err == -ESRCH)
 			err = 0; /* the process is gone */
 	}
@@ -960,7 +1040,7 @@ static int replace_own(struct attach *a, struct probed *f, const struct sites *s
 			attach_set_free(sets[i]);
 			continue;
 		}
-		retire(a, f->own[i].set);
+		retire(a, f->own[i].set, f->tier == ATTACH_RECORDS ? LINGER_NS : 0);
 		f->own[i].set = sets[i];
 	}
 	free(sets);
@@ -970,16 +1050,14 @@ static int replace_own(struct attach *a, struct probed *f, const struct sites *s
 static int replace(struct attach *a, struct probed *f, const struct sites *s)
 {
 	struct attach_set *set;
-	int err;
+	int err = f->is_split ? replace_own(a, f, s) : place_on(a, f, 0, f->turn, s, &set);
 
-	if (f->is_split)
-		return replace_own(a, f, s);
-	err = place_on(a, f, 0, s, &set);
 	if (err)
 		return err;
-	retire(a, f->shared);
-	retire(a, f->around);
-	f->around = NULL;
+	end_around(a, f);
+	if (f->is_split)
+		return 0;
+	retire(a, f->shared, f->tier == ATTACH_RECORDS ? LINGER_NS : 0);
 	f->shared = set;
 	return 0;
 }
@@ -1027,12 +1105,20 @@ static struct own *find_own(const struct probed *f, unsigned pid)
 static void remove_all_own(struct attach *a, struct probed *f)
 {
 	while (f->n_own)
-		throw_away(&a->bin, take_own(f, &f->own[f->n_own - 1]));
+		throw_own(a, take_own(f, &f->own[f->n_own - 1]));
 	free(f->own);
 	f->own = NULL;
 }
 
-static int add_own(struct attach *a, struct probed *f, unsigned pid, const struct sites *s)
+/* Probes of the turn that comes next are all gone. */
+static void clear_turn(struct attach *a, const struct probed *f)
+{
+	if (f->tier == ATTACH_RECORDS)
+		wait_for_bin(&a->bin);
+}
+
+static int add_own(struct attach *a, struct probed *f, unsigned pid, unsigned turn,
+		   const struct sites *s)
 {
 	struct own *own = realloc(f->own, (f->n_own + 1) * sizeof(*own)), *old, new = {.pid = pid};
 	struct process_stat st;
@@ -1048,27 +1134,15 @@ static int add_own(struct attach *a, struct probed *f, unsigned pid, const struc
 	if (old && old->start_ticks == st.start_ticks)
 		return 0;
 	if (old)
-		throw_away(&a->bin, take_own(f, old));
-	err = place_on(a, f, pid, s, &new.set);
-	if (!err)
+		throw_own(a, take_own(f, old));
+	if (f->is_around)
+		place_around(a, f, pid, s, &new.around);
+	err = place_on(a, f, pid, turn, s, &new.set);
+	if (err)
+		attach_set_free(new.around);
+	else
 		f->own[f->n_own++] = new;
 	return err;
-}
-
-/* The sites of the file in its present tier, read anew. */
-static int sites_now(const struct attach *a, const struct probed *f, struct sites *out)
-{
-	char path[64];
-	int fd, n;
-
-	*out = (struct sites){0};
-	name_fd(f->fd, path, sizeof(path));
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	n = find_sites(a, fd, f->tier, out);
-	close(fd);
-	return n > 0 ? 0 : n ? n : -ENOENT;
 }
 
 int attach_split(struct attach *a, unsigned number, const unsigned pids[], size_t n)
@@ -1079,21 +1153,21 @@ int attach_split(struct attach *a, unsigned number, const unsigned pids[], size_
 
 	if (!f || f->is_split)
 		return f ? -EALREADY : -ENOENT;
-	/* A record would be told twice while both old and new probes are there. */
-	if (f->tier == ATTACH_RECORDS)
-		return -EOPNOTSUPP;
 	begin_exchange(a);
+	clear_turn(a, f);
 	err = sites_now(a, f, &s);
 	for (size_t i = 0; i < n && !err; i++) {
-		err = add_own(a, f, pids[i], &s);
+		err = add_own(a, f, pids[i], !f->turn, &s);
 		if (err == -ESRCH)
 			err = 0;
 	}
 	if (err) {
 		remove_all_own(a, f);
 	} else { /* the same places: who was entered by these leaves by the others */
+		take_turn(a, f, !f->turn);
 		attach_set_free(f->shared);
-		f->shared = NULL;
+		attach_set_free(f->around);
+		f->shared = f->around = NULL;
 		f->is_split = true;
 	}
 	end_exchange(a);
@@ -1115,7 +1189,7 @@ int attach_add(struct attach *a, unsigned number, unsigned pid)
 	int err = f && f->is_split ? sites_now(a, f, &s) : -ENOENT;
 
 	if (!err)
-		err = add_own(a, f, pid, &s);
+		err = add_own(a, f, pid, f->turn, &s);
 	sites_fini(&s);
 	return err;
 }
@@ -1123,10 +1197,13 @@ int attach_add(struct attach *a, unsigned number, unsigned pid)
 void attach_remove(struct attach *a, unsigned number, unsigned pid)
 {
 	struct probed *f = file_at(a, number);
-	struct own *o = f ? find_own(f, pid) : NULL;
+	struct own *o = f ? find_own(f, pid) : NULL, taken;
 
-	if (o)
-		attach_set_free(take_own(f, o));
+	if (!o)
+		return;
+	taken = take_own(f, o);
+	attach_set_free(taken.set);
+	attach_set_free(taken.around);
 }
 
 int attach_share(struct attach *a, unsigned number)
@@ -1138,10 +1215,14 @@ int attach_share(struct attach *a, unsigned number)
 	if (!f || !f->is_split)
 		return f ? 0 : -ENOENT;
 	begin_exchange(a);
+	clear_turn(a, f);
 	err = sites_now(a, f, &s);
 	if (!err)
-		err = place_on(a, f, 0, &s, &f->shared);
+		err = place_on(a, f, 0, !f->turn, &s, &f->shared);
 	if (!err) {
+		if (f->is_around)
+			place_around(a, f, 0, &s, &f->around);
+		take_turn(a, f, !f->turn);
 		f->is_split = false;
 		remove_all_own(a, f);
 	}
@@ -1217,8 +1298,12 @@ void attach_free(struct attach *a)
 	for (size_t i = 0; i < a->n_files; i++) {
 		attach_set_free(a->files[i].shared);
 		attach_set_free(a->files[i].around);
-		while (a->files[i].n_own)
-			attach_set_free(take_own(&a->files[i], a->files[i].own));
+		while (a->files[i].n_own) {
+			struct own o = take_own(&a->files[i], a->files[i].own);
+
+			attach_set_free(o.set);
+			attach_set_free(o.around);
+		}
 		free(a->files[i].own);
 		close(a->files[i].fd);
 	}

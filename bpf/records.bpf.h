@@ -78,7 +78,16 @@ static __always_inline bool read_passing(struct pt_regs *ctx, __u64 cookie, stru
 
 /* When an object was met last whose connection nobody has seen. Read by the agent, which then
  * probes the calls around records, too. */
-volatile __u64 unknown_ns[SSLC_UNKNOWN_FILES] = {};
+volatile __u64 unknown_ns[SSLC_RECORD_FILES] = {};
+
+/* Whose turn it is, by file; set by the agent, which exchanges probes so. */
+volatile __u8 turns[SSLC_RECORD_FILES] = {};
+
+static __always_inline bool is_in_turn(__u64 cookie)
+{
+	return turns[sslc_cookie_file(cookie) & (SSLC_RECORD_FILES - 1)] ==
+	       sslc_cookie_turn(cookie);
+}
 
 /*
  * The object's call of some kind that this thread is inside of. What is not above the record's
@@ -141,7 +150,7 @@ static __always_inline void join_inner(const struct conn *c, const struct passin
 static __always_inline void note_unknown(const struct conn *c, __u32 file)
 {
 	if (!c->flow && !c->has_socket && !c->loose)
-		unknown_ns[file & (SSLC_UNKNOWN_FILES - 1)] = bpf_ktime_get_ns();
+		unknown_ns[file & (SSLC_RECORD_FILES - 1)] = bpf_ktime_get_ns();
 }
 
 /* Inside of which calls it passes. False: it is none of the record's business. */
@@ -203,7 +212,8 @@ SEC("uprobe") int multi_record(struct pt_regs *ctx)
 	struct emit e = {};
 
 	keep_thread_stack(ctx);
-	if (read_passing(ctx, cookie, &p) && pass(&p, sslc_cookie_file(cookie), &e))
+	if (is_in_turn(cookie) && read_passing(ctx, cookie, &p) &&
+	    pass(&p, sslc_cookie_file(cookie), &e))
 		emit_chunk(0, &e);
 	tally_end(cookie, began);
 	return 0;

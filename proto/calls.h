@@ -32,12 +32,12 @@ struct calls {
 /*
  * A cookie, since Linux 6.6: which function was called (enum sslc_call, 8 bits); how far below the
  * stack pointer of its first instruction the present one is (32 bits, signed); the number of the
- * file that the probe is on (16 bits, 0: not told); what a hit costs (2 bits, enum sslc_price). The
- * upper 6 bits are free.
+ * file that the probe is on (16 bits, 0: not told); what a hit costs (2 bits, enum sslc_price);
+ * whose turn it is, for probes on records (1 bit). The upper 5 bits are free.
  */
 #define SSLC_FILES_MAX 0xffffu
-/* Files whose objects without a known connection are told apart, by their numbers' lower bits. */
-#define SSLC_UNKNOWN_FILES 256u
+/* Files with smaller numbers can have probes on records. */
+#define SSLC_RECORD_FILES 256u
 
 enum sslc_price {
 	SSLC_PRICE_NONE,
@@ -62,6 +62,17 @@ static inline __u64 sslc_cookie(__u32 call, __s32 sp, __u32 file, enum sslc_pric
 {
 	return (__u64)price << 56 | (__u64)(file & SSLC_FILES_MAX) << 40 | (__u64)(__u32)sp << 8 |
 	       (call & 0xff);
+}
+
+/* While two probes of a file see a record, the one whose turn it is not does nothing. */
+static inline __u64 sslc_cookie_in_turn(__u64 cookie, __u32 turn)
+{
+	return cookie | (__u64)(turn & 1) << 58;
+}
+
+static inline __u32 sslc_cookie_turn(__u64 cookie)
+{
+	return cookie >> 58 & 1;
 }
 
 static inline __u32 sslc_cookie_call(__u64 cookie)

@@ -7,6 +7,7 @@ their own id, namespaces and links carry the test's process id in their names.
 
 SSLCOLLECTOR names the program under test; default: build/sslcollector beside the sources.
 SSLC_TEST_KEEP=1 keeps the directory with logs and captures.
+SSLC_TEST_PROBES=WHERE runs a test with --probes WHERE, for agents whose test says nothing about it.
 SSLC_TEST_CAPTURE=preload runs a test with the preloaded library in all programs, and agents without probes.
 """
 import ctypes
@@ -39,6 +40,7 @@ def binary():
 
 LIBRARY = os.environ.get("SSLC_PRELOAD", str(ROOT / "build" / "libsslcollector-preload.so"))
 PRELOADS = os.environ.get("SSLC_TEST_CAPTURE") == "preload"
+PROBES = os.environ.get("SSLC_TEST_PROBES")
 
 
 def is_sanitized():
@@ -322,6 +324,8 @@ class Test:
     def sslcollector(self, name, *args, ns=None, ready=20, **kw):
         if PRELOADS and "-I" in args:
             args = (*args[:2], "--capture", "preload", "--run-dir", self.run_dir(ns), *args[2:])
+        if PROBES and "-I" in args and "--probes" not in args:
+            args = (*args[:2], "--probes", PROBES, *args[2:])
         p = self.spawn(name, binary(), *args, ns=ns, **kw)
         if ready:
             p.wait_line(r"\bready\b", ready)
