@@ -117,7 +117,7 @@ struct retired {
 	uint64_t until_ns; /* not before */
 };
 
-enum { N_MULTI = 6 };
+enum { N_MULTI = 7 };
 
 struct attach {
 	struct capture_bpf *skel;                 /* borrowed */
@@ -188,7 +188,9 @@ static void fill_multi(struct attach *a)
 	struct bpf_program *go_enter = a->skel->progs.multi_go_enter,
 			   *go_leave = a->skel->progs.multi_go_leave;
 	struct bpf_program *record = a->skel->progs.multi_record;
-	struct bpf_program *const all[N_MULTI] = {enter, leave, forget, go_enter, go_leave, record};
+	struct bpf_program *batch = a->skel->progs.multi_batch;
+	struct bpf_program *const all[N_MULTI] = {enter,    leave,  forget, go_enter,
+						  go_leave, record, batch};
 
 	for (int i = 0; i < SSLC_CALL_KINDS; i++)
 		a->multi_pairs[i] = i < SSLC_CALL_GO_READ
@@ -197,6 +199,7 @@ static void fill_multi(struct attach *a)
 	a->multi_pairs[SSLC_CALL_FORGET] = (struct pair){forget, NULL, NULL, NULL};
 	a->multi_pairs[SSLC_CALL_RECORD_IN] = (struct pair){record, NULL, NULL, NULL};
 	a->multi_pairs[SSLC_CALL_RECORD_OUT] = (struct pair){record, NULL, NULL, NULL};
+	a->multi_pairs[SSLC_CALL_BATCH_OUT] = (struct pair){batch, NULL, NULL, NULL};
 	a->multi_pairs[SSLC_CALL_AROUND_IN] = (struct pair){enter, leave, NULL, NULL};
 	a->multi_pairs[SSLC_CALL_AROUND_OUT] = (struct pair){enter, leave, NULL, NULL};
 	memcpy(a->multi_progs, all, sizeof(all));
@@ -483,7 +486,7 @@ static void collect(struct batch *b, const struct attach *a, const struct sites 
 		    const struct bpf_program *prog, unsigned way, const struct place *at)
 {
 	b->n = 0;
-	b->is_record = prog == a->skel->progs.multi_record;
+	b->is_record = prog == a->skel->progs.multi_record || prog == a->skel->progs.multi_batch;
 	for (size_t i = 0; i < s->n; i++) {
 		const struct pair *p = &a->multi_pairs[s->v[i].call];
 

@@ -86,6 +86,8 @@ static int add_records(struct sites *s, const struct elfview *e, const struct tr
 
 	if (!err)
 		err = add_record(s, e, &r->receive, SSLC_CALL_RECORD_IN, "(record received)");
+	if (!err && r->batch.offset)
+		err = add_record(s, e, &r->batch, SSLC_CALL_BATCH_OUT, "(records sent at once)");
 	if (!err)
 		err = add_handshake(s, r->handshake[0], "(client's handshake)");
 	if (!err && r->handshake[1] != r->handshake[0])

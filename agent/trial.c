@@ -177,8 +177,10 @@ static int check(int fd, struct trial_result *r)
 	if (elfview_open(&e, fd))
 		return no(r, "the file changes");
 	ok = is_place(&e, &r->send) && is_place(&e, &r->receive) &&
-	     r->send.offset != r->receive.offset && is_code(&e, r->handshake[0]) &&
-	     is_code(&e, r->handshake[1]);
+	     r->send.offset != r->receive.offset &&
+	     (!r->batch.offset || (is_place(&e, &r->batch) && r->batch.offset != r->send.offset &&
+				   r->batch.offset != r->receive.offset)) &&
+	     is_code(&e, r->handshake[0]) && is_code(&e, r->handshake[1]);
 	elfview_close(&e);
 	return ok ? 0 : no(r, "the experiment's answer makes no sense");
 }

@@ -25,6 +25,8 @@
 #define FILE_FD  3
 #define RECORD   16384u /* RFC 8446, 5.1 */
 #define LONG     100000u
+#define BATCH    200000u      /* more than the most records that are made at once */
+#define SMALL    512u         /* the smallest records that can be asked for (RFC 8449, RFC 6066) */
 #define PAIR     (17u * 1024) /* room of the transport: for one record */
 #define APP      23
 #define REG_SP   4
@@ -134,6 +136,7 @@ struct candidate {
 	struct set buf, len, ssl, guard; /* what has been right each time */
 	uint32_t at;                     /* bytes seen of the present expectation */
 	unsigned bad;                    /* other things that passed */
+	bool is_batch;                   /* records pass in batches */
 	bool unguarded;                  /* it was never passed by anything else */
 	const char *why;                 /* it is none; NULL: it still is one */
 };
@@ -145,12 +148,20 @@ static struct {
 	const uint8_t *buf;
 	uint32_t from, n; /* bytes of buf */
 	uint32_t chunk;   /* most in one record */
-	bool ignore;      /* what passes says nothing */
+	uint32_t batch; /* bytes in each record of a batch: 8 of them, then 4; 0: there are none */
+	bool ignore;    /* what passes says nothing */
 } want;
 
 static struct candidate candidates[TRIAL_BREAKS];
 static unsigned n_candidates, n_talks;
-static uint8_t plain[LONG], got[LONG];
+static uint8_t plain[BATCH], got[LONG];
+
+/* Once it is known where single records are sent: where it tells of them, without judging. */
+static struct {
+	const struct candidate *at;
+	uint32_t n;       /* bytes */
+	uint64_t address; /* of the first */
+} heard;
 
 static uint64_t value_at(const struct trial_state *s, unsigned i)
 {
@@ -189,7 +200,9 @@ static bool is_next(struct candidate *c, const struct trial_state *s)
 	uint32_t left = want.n - c->at, n = left < want.chunk ? left : want.chunk;
 	struct set buf, len, ssl;
 
-	if (c->dir != want.dir || !left)
+	if (want.batch)
+		n = want.batch * (c->at ? 4 : 8);
+	if (c->dir != want.dir || !left || c->is_batch != (want.batch != 0))
 		return false;
 	if (want.dir == SSLC_DIR_IN && memcmp(at, plain + want.from + c->at, n))
 		return false;
@@ -244,6 +257,7 @@ static void on_step(void *ctx, const struct trial_state *s)
 		return;
 	*c = (struct candidate){.offset = s->pc,
 				.dir = want.dir,
+				.is_batch = want.batch != 0,
 				.buf = everything,
 				.len = everything,
 				.ssl = everything,
@@ -256,11 +270,36 @@ static void on_step(void *ctx, const struct trial_state *s)
 		n_candidates++;
 }
 
+static void hear(const struct trial_state *s)
+{
+	const struct candidate *c = heard.at;
+
+	if (!c->unguarded && (uint32_t)value_at(s, first(c->guard)) != APP)
+		return;
+	if (!heard.n)
+		heard.address = value_at(s, first(c->buf));
+	heard.n += (uint32_t)value_at(s, first(c->len));
+}
+
+/* Batches pass where nothing else does. */
+static void on_batch(struct candidate *c, const struct trial_state *s)
+{
+	if (!is_next(c, s))
+		refuse(c, "it is passed by other things, too");
+}
+
 static void on_hit(void *ctx, unsigned which, const struct trial_state *s)
 {
 	(void)ctx;
 	if (which >= n_candidates || want.ignore || candidates[which].why)
 		return;
+	if (heard.at == &candidates[which])
+		hear(s);
+	if (candidates[which].is_batch || want.batch) {
+		if (candidates[which].is_batch)
+			on_batch(&candidates[which], s);
+		return;
+	}
 	if (candidates[which].dir == SSLC_DIR_OUT || !trial_steps_is_inside())
 		take(&candidates[which], s);
 }
@@ -273,6 +312,8 @@ static void expect(enum sslc_dir dir, const SSL *ssl, const uint8_t *buf, uint32
 	want.from = from;
 	want.n = n;
 	want.chunk = RECORD;
+	want.batch = 0;
+	heard.n = 0;
 	trial_steps_calm();
 	for (unsigned i = 0; i < n_candidates; i++)
 		candidates[i].at = 0;
@@ -282,9 +323,10 @@ static void expect(enum sslc_dir dir, const SSL *ssl, const uint8_t *buf, uint32
 static void judge(uint32_t n, const char *what)
 {
 	for (unsigned i = 0; i < n_candidates; i++)
-		if (candidates[i].dir == want.dir && candidates[i].at != n && !candidates[i].why)
+		if (candidates[i].dir == want.dir && candidates[i].at != n && !candidates[i].why &&
+		    candidates[i].is_batch == (want.batch != 0))
 			refuse(&candidates[i], what);
-	want.n = 0;
+	want.n = want.batch = 0;
 }
 
 /* --- handshakes ---------------------------------------------------------------------------------
@@ -351,6 +393,7 @@ struct kind {
 	bool read_ahead;
 	bool is_optional; /* not every build has it */
 	bool is_short;    /* no long writes: they go another way */
+	uint32_t record;  /* bytes in a record, at most; 0: as many as there may be */
 };
 
 struct ends {
@@ -360,6 +403,8 @@ struct ends {
 	BIO *bio[2]; /* around them; BY_BIO */
 	int way;     /* enum call_way */
 };
+
+static size_t pair_room = PAIR;
 
 static const unsigned char key[16] = "not a secret one";
 
@@ -397,6 +442,8 @@ static SSL_CTX *make_ctx(const struct kind *k, bool is_server)
 	(void)lib.SSL_CTX_set_max_early_data(ctx, RECORD);
 	(void)lib.SSL_CTX_ctrl(ctx, SSL_CTRL_MODE, k->mode, NULL);
 	(void)lib.SSL_CTX_ctrl(ctx, SSL_CTRL_SET_READ_AHEAD, k->read_ahead, NULL);
+	if (k->record)
+		(void)lib.SSL_CTX_ctrl(ctx, SSL_CTRL_SET_MAX_SEND_FRAGMENT, k->record, NULL);
 	if (!lib.SSL_CTX_ctrl(ctx, SSL_CTRL_SET_MIN_PROTO_VERSION, k->version, NULL) ||
 	    !lib.SSL_CTX_ctrl(ctx, SSL_CTRL_SET_MAX_PROTO_VERSION, k->version, NULL) ||
 	    (k->ciphers &&
@@ -412,7 +459,7 @@ static bool connect_ends(struct ends *e)
 {
 	BIO *a = NULL, *b = NULL;
 
-	if (!lib.BIO_new_bio_pair(&a, PAIR, &b, PAIR))
+	if (!lib.BIO_new_bio_pair(&a, pair_room, &b, pair_room))
 		return false;
 	for (int i = 0; i < 2; i++) {
 		e->v[i] = lib.SSL_new(e->ctx[i]);
@@ -793,6 +840,7 @@ static const struct kind kinds[] = {
 };
 #define TLS12   2 /* the first of that */
 #define N_KINDS (sizeof(kinds) / sizeof(kinds[0]))
+#define BATCHED (N_KINDS - 1) /* the one that may make several records at once */
 
 static void step_into(SSL *ssl, enum begun by)
 {
@@ -925,16 +973,24 @@ static void prune(enum sslc_dir dir)
 	}
 }
 
-static bool choose(enum sslc_dir dir, struct trial_place *out)
+static const struct candidate *best_of(enum sslc_dir dir, bool is_batch)
 {
 	const struct candidate *best = NULL;
 
 	for (unsigned i = 0; i < n_candidates; i++) {
 		const struct candidate *c = &candidates[i];
 
-		if (c->dir == dir && !c->why && (!best || price(c) < price(best)))
+		if (c->dir == dir && c->is_batch == is_batch && !c->why &&
+		    (!best || price(c) < price(best)))
 			best = c;
 	}
+	return best;
+}
+
+static bool choose(enum sslc_dir dir, bool is_batch, struct trial_place *out)
+{
+	const struct candidate *best = best_of(dir, is_batch);
+
 	if (!best)
 		return false;
 	*out = (struct trial_place){.offset = best->offset,
@@ -944,6 +1000,120 @@ static bool choose(enum sslc_dir dir, struct trial_place *out)
 				    .guard = best->unguarded ? TRIAL_NONE : first(best->guard)};
 	return true;
 }
+
+/* --- several records at once --------------------------------------------------------------------
+ */
+
+/*
+ * A long write of a cipher that makes several records at once, when the processor can: how many
+ * bytes do not pass where single records do. They come first; else it is nothing that we know.
+ */
+static bool count_batched(uint32_t *n)
+{
+	struct ends e;
+	bool ok = open_ends(&e, &kinds[BATCHED]) && shake(&e, BY_HANDSHAKE);
+
+	expect(SSLC_DIR_OUT, NULL, plain, 0, 0);
+	want.ignore = false;
+	want.batch = SMALL; /* nothing is judged */
+	ok = ok && call_write(&e, 0, plain, BATCH) == (int)BATCH && heard.n <= BATCH;
+	*n = BATCH - heard.n;
+	ok = ok && (!heard.n || heard.address == (uintptr_t)plain + *n);
+	close_ends(&e);
+	return ok;
+}
+
+/* Instructions that the batches pass. */
+static bool step_batches(uint32_t record)
+{
+	struct ends e;
+	unsigned before = n_candidates;
+	bool ok = open_ends(&e, &kinds[BATCHED]) && shake(&e, BY_HANDSHAKE);
+
+	if (ok) {
+		expect(SSLC_DIR_OUT, e.v[0], plain, 0, 12 * record);
+		want.batch = record;
+		trial_steps_begin();
+		ok = lib.SSL_write(e.v[0], plain, BATCH) == (int)BATCH;
+		trial_steps_end();
+		want.n = want.batch = 0;
+	}
+	close_ends(&e);
+	for (unsigned i = before; i < n_candidates && ok; i++)
+		ok = !trial_steps_break(candidates[i].offset);
+	return ok;
+}
+
+/* A write of n bytes, of which so many go in batches of such records; the transport takes less. */
+static bool write_batches(struct ends *e, uint32_t n, uint32_t record)
+{
+	uint32_t at[TRIAL_BREAKS] = {0}, told = 0;
+	int r = -1;
+
+	for (int i = 0; i < 100 && r < 0; i++) {
+		expect(SSLC_DIR_OUT, e->v[0], plain, 0, 12 * record);
+		want.batch = record;
+		for (unsigned k = 0; k < n_candidates; k++)
+			candidates[k].at = at[k];
+		r = call_write(e, 0, plain, n);
+		told += heard.n;
+		for (unsigned k = 0; k < n_candidates; k++)
+			at[k] = candidates[k].at;
+		while (lib.BIO_read(e->transport[1], got, sizeof(got)) > 0)
+			;
+	}
+	judge(12 * record, "records in batches do not pass it");
+	return r == (int)n && told == n - 12 * record;
+}
+
+static bool run_batches(const struct kind *k, uint32_t n, uint32_t record, enum call_way way)
+{
+	struct ends e;
+	bool ok = open_ends(&e, k) && wrap_ends(&e);
+
+	e.way = way;
+	ok = ok && shake(&e, BY_HANDSHAKE) && write_all(&e, 0, 100) && write_batches(&e, n, record);
+	close_ends(&e);
+	return ok;
+}
+
+/* With the largest and the smallest records; and all that is no batch, once more. */
+static bool try_batches(uint32_t record)
+{
+	struct kind small = kinds[BATCHED];
+	bool ok = true;
+
+	small.record = SMALL;
+	for (enum call_way way = BY_PLAIN; way < CALL_WAYS && ok; way++)
+		ok = run_batches(&kinds[BATCHED], BATCH, record, way) &&
+		     run_batches(&small, 12 * SMALL + 100, SMALL, way);
+	for (size_t k = 0; k < N_KINDS && ok; k++)
+		ok = run_kind(&kinds[k], BY_HANDSHAKE, BY_PLAIN);
+	return ok;
+}
+
+/* NULL, also when there are none; or why they cannot be told. */
+static const char *find_batches(struct trial_place *out)
+{
+	static const char why[] = "no instruction that sees several records sent at once";
+	uint32_t batched;
+
+	heard.at = best_of(SSLC_DIR_OUT, false);
+	pair_room = 2 * BATCH;
+	if (!count_batched(&batched) || batched % 12)
+		return why;
+	if (!batched)
+		return NULL;
+	if (!step_batches(batched / 12))
+		return why;
+	pair_room = PAIR;
+	if (!try_batches(batched / 12) || !choose(SSLC_DIR_OUT, true, out))
+		return why;
+	return out->guard == TRIAL_NONE ? NULL : why;
+}
+
+/* --- all of it ----------------------------------------------------------------------------------
+ */
 
 static const char *experiment(struct trial_result *out)
 {
@@ -975,11 +1145,11 @@ static const char *experiment(struct trial_result *out)
 		return "TLS 1.2, a write behind an alert";
 	if (!run_early(&kinds[0]))
 		return "TLS 1.3, early data";
-	if (!choose(SSLC_DIR_OUT, &out->send))
+	if (!choose(SSLC_DIR_OUT, false, &out->send))
 		return "no instruction that sees each record sent, and nothing else";
-	if (!choose(SSLC_DIR_IN, &out->receive))
+	if (!choose(SSLC_DIR_IN, false, &out->receive))
 		return "no instruction that sees each record received, and nothing else";
-	return NULL;
+	return find_batches(&out->batch);
 }
 
 int trial_child(void)

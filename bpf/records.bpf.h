@@ -56,13 +56,16 @@ static __noinline __u64 value_of(struct pt_regs *ctx, __u32 source)
 	return v;
 }
 
+#define BATCH_RECORDS 8u /* that OpenSSL makes at once, at most */
+
 /* What passes. */
 struct passing {
 	__u64 ssl, buf, len, sp;
 	enum sslc_dir dir;
 };
 
-static __always_inline bool read_passing(struct pt_regs *ctx, __u64 cookie, struct passing *p)
+static __always_inline bool read_passing(struct pt_regs *ctx, __u64 cookie, __u64 most,
+					 struct passing *p)
 {
 	__u32 guard = cookie >> 32 & 0xff;
 
@@ -72,8 +75,8 @@ static __always_inline bool read_passing(struct pt_regs *ctx, __u64 cookie, stru
 	p->len = value_of(ctx, cookie >> 16 & 0xff);
 	p->ssl = value_of(ctx, cookie >> 24 & 0xff);
 	p->sp = PT_REGS_SP(ctx);
-	p->dir = (cookie & 0xff) == SSLC_CALL_RECORD_OUT ? SSLC_DIR_OUT : SSLC_DIR_IN;
-	return p->len && p->len <= CHUNK_MAX;
+	p->dir = (cookie & 0xff) == SSLC_CALL_RECORD_IN ? SSLC_DIR_IN : SSLC_DIR_OUT;
+	return p->len && p->len <= most;
 }
 
 /* When an object was met last whose connection nobody has seen. Read by the agent, which then
@@ -212,9 +215,23 @@ SEC("uprobe") int multi_record(struct pt_regs *ctx)
 	struct emit e = {};
 
 	keep_thread_stack(ctx);
-	if (is_in_turn(cookie) && read_passing(ctx, cookie, &p) &&
+	if (is_in_turn(cookie) && read_passing(ctx, cookie, CHUNK_MAX, &p) &&
 	    pass(&p, sslc_cookie_file(cookie), &e))
 		emit_chunk(0, &e);
+	tally_end(cookie, began);
+	return 0;
+}
+
+SEC("uprobe") int multi_batch(struct pt_regs *ctx)
+{
+	__u64 cookie = bpf_get_attach_cookie(ctx), began = tally_begin(false);
+	struct passing p;
+	struct emit e = {};
+
+	keep_thread_stack(ctx);
+	if (is_in_turn(cookie) && read_passing(ctx, cookie, BATCH_RECORDS * CHUNK_MAX, &p) &&
+	    pass(&p, sslc_cookie_file(cookie), &e))
+		emit_loop(&e);
 	tally_end(cookie, began);
 	return 0;
 }

@@ -65,7 +65,9 @@ enum sslc_call {
 	/* a read or write around them: what moved is what they left to it */
 	SSLC_CALL_AROUND_IN = 27,
 	SSLC_CALL_AROUND_OUT = 28,
-	SSLC_CALL_KINDS = 29,
+	/* as RECORD_OUT, but several records at once */
+	SSLC_CALL_BATCH_OUT = 29,
+	SSLC_CALL_KINDS = 30,
 };
 
 /*
@@ -102,6 +104,7 @@ static inline int sslc_call_moves(enum sslc_call call)
 	case SSLC_CALL_RECORD_OUT:
 	case SSLC_CALL_AROUND_IN:
 	case SSLC_CALL_AROUND_OUT:
+	case SSLC_CALL_BATCH_OUT:
 		return 1;
 	default:
 		return 0;

@@ -5,7 +5,7 @@ import re
 from lib import equal, fact, find_flow, sha256
 
 WAYS = ("plain", "ex", "peek", "peek_ex", "bio", "reuse", "fork", "threads", "renegotiation", "key_update",
-        "auth", "rfd_wfd", "set0", "nonblock", "zero")
+        "auth", "rfd_wfd", "set0", "nonblock", "zero", "cbc", "cbc_nonblock")
 CALL = re.compile(r"^port (\d+)\nsent (\d+ \w+)\ngot (\d+ \w+)$", re.M)
 
 

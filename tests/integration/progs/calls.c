@@ -28,6 +28,7 @@ static const struct turn {
 	size_t n;
 } turns[] = {{true, 100}, {false, 200}, {true, 20000}, {false, 30000}, {true, 1}, {false, 5}};
 enum { N_TURNS = sizeof(turns) / sizeof(turns[0]), MIDDLE = 2 };
+#define CBC_TIMES 10 /* long enough for several records at once, and for what is left of them */
 
 struct half {
 	EVP_MD_CTX *md;
@@ -217,29 +218,40 @@ static void middle(struct talk *t)
 		ask_for_certificate(t);
 }
 
+static bool is_nonblock(void)
+{
+	return is_way("nonblock") || is_way("cbc_nonblock");
+}
+
 static void check_way(struct talk *t)
 {
 	if (is_way("renegotiation") && !is_server && SSL_total_renegotiations(t->ssl) < 1)
 		die("nothing was renegotiated");
 	if (is_way("auth") && is_server && !SSL_get_peer_certificate(t->ssl))
 		die("no certificate came");
-	if (is_way("nonblock") && !n_retries)
+	if (is_nonblock() && !n_retries)
 		die("no call had to be repeated");
 }
 
 /* --- conversation -------------------------------------------------------------------------------
  */
 
+static bool is_cbc(void)
+{
+	return is_way("cbc") || is_way("cbc_nonblock");
+}
+
 static void take_turn(struct talk *t)
 {
 	const struct turn *turn = &turns[t->turn];
+	size_t n = is_cbc() ? turn->n * CBC_TIMES : turn->n;
 
 	if (t->turn == MIDDLE)
 		middle(t);
 	if (turn->client != is_server)
-		put(t, turn->n);
+		put(t, n);
 	else
-		get(t, turn->n);
+		get(t, n);
 	t->turn++;
 }
 
@@ -338,7 +350,7 @@ static int tcp_open(void)
 		fd = accept(listener, NULL, NULL);
 	else if (connect(fd, (void *)&a, sizeof(a)))
 		die("connect");
-	if (is_way("nonblock")) {
+	if (is_nonblock()) {
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
 		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
 		fcntl(fd, F_SETFL, O_NONBLOCK);
@@ -356,8 +368,12 @@ static SSL_CTX *context(void)
 {
 	SSL_CTX *ctx = SSL_CTX_new(TLS_method());
 
-	if (is_way("renegotiation"))
+	if (is_way("renegotiation") || is_cbc())
 		SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);
+	if (is_cbc() && SSL_CTX_set_cipher_list(ctx, "ECDHE-ECDSA-AES128-SHA") != 1)
+		die("cipher");
+	if (is_cbc())
+		SSL_CTX_set_options(ctx, SSL_OP_NO_ENCRYPT_THEN_MAC);
 #ifdef SSL_OP_ALLOW_CLIENT_RENEGOTIATION
 	SSL_CTX_set_options(ctx, SSL_OP_ALLOW_CLIENT_RENEGOTIATION);
 #endif
