@@ -131,6 +131,7 @@ int doctor_run(char *const files[], unsigned n_files, enum probes probes)
 			   .calls = !harm_has_shadow_stacks("/proc/cpuinfo")};
 
 	trial_allow(true);
+	trial_afresh();
 	for (unsigned i = 0; i < n_files; i++)
 		look_by_name(&d, files[i]);
 	if (!n_files)

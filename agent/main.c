@@ -15,6 +15,7 @@
 #include "status.h"
 #include "systemwide.h"
 #include "trial.h"
+#include "trial_store.h"
 #include "tunnel.h"
 
 #include "../collector/collector.h"
@@ -185,7 +186,10 @@ static int run_agent(const struct options *o)
 		.uplink = o->mode == MODE_AGENT ? &remote_ops : &local_ops,
 		.uplink_ctx = o->mode == MODE_AGENT ? (void *)&remote : (void *)&local,
 	};
+	int err = trial_store_open(o->state_dir);
 
+	if (err)
+		log_debug("agent: experiments are not kept: %s", strerror(-err));
 	return agent_run(&conf);
 }
 
@@ -298,7 +302,8 @@ static int run(const struct options *o)
 	case MODE_STATUS:
 		return status_run(o->run_dir, o->json);
 	case MODE_DOCTOR:
-		return doctor_run(o->files, o->n_files, o->probes);
+		return trial_store_open(o->state_dir) ? 1
+						      : doctor_run(o->files, o->n_files, o->probes);
 	case MODE_RUN:
 		return run_command(o->run_dir, o->command);
 	case MODE_ENABLE:

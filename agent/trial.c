@@ -7,12 +7,12 @@
 
 #include "cheap.h"
 #include "elfview.h"
+#include "trial_store.h"
 
 #include "base/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -27,18 +27,16 @@
 #define KEPT      64 /* results; then the oldest goes */
 #define CHILD_MS  20000
 #define FILE_FD   3
-#define DIGEST    32
-#define FILE_MAX  (16u << 20)
 #define NAME_ROOM 4096
 
 struct kept {
-	uint8_t digest[DIGEST];
+	uint8_t digest[TRIAL_DIGEST];
 	struct trial_result result;
 };
 
 static struct kept kept[KEPT];
 static unsigned n_kept;
-static bool is_allowed;
+static bool is_allowed, is_fresh;
 static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int no(struct trial_result *out, const char *why)
@@ -188,28 +186,13 @@ static int check(int fd, struct trial_result *r)
 /* --- results ------------------------------------------------------------------------------------
  */
 
-static bool digest_of(int fd, uint8_t out[DIGEST])
-{
-	struct stat s;
-	uint8_t *bytes;
-	bool ok;
-
-	if (fstat(fd, &s) || s.st_size <= 0 || s.st_size > FILE_MAX)
-		return false;
-	bytes = malloc((size_t)s.st_size);
-	ok = bytes && pread(fd, bytes, (size_t)s.st_size, 0) == s.st_size &&
-	     EVP_Digest(bytes, (size_t)s.st_size, out, NULL, EVP_sha256(), NULL);
-	free(bytes);
-	return ok;
-}
-
-static bool recall(const uint8_t digest[DIGEST], struct trial_result *out)
+static bool recall(const uint8_t digest[TRIAL_DIGEST], struct trial_result *out)
 {
 	bool found = false;
 
 	pthread_mutex_lock(&kept_lock);
 	for (unsigned i = 0; i < n_kept && i < KEPT && !found; i++) {
-		found = !memcmp(kept[i].digest, digest, DIGEST);
+		found = !memcmp(kept[i].digest, digest, TRIAL_DIGEST);
 		if (found)
 			*out = kept[i].result;
 	}
@@ -217,10 +200,10 @@ static bool recall(const uint8_t digest[DIGEST], struct trial_result *out)
 	return found;
 }
 
-static void keep(const uint8_t digest[DIGEST], const struct trial_result *r)
+static void keep(const uint8_t digest[TRIAL_DIGEST], const struct trial_result *r)
 {
 	pthread_mutex_lock(&kept_lock);
-	memcpy(kept[n_kept % KEPT].digest, digest, DIGEST);
+	memcpy(kept[n_kept % KEPT].digest, digest, TRIAL_DIGEST);
 	kept[n_kept % KEPT].result = *r;
 	n_kept = n_kept + 1 < 2 * KEPT ? n_kept + 1 : KEPT;
 	pthread_mutex_unlock(&kept_lock);
@@ -231,16 +214,31 @@ void trial_allow(bool allowed)
 	is_allowed = allowed;
 }
 
+void trial_afresh(void)
+{
+	is_fresh = true;
+}
+
+/* Of an earlier run of this program. */
+static bool find_stored(const uint8_t digest[TRIAL_DIGEST], int fd, struct trial_result *out)
+{
+	return !is_fresh && trial_store_get(digest, out) && !check(fd, out) && !out->why[0];
+}
+
 int trial_run(int fd, struct trial_result *out)
 {
-	uint8_t digest[DIGEST];
+	uint8_t digest[TRIAL_DIGEST];
 	const char *why;
 	int err;
 
-	if (!digest_of(fd, digest))
+	if (!trial_store_digest(fd, digest))
 		return no(out, "it is too large, or cannot be read");
 	if (recall(digest, out))
 		return 0;
+	if (find_stored(digest, fd, out)) {
+		keep(digest, out);
+		return 0;
+	}
 	why = is_allowed
 		      ? distrust(fd)
 		      : "experiments are made at the start, with the libraries that are installed";
@@ -249,7 +247,9 @@ int trial_run(int fd, struct trial_result *out)
 	err = ask_child(fd, out);
 	if (!err)
 		err = check(fd, out);
-	if (!err)
+	if (!err) {
 		keep(digest, out);
+		trial_store_put(digest, out);
+	}
 	return err;
 }

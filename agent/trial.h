@@ -39,7 +39,8 @@ struct trial_result {
 
 /**
  * Make the experiment with an open file, or tell the result of an earlier one with a file of the
- * same content. Takes up to some seconds. 0: out is filled, or says why not; -ENOMEM.
+ * same content, be it on disk. Takes up to some seconds. 0: out is filled, or says why not;
+ * -ENOMEM.
  */
 int trial_run(int fd, struct trial_result *out) __attribute__((warn_unused_result));
 
@@ -48,6 +49,8 @@ int trial_run(int fd, struct trial_result *out) __attribute__((warn_unused_resul
  * main() is known to know TRIAL_WORD.
  */
 void trial_allow(bool allowed);
+/** Results that are on disk (see trial_store.h) are not taken, but made and kept anew. */
+void trial_afresh(void);
 
 /* argv[1] of the child: no name of a mode, and not for people. */
 #define TRIAL_WORD "record-trial"

@@ -12,6 +12,7 @@ CONNECTIONS = 24
 # name, options of the agent, seconds, path, whether bytes must be lost (None: may be)
 RUNS = (
     ("512 KiB", ("--ring", "512K", "--backlog", "64K"), 1, "kb100", None),
+    ("512 KiB, calls", ("--ring", "512K", "--backlog", "64K", "--probes", "pairs"), 1, "kb100", None),
     ("512 KiB, oldest", ("--ring", "512K", "--backlog", "64K", "--shed", "oldest"), 1, "kb100", None),
     ("512 KiB, none", ("--ring", "512K", "--backlog", "64K", "--shed", "none"), 1, "kb100", None),
     ("1 MiB", ("--ring", "1M", "--backlog", "64K"), 1, "kb100", None),
@@ -20,6 +21,7 @@ RUNS = (
 )
 SIZES = {"512K": 512 << 10, "1M": 1 << 20, "8M": 8 << 20, None: 64 << 20}
 UNSEEN = "acknowledges what was not sent"  # so a gap before a reset is told
+RECORD = 16384
 CAUSES = ("capture_bytes_lost_shed", "capture_bytes_lost_ring_full")
 
 
@@ -56,12 +58,20 @@ def extents(f):
     return end
 
 
+def is_said(f, said, by_calls):
+    """Whether the connection is as long as nginx says. Where records tell, not calls, the one that was under way
+    when wrk left is told, and nginx does not speak of it."""
+    got = extents(f)
+    over = got[1] - said[1]
+    return got[0] == said[0] and (not over or not by_calls and f.end == "rst" and 0 < over <= RECORD)
+
+
 def judge(name, said, seen, n, must_lose):
     """What nginx moved on each connection is what the mirror shows, with the gaps."""
     equal(sorted(f.client[1] for f in seen), sorted(said), f"{name}: connections")
     holes = {f: sum(extents(f)) - sum(map(len, f.data)) for f in seen}
     wrong = [f for f in seen if any(f.repeats) or f.end not in ("fin", "rst") or set(f.faults) - {UNSEEN} or
-             (f.faults and not holes[f]) or extents(f) != said[f.client[1]]]
+             (f.faults and not holes[f]) or not is_said(f, said[f.client[1]], "calls" in name)]
     # The room that is kept for openings and ends may run out, too: that is counted.
     unsaid = n.get("capture_events_lost_ring_full", 0)
     check(len(wrong) <= unsaid, f"{name}: {len(wrong)} connections, {unsaid} events lost:", [(f, extents(f), said[f.client[1]]) for f in wrong[:3]])
