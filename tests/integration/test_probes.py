@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probes that change while programs run. A library whose code deceives those who read it: connections that
 carried more than was captured cost its probes their tier, and what follows is exact."""
+import hashlib
 import json
+import pathlib
 import platform
 import re
 import time
@@ -67,6 +69,52 @@ def deceived(t):
     equal({k: got.get(k, 0) for k in ("capture_libs_lowered", "flow_connections_unexplained")},
           {"capture_libs_lowered": 1, "flow_connections_unexplained": 4}, "counters")
     fact(f"before: {sorted(short)} of {SENT} bytes; {len(after)} connections after: exact")
+
+
+# In what is kept of an experiment (agent/trial_store.c): where records are sent, and several at once.
+SEND, BATCH, SUM = 104, 136, 32
+
+
+def mistake(state):
+    """The experiment has found where records are sent. Now it says that it is elsewhere."""
+    kept = list((state / "sites").iterdir())
+    equal(len(kept), 1, f"results kept: {kept}")
+    data = bytearray(kept[0].read_bytes())
+    check(any(data[BATCH:BATCH + 8]), "no place that single records do not pass: this processor knows no batches")
+    data[SEND:SEND + 16], data[BATCH:BATCH + 16] = data[BATCH:BATCH + 16], bytes(16)
+    data[-SUM:] = hashlib.sha256(data[:-SUM]).digest()
+    kept[0].write_bytes(data)
+
+
+def mistaken(t):
+    """An experiment that was wrong: the records that are sent are not seen."""
+    libs, state = t.dir / "own", t.dir / "state"
+    libs.mkdir()
+    lib = libs / "libssl.so.3"
+    real = re.search(r"libssl\.so\.3 => (\S+)", sh("ldd", t.compile("xfer.c"))).group(1)
+    lib.write_bytes(pathlib.Path(real).read_bytes() + b"mine")  # whose content no other file has
+    said = sh(binary(), "doctor", "--probes", "records", "--state-dir", state, lib, timeout=60)
+    check("(record sent)" in said, "no experiment:", said)
+    mistake(state)
+    exe, out, env = t.compile("xfer.c"), t.dir / "mistaken.pcapng", {"LD_LIBRARY_PATH": str(libs)}
+    agent = t.alone("-w", out, "--run-dir", t.dir / "run", "--state-dir", state, "--probes", "records", name="mistaken")
+    exchange(t, exe, 20, env)
+    agent.wait_line(rf"probes on {lib}")
+    time.sleep(1.5)
+    for n in (21, 22, 23):
+        exchange(t, exe, n, env)
+    until(lambda: agent.counters().get("capture_libs_lowered") == 1, 10, "a lower tier")
+    after = [exchange(t, exe, n, env) for n in range(24, 27)]
+    row = [r for r in coverage(t) if r["kind"] == "library" and r["path"] == str(lib)][0]
+    equal((row["tier"], row["lowered_from"]), ("pairs", "records"), "what coverage says")
+    time.sleep(0.5)
+    equal(agent.stop(), 0, "agent's exit status")
+    seen = flows(out, sound=False)
+    equal({len(f.data[1]) for f in seen if f.server[1] in (7321, 7322, 7323)}, {0}, "bytes before")
+    for port, said in after:
+        f = [f for f in seen if f.server[1] == port][0]
+        equal([f"{len(d)} {sha256(bytes(d))}" for d in f.data], [said["got"], said["sent"]], f"{port}: {f}")
+    fact(f"records where none pass: {len(after)} connections after that exact")
 
 
 BODY = 20000
@@ -168,6 +216,7 @@ def main(t):
         raise Skip("the deceiving library is x86-64's")
     t.lab(sensor=False)
     deceived(t)
+    mistaken(t)
     governed(t)
 
 
