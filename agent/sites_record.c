@@ -82,11 +82,13 @@ static int move_out(struct sites *s)
 
 static int add_records(struct sites *s, const struct elfview *e, const struct trial_result *r)
 {
-	int err = add_record(s, e, &r->send, SSLC_CALL_RECORD_OUT, "(record sent)");
+	bool is_batch = r->batch.offset == r->send.offset;
+	int err = add_record(s, e, &r->send, is_batch ? SSLC_CALL_BATCH_OUT : SSLC_CALL_RECORD_OUT,
+			     is_batch ? "(records sent)" : "(record sent)");
 
 	if (!err)
 		err = add_record(s, e, &r->receive, SSLC_CALL_RECORD_IN, "(record received)");
-	if (!err && r->batch.offset)
+	if (!err && r->batch.offset && !is_batch)
 		err = add_record(s, e, &r->batch, SSLC_CALL_BATCH_OUT, "(records sent at once)");
 	if (!err)
 		err = add_handshake(s, r->handshake[0], "(client's handshake)");

@@ -180,8 +180,9 @@ static int check(int fd, struct trial_result *r)
 		return no(r, "the file changes");
 	ok = is_place(&e, &r->send) && is_place(&e, &r->receive) &&
 	     r->send.offset != r->receive.offset &&
-	     (!r->batch.offset || (is_place(&e, &r->batch) && r->batch.offset != r->send.offset &&
-				   r->batch.offset != r->receive.offset)) &&
+	     (!r->batch.offset || !memcmp(&r->batch, &r->send, sizeof(r->send)) ||
+	      (is_place(&e, &r->batch) && r->batch.offset != r->send.offset &&
+	       r->batch.offset != r->receive.offset)) &&
 	     is_code(&e, r->handshake[0]) && is_code(&e, r->handshake[1]);
 	elfview_close(&e);
 	return ok ? 0 : no(r, "the experiment's answer makes no sense");

@@ -31,7 +31,8 @@ struct trial_place {
 
 struct trial_result {
 	struct trial_place send, receive;
-	/* Where several records pass at once instead, in one piece: some ciphers' long writes. */
+	/* Where several records pass at once instead, in one piece: some ciphers' long writes. The
+	 * same as `send` when they pass there; offset 0 when there are none. */
 	struct trial_place batch;
 	uint64_t handshake[2]; /* functions that each handshake goes through: client's, server's */
 	char why[96];          /* why there are none; "" when there are */

@@ -22,18 +22,19 @@
 #include <dlfcn.h>
 #include <openssl/ssl.h>
 
-#define FILE_FD  3
-#define RECORD   16384u /* RFC 8446, 5.1 */
-#define LONG     100000u
-#define BATCH    200000u      /* more than the most records that are made at once */
-#define SMALL    512u         /* the smallest records that can be asked for (RFC 8449, RFC 6066) */
-#define PAIR     (17u * 1024) /* room of the transport: for one record */
-#define APP      23
-#define REG_SP   4
-#define REG_DI   7
-#define OPEN_MAX 16
-#define FEW      24 /* records of one conversation that are no plaintext */
-#define KEPT     12 /* candidates of one direction, after the first conversation */
+#define FILE_FD     3
+#define RECORD      16384u /* RFC 8446, 5.1 */
+#define LONG        100000u
+#define BATCH       200000u /* more than the most records that are made at once */
+#define SMALL_BATCH (12 * SMALL + 100)
+#define SMALL       512u /* the smallest records that can be asked for (RFC 8449, RFC 6066) */
+#define PAIR        (17u * 1024) /* room of the transport: for one record */
+#define APP         23
+#define REG_SP      4
+#define REG_DI      7
+#define OPEN_MAX    16
+#define FEW         24 /* records of one conversation that are no plaintext */
+#define KEPT        6  /* candidates of one direction, after the first conversation */
 
 /* --- the library --------------------------------------------------------------------------------
  */
@@ -166,8 +167,10 @@ static uint8_t plain[BATCH], got[LONG];
 /* Once it is known where single records are sent: where it tells of them, without judging. */
 static struct {
 	const struct candidate *at;
-	uint32_t n;       /* bytes */
-	uint64_t address; /* of the first */
+	uint32_t n;             /* bytes */
+	uint32_t most;          /* in one piece */
+	uint64_t address, next; /* of the first, and behind the last */
+	bool is_torn;           /* they do not follow each other */
 } heard;
 
 static uint64_t value_at(const struct trial_state *s, unsigned i)
@@ -280,12 +283,27 @@ static void on_step(void *ctx, const struct trial_state *s)
 static void hear(const struct trial_state *s)
 {
 	const struct candidate *c = heard.at;
+	uint64_t at;
+	uint32_t n;
 
 	if (!c->unguarded && (uint32_t)value_at(s, first(c->guard)) != APP)
 		return;
+	at = value_at(s, first(c->buf));
+	n = (uint32_t)value_at(s, first(c->len));
 	if (!heard.n)
-		heard.address = value_at(s, first(c->buf));
-	heard.n += (uint32_t)value_at(s, first(c->len));
+		heard.address = at;
+	else if (at != heard.next)
+		heard.is_torn = true;
+	heard.n += n;
+	heard.next = at + n;
+	if (n > heard.most)
+		heard.most = n;
+}
+
+static void listen_anew(void)
+{
+	heard.n = heard.most = 0;
+	heard.is_torn = false;
 }
 
 /* Batches pass where nothing else does. */
@@ -320,7 +338,6 @@ static void expect(enum sslc_dir dir, const SSL *ssl, const uint8_t *buf, uint32
 	want.n = n;
 	want.chunk = RECORD;
 	want.batch = 0;
-	heard.n = 0;
 	trial_steps_calm();
 	for (unsigned i = 0; i < n_candidates; i++)
 		candidates[i].at = 0;
@@ -1020,19 +1037,43 @@ static bool choose(enum sslc_dir dir, bool is_batch, struct trial_place *out)
  * A long write of a cipher that makes several records at once, when the processor can: how many
  * bytes do not pass where single records do. They come first; else it is nothing that we know.
  */
-static bool count_batched(uint32_t *n)
+static bool count_batched(const struct kind *k, uint32_t written, uint32_t *n)
 {
 	struct ends e;
-	bool ok = open_ends(&e, &kinds[BATCHED]) && shake(&e, BY_HANDSHAKE);
+	bool ok = open_ends(&e, k) && shake(&e, BY_HANDSHAKE);
 
 	expect(SSLC_DIR_OUT, NULL, plain, 0, 0);
 	want.ignore = false;
 	want.batch = SMALL; /* nothing is judged */
-	ok = ok && call_write(&e, 0, plain, BATCH) == (int)BATCH && heard.n <= BATCH;
-	*n = BATCH - heard.n;
-	ok = ok && (!heard.n || heard.address == (uintptr_t)plain + *n);
+	listen_anew();
+	ok = ok && call_write(&e, 0, plain, written) == (int)written && heard.n <= written;
+	*n = written - heard.n;
+	ok = ok && !heard.is_torn && (!heard.n || heard.address == (uintptr_t)plain + *n);
 	close_ends(&e);
 	return ok;
+}
+
+/* A write whose batches pass in one piece where single records do; the transport takes less. */
+static bool hear_all(const struct kind *k, uint32_t n, enum call_way way)
+{
+	struct ends e;
+	bool ok = open_ends(&e, k) && wrap_ends(&e);
+	int r = -1;
+
+	e.way = way;
+	ok = ok && shake(&e, BY_HANDSHAKE);
+	listen_anew();
+	for (int i = 0; i < 100 && r < 0 && ok; i++) {
+		expect(SSLC_DIR_OUT, NULL, plain, 0, 0);
+		want.batch = SMALL; /* nothing is judged */
+		r = call_write(&e, 0, plain, n);
+		while (lib.BIO_read(e.transport[1], got, sizeof(got)) > 0)
+			;
+	}
+	want.batch = 0;
+	close_ends(&e);
+	return ok && r == (int)n && heard.n == n && !heard.is_torn &&
+	       heard.address == (uintptr_t)plain;
 }
 
 /* Instructions that the batches pass. */
@@ -1059,23 +1100,23 @@ static bool step_batches(uint32_t record)
 /* A write of n bytes, of which so many go in batches of such records; the transport takes less. */
 static bool write_batches(struct ends *e, uint32_t n, uint32_t record)
 {
-	uint32_t at[TRIAL_BREAKS] = {0}, told = 0;
+	uint32_t at[TRIAL_BREAKS] = {0};
 	int r = -1;
 
+	listen_anew();
 	for (int i = 0; i < 100 && r < 0; i++) {
 		expect(SSLC_DIR_OUT, e->v[0], plain, 0, 12 * record);
 		want.batch = record;
 		for (unsigned k = 0; k < n_candidates; k++)
 			candidates[k].at = at[k];
 		r = call_write(e, 0, plain, n);
-		told += heard.n;
 		for (unsigned k = 0; k < n_candidates; k++)
 			at[k] = candidates[k].at;
 		while (lib.BIO_read(e->transport[1], got, sizeof(got)) > 0)
 			;
 	}
 	judge(12 * record, "records in batches do not pass it");
-	return r == (int)n && told == n - 12 * record;
+	return r == (int)n && heard.n == n - 12 * record && !heard.is_torn;
 }
 
 static bool run_batches(const struct kind *k, uint32_t n, uint32_t record, enum call_way way)
@@ -1098,24 +1139,38 @@ static bool try_batches(uint32_t record)
 	small.record = SMALL;
 	for (enum call_way way = BY_PLAIN; way < CALL_WAYS && ok; way++)
 		ok = run_batches(&kinds[BATCHED], BATCH, record, way) &&
-		     run_batches(&small, 12 * SMALL + 100, SMALL, way);
+		     run_batches(&small, SMALL_BATCH, SMALL, way);
 	for (size_t k = 0; k < N_KINDS && ok; k++)
 		ok = run_kind(&kinds[k], BY_HANDSHAKE, BY_PLAIN);
 	return ok;
+}
+
+/* They pass where single records do, in one piece. */
+static const char *hear_batches(const struct kind *small, struct trial_place *out)
+{
+	pair_room = PAIR;
+	for (enum call_way way = BY_PLAIN; way < CALL_WAYS; way++)
+		if (!hear_all(&kinds[BATCHED], BATCH, way) || !hear_all(small, SMALL_BATCH, way))
+			return "several records that are sent at once do not pass as a whole";
+	return choose(SSLC_DIR_OUT, false, out) ? NULL : "";
 }
 
 /* NULL, also when there are none; or why they cannot be told. */
 static const char *find_batches(struct trial_place *out)
 {
 	static const char why[] = "no instruction that sees several records sent at once";
-	uint32_t batched;
+	struct kind small = kinds[BATCHED];
+	uint32_t batched, few;
 
+	small.record = SMALL;
 	heard.at = best_of(SSLC_DIR_OUT, false);
 	pair_room = 2 * BATCH;
-	if (!count_batched(&batched) || batched % 12)
+	if (!count_batched(&small, SMALL_BATCH, &few) ||
+	    !count_batched(&kinds[BATCHED], BATCH, &batched) || batched % 12 ||
+	    (few != 0) != (batched != 0))
 		return why;
 	if (!batched)
-		return NULL;
+		return heard.most > RECORD ? hear_batches(&small, out) : NULL;
 	if (!step_batches(batched / 12))
 		return why;
 	pair_room = PAIR;

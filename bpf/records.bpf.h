@@ -76,6 +76,8 @@ static __always_inline bool read_passing(struct pt_regs *ctx, __u64 cookie, __u6
 	p->ssl = value_of(ctx, cookie >> 24 & 0xff);
 	p->sp = PT_REGS_SP(ctx);
 	p->dir = (cookie & 0xff) == SSLC_CALL_RECORD_IN ? SSLC_DIR_IN : SSLC_DIR_OUT;
+	if (p->len > most)
+		count(LOSS_CALL_TOO_LONG, p->len);
 	return p->len && p->len <= most;
 }
 
@@ -184,7 +186,7 @@ static __always_inline bool pass(const struct passing *p, __u32 file, struct emi
 		return false;
 	e->conn = conn_id_of(p->ssl);
 	c = conn_get(&e->conn);
-	if (!c || c->excluded)
+	if (!c || c->excluded || (!c->flow && is_served())) /* as in enter() */
 		return false;
 	note_unknown(c, file);
 	cs = c->flow ? bpf_map_lookup_elem(&calls, &tid) : calls_get(tid);

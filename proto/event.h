@@ -65,7 +65,7 @@ enum sslc_call {
 	/* a read or write around them: what moved is what they left to it */
 	SSLC_CALL_AROUND_IN = 27,
 	SSLC_CALL_AROUND_OUT = 28,
-	/* as RECORD_OUT, but several records at once */
+	/* as RECORD_OUT, but one record or several at once */
 	SSLC_CALL_BATCH_OUT = 29,
 	SSLC_CALL_KINDS = 30,
 };

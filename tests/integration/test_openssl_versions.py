@@ -1,12 +1,15 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
-"""OpenSSL as other Debian releases build it, by all ways to call it, byte-exact at both ends. The agent
-finds the functions that all calls go through in each of them."""
+"""OpenSSL as other Debian releases build it, by all ways to call it, byte-exact at both ends. The client's agent
+finds the functions that all calls go through in each of them, the server's takes the place where records pass."""
+import hashlib
+import os
 import platform
+import subprocess
 import time
 
 from lib_conversations import WAYS, converse, judge
-from lib import PROGS, Skip, check, equal, fact, flows, run, sh
+from lib import PROGS, Skip, binary, check, equal, fact, flows, run, sh
 from lib_debs import Suite
 
 LIB = "usr/lib/x86_64-linux-gnu"
@@ -31,6 +34,28 @@ def program(t, suite, top, own_libc):
     return ["env", f"LD_LIBRARY_PATH={libs}", exe], ssl
 
 
+RESULT, SUM = 104, 32  # where the result is in what is kept of an experiment, and what is behind it
+
+
+def experiment(suite, ssl, state):
+    """An agent of that release would make it with the library as its programs load it. Kept for ours."""
+    own = ssl.parent / LOADER
+    cmd = [own, "--library-path", f"{ssl.parent}:/{LIB}"] if own.exists() else []
+    with open(ssl, "rb") as f:
+        p = subprocess.Popen([*cmd, binary(), "record-trial"], stdout=subprocess.PIPE, close_fds=False,
+                             env={**os.environ, **({} if cmd else {"LD_LIBRARY_PATH": str(ssl.parent)})},
+                             preexec_fn=lambda: (os.dup2(f.fileno(), 3), os.set_inheritable(3, True)))
+        result = p.communicate(timeout=60)[0]
+    kept = next((state / "sites").iterdir())
+    data = kept.read_bytes()
+    equal((p.returncode, len(result)), (0, len(data) - RESULT - SUM), f"{suite}: experiment")
+    why = result[-96:].rstrip(b"\0").decode()
+    check(not why, f"{suite}: no place where records pass: {why}")
+    name = hashlib.sha256(ssl.read_bytes())
+    data = data[:RESULT - 32] + name.digest() + result
+    (state / "sites" / name.hexdigest()).write_bytes(data + hashlib.sha256(data).digest())
+
+
 def known(agents, cmd, ssl, t, port):
     """A library outside of the system's directories gets its probes when somebody has mapped it."""
     crt, key = t.cert()
@@ -45,9 +70,15 @@ def main(t):
     if platform.machine() != "x86_64":
         raise Skip("knows the libraries of x86-64 only")
     libs = [(suite, *program(t, suite, Suite(suite).unpack(t.dir / suite, *packages), own), more) for suite, packages, own, more in RELEASES]
+    state = t.dir / "state"
+    sh(binary(), "doctor", "--probes", "records", "--state-dir", state, timeout=60)
+    t.dir.chmod(0o711)  # the experiment has no privileges, and loads libcrypto from there
+    for suite, _, ssl, _ in libs:
+        experiment(suite, ssl, state)
     t.lab(sensor=False)
-    agents = [t.alone("-v", "-w", t.dir / "server.pcapng", name="server"),
-              t.alone("-v", "-w", t.dir / "client.pcapng", ns=t.cli, iface="cli0", name="client")]
+    agents = [t.alone("-v", "-w", t.dir / "server.pcapng", "--state-dir", state, "--probes", "records", name="server"),
+              t.alone("-v", "-w", t.dir / "client.pcapng", "--probes", "pairs", ns=t.cli, iface="cli0",
+                      name="client")]
     talks = {}
     for k, (suite, cmd, ssl, more) in enumerate(libs):
         holder = known(agents, cmd, ssl, t, 7599 + 100 * k)
@@ -58,6 +89,8 @@ def main(t):
         internal = a.err().count("OpenSSL: probes on the internal")
         check(internal >= len(libs), f"{a.name}: only {internal} libraries are probed at their internal functions")
         t.drain(a)
+    records = agents[0].err().count("OpenSSL: probes on records")
+    check(records >= len(libs), f"only {records} libraries are probed where records pass")
     wrong = []
     for end in ("server", "client"):
         seen = flows(t.dir / f"{end}.pcapng", sound=False)

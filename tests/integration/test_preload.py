@@ -130,6 +130,8 @@ def main(t):
         check(bytes(f.data[1]).endswith(want["/f1"]) and f.is_sound(), f"/f1: {f}")
     mine = [f for f in seen if requests_of(f) and {r.decode() for r in requests_of(f)} <= set(want)]
     equal(len(mine), len(want) + 1, f"each connection once: {mine}")  # others' tests have the same addresses
+    unbound = counted.get("flow_bytes_lost_unbound", 0)
+    check(unbound < len(want["/f3"]), f"{unbound} bytes taken a second time, for no connection")
     fact(f"with probes beside it: {len(mine)} connections, each once")
 
 
