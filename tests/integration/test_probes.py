@@ -36,7 +36,7 @@ def deceived(t):
     check("cheap pair" in sh(binary(), "doctor", lib), "the library deceives nobody any more")
     exe = t.compile("xfer.c")
     out = t.dir / "sly.pcapng"
-    agent = t.alone("-w", out, "--run-dir", t.dir / "run")
+    agent = t.alone("-w", out, "--run-dir", t.dir / "run", "--probes", "pairs")
     env = {"LD_PRELOAD": str(lib)}
     exchange(t, exe, 0, env)  # the file is met here, and what comes in its first second is not judged
     agent.wait_line(rf"probes on {lib}")
