@@ -258,6 +258,7 @@ static void step_over(greg_t *g, uint64_t pc)
 
 static void on_break(greg_t *g)
 {
+	static const uint8_t mark[] = {0xf3, 0x0f, 0x1e, 0xfa}; /* endbr64 */
 	uint64_t pc = (uint64_t)g[REG_RIP] - 1;
 	struct trial_state s;
 	uint8_t flags;
@@ -283,8 +284,10 @@ static void on_break(greg_t *g)
 		m.w.hit(m.w.ctx, m.which[pc - m.text], &s);
 	if (m.mode == INSIDE)
 		m.w.step(m.w.ctx, &s);
-	if (flags & B_HIT)
-		emulate(g, m.code + (pc - m.text), pc);
+	if (trial_steps_cheap(s.code))
+		emulate(g, s.code, pc);
+	else if (!memcmp(s.code, mark, sizeof(mark)))
+		g[REG_RIP] = (greg_t)(pc + sizeof(mark));
 	else
 		step_over(g, pc);
 }
