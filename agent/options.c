@@ -313,16 +313,30 @@ static int check_files(const struct settings *s)
 			   s->key.any ? "" : " --key");
 }
 
-static int check_output(const struct options *o, const char *iface)
+bool options_has_iface(const struct sink_conf *c, const char *iface)
 {
-	if (!strcmp(iface, "lo"))
+	size_t len = strlen(iface), n;
+
+	if (strcmp(c->kind, "iface") != 0 && strcmp(c->kind, "fan") != 0)
+		return false;
+	for (const char *p = c->target; *p; p += n + (p[n] == '|')) {
+		n = strcspn(p, "|");
+		if (n == len && !memcmp(p, iface, len))
+			return true;
+	}
+	return false;
+}
+
+static int check_output(const struct options *o, const struct sink_conf *c)
+{
+	if (options_has_iface(c, "lo"))
 		return usage_error("-o lo: this host would receive its own mirrored packets; "
 				   "choose an interface that carries nothing else");
-	if (o->iface && !strcmp(iface, o->iface))
+	if (o->iface && options_has_iface(c, o->iface))
 		return usage_error("-o %s: is the monitored interface: mirrored packets would mix "
 				   "with the real ones of the same connection and damage both; "
 				   "choose another",
-				   iface);
+				   o->iface);
 	return 0;
 }
 
@@ -334,8 +348,7 @@ static int check_outputs(const struct options *o)
 	for (unsigned i = 0; !err && i < o->n_sinks; i++) {
 		const struct sink_conf *c = &o->sinks[i];
 
-		if (!strcmp(c->kind, "iface"))
-			err = check_output(o, c->target);
+		err = check_output(o, c);
 		text |= !strcmp(c->kind, "text");
 		to_stdout |= !strcmp(c->kind, "pcap") && !strcmp(c->target, "-");
 	}

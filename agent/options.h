@@ -80,6 +80,8 @@ struct options { /* owns its strings; options_fini() frees them */
  */
 int options_parse(struct options *o, int argc, char **argv) __attribute__((warn_unused_result));
 void options_fini(struct options *o);
+/** Whether an output puts packets on this interface. */
+bool options_has_iface(const struct sink_conf *c, const char *iface);
 void options_print_help(void);
 void options_print_version(void);
 

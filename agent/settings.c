@@ -73,6 +73,36 @@ static int add_sink_take(struct options *o, const struct sink_conf *c)
 	return err;
 }
 
+/* An interface may be in one output, once. */
+static int check_iface(const struct options *o, const char *name, const char *iface)
+{
+	int err = *iface ? value_iface(name, iface)
+			 : usage_error("%s: an interface's name is empty", name);
+
+	for (unsigned i = 0; !err && i < o->n_sinks; i++)
+		if (options_has_iface(&o->sinks[i], iface))
+			err = usage_error("%s: the same output is named twice", iface);
+	return err;
+}
+
+/* IFACE, or IFACE|IFACE... */
+static int check_ifaces(const struct options *o, const char *name, const char *target)
+{
+	char *copy = NULL, *rest;
+	int err = value_string(target, &copy);
+
+	for (rest = copy; !err && rest;) {
+		const char *iface = strsep(&rest, "|");
+		const struct sink_conf others = {.kind = "fan", .target = rest ? rest : ""};
+
+		err = check_iface(o, name, iface);
+		if (!err && options_has_iface(&others, iface))
+			err = usage_error("%s: the same output is named twice", iface);
+	}
+	free(copy);
+	return err;
+}
+
 static int take_output(struct options *o, const char *name, const char *word)
 {
 	struct sink_conf c = {.kind = "iface"};
@@ -80,7 +110,9 @@ static int take_output(struct options *o, const char *name, const char *word)
 
 	if (err)
 		return err;
-	err = value_iface(name, c.target);
+	if (strchr(c.target, '|'))
+		c.kind = "fan";
+	err = check_ifaces(o, name, c.target);
 	if (err)
 		free((char *)c.target);
 	return err ? err : add_sink_take(o, &c);
@@ -356,7 +388,7 @@ const struct setting settings_table[] = {
 	{"to", "-t", KIND_WORD, PLACE_BOTH, IN(MODE_AGENT), AT(to), take_to,
 		into, "HOST[:PORT]", "send to the collector at HOST; IPv6 as [ADDR]:PORT"},
 	{"output", "-o", KIND_LIST, PLACE_BOTH, RUN, AT(output), take_output,
-		into, "IFACE,...", "packets onto IFACE, which should carry nothing else"},
+		into, "IFACE,...", "packets onto IFACE, which should carry nothing else; A|B: shared out"},
 	{"write", "-w", KIND_LIST, PLACE_BOTH, RUN, AT(write), take_write,
 		into, "FILE,...", "packets into FILE: pcapng, or pcap if it ends in .pcap; -: stdout"},
 	{"print", "--print", KIND_FLAG, PLACE_BOTH, RUN, AT(print), take_print,

@@ -171,21 +171,32 @@ void outlets_forget(struct outlet_set *set, uint8_t *states)
 
 /* Packets */
 
+static struct sink *sink_for(struct sink *s, const struct sink_flow *who)
+{
+	return s->ops->pick ? s->ops->pick(s, who) : s;
+}
+
 static void on_packet(void *ctx, struct span l2, uint64_t ts_ns, bool first)
 {
 	const struct outlet_emission *e = ctx;
 	const struct outlet *o = e->outlet;
 
-	for (unsigned i = 0; i < o->n; i++)
-		o->sinks[i]->ops->packet(o->sinks[i], l2, ts_ns, e->who, first);
+	for (unsigned i = 0; i < o->n; i++) {
+		struct sink *s = sink_for(o->sinks[i], e->who);
+
+		s->ops->packet(s, l2, ts_ns, e->who, first);
+	}
 }
 
 static uint8_t *room_for(void *ctx, size_t len)
 {
-	const struct outlet *o = ((const struct outlet_emission *)ctx)->outlet;
-	struct sink *s = o->n == 1 ? o->sinks[0] : NULL; /* several sinks: it is copied anyway */
+	const struct outlet_emission *e = ctx;
+	struct sink *s;
 
-	return s && s->ops->room ? s->ops->room(s, len) : NULL;
+	if (e->outlet->n != 1) /* several sinks: it is copied anyway */
+		return NULL;
+	s = sink_for(e->outlet->sinks[0], e->who);
+	return s->ops->room ? s->ops->room(s, len) : NULL;
 }
 
 struct forge_out outlet_out(struct outlet_emission *e)

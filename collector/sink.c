@@ -19,6 +19,7 @@
 
 static const struct sink_ops *const kinds[] = {
 	&sink_iface_ops,
+	&sink_fan_ops,
 	&sink_pcap_ops,
 	&sink_text_ops,
 };

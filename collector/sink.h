@@ -30,14 +30,18 @@ struct sink_shape {
 };
 
 struct sink_conf {
-	const char *kind;   /* "iface", "pcap", "text" */
-	const char *target; /* interface name; file name or "-"; ignored by text */
+	const char *kind;   /* "iface", "fan", "pcap", "text" */
+	const char *target; /* interface name, or several with | between them; file name or "-";
+			       ignored by text */
 	struct sink_shape shape;
 };
 
 struct sink_ops {
 	const char *name;
 	int (*open)(struct sink **out, const struct sink_conf *conf); /* logs its own error */
+	/* Of a sink that spreads connections over several: the one for this. NULL: takes all
+	 * itself. */
+	struct sink *(*pick)(struct sink *s, const struct sink_flow *flow);
 	/* Where the next frame of at most `len` bytes may be built, for packet() to take it without
 	 * a copy; good until the next call. NULL: nowhere. May be NULL. */
 	uint8_t *(*room)(struct sink *s, size_t len);
@@ -63,6 +67,7 @@ struct sink { /* first member of each kind's own struct */
 };
 
 extern const struct sink_ops sink_iface_ops; /* AF_XDP or AF_PACKET */
+extern const struct sink_ops sink_fan_ops;   /* one of several interfaces, a connection each */
 extern const struct sink_ops sink_pcap_ops;  /* pcapng, or classic when the name ends in .pcap */
 extern const struct sink_ops sink_text_ops;  /* one readable line a message on stdout */
 

@@ -25,6 +25,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "cut.h"
 #include "xsk.h"
 
 #define IFACE_BATCH     64     /* frames a flush: more gains nothing (measured on veth) */
@@ -35,9 +36,11 @@
 #define IFACE_SNDBUF    (8u << 20) /* holds a batch of the largest frames on their way */
 #define IFACE_WARN_MS   10000      /* between two lines about the same trouble */
 #define IFACE_TAG_LEN   4          /* an 802.1Q tag may exceed the MTU, on every Ethernet */
-#define IFACE_KICK      16 /* frames that every kernel takes at once from an AF_XDP socket */
-#define IFACE_XSK_TRIES 5  /* once a second: the kernel takes an old AF_XDP socket apart later */
-#define IFACE_DRAIN_MS  20 /* a driver may still send from our memory when the sink is closed */
+#define IFACE_KICK      16  /* frames that every kernel takes at once from an AF_XDP socket */
+#define IFACE_XSK_TRIES 5   /* once a second: the kernel takes an old AF_XDP socket apart later */
+#define IFACE_RESETS    32  /* of cut connections, at once before other packets */
+#define IFACE_CUT_AGE_S 600 /* then no sensor remembers a connection that was reset */
+#define IFACE_DRAIN_MS  20  /* a driver may still send from our memory when the sink is closed */
 
 static COUNTER_DEFINE(c_packets, "sink_iface_packets", "packets sent on interfaces");
 static COUNTER_DEFINE(c_bytes, "sink_iface_bytes", "bytes sent on interfaces");
@@ -47,6 +50,12 @@ static COUNTER_DEFINE(c_gone, "sink_iface_lost_gone",
 		      "packets lost: the interface was gone or down");
 static COUNTER_DEFINE(c_size, "sink_iface_lost_size",
 		      "packets lost: larger than the interface's MTU");
+static COUNTER_DEFINE(c_cut, "sink_iface_flows_cut",
+		      "connections that ended on an interface because a packet of theirs was lost");
+static COUNTER_DEFINE(c_cut_packets, "sink_iface_lost_cut",
+		      "packets lost: of connections that were cut before");
+static COUNTER_DEFINE(c_resets, "sink_iface_resets",
+		      "packets made to end connections that were cut");
 
 struct iface_sink {
 	struct sink sink;
@@ -64,6 +73,8 @@ struct iface_sink {
 	unsigned n;     /* frames waiting in the batch */
 	bool is_jammed; /* the last flush gave up: no waiting until a frame leaves again */
 	uint64_t lost_gone;
+	struct cut *cut; /* connections that have lost a packet here */
+	uint64_t now_ns; /* of the last tick */
 	struct log_rate nobufs_rate, size_rate;
 };
 
@@ -216,10 +227,27 @@ static void lose_gone(struct iface_sink *s, uint64_t packets)
 	counter_add(&c_gone, packets);
 }
 
+static bool frame_lost(struct iface_sink *s, struct span l2)
+{
+	bool is_new = cut_lost(s->cut, l2, s->now_ns);
+
+	if (is_new)
+		counter_inc(&c_cut);
+	return is_new;
+}
+
+static size_t waiting_lost(void *ctx, uint8_t *frame, size_t len)
+{
+	(void)frame_lost(ctx, span_of(frame, len));
+	return len;
+}
+
 static void iface_gone(struct iface_sink *s, int err)
 {
 	unsigned under_way = s->xsk ? xsk_in_flight(s->xsk) : 0;
 
+	if (s->xsk)
+		xsk_waiting(s->xsk, waiting_lost, s);
 	iface_detach(s);
 	s->lost_gone = 0;
 	log_error("sink_iface: interface %s is %s: %s; packets for it are counted as lost until it "
@@ -251,7 +279,7 @@ static void lose_nobufs(struct iface_sink *s)
 	if (log_rate_ok(&s->nobufs_rate, IFACE_WARN_MS, &held))
 		log_warn("sink_iface: interface %s: takes no more packets (queue full, or the "
 			 "other end "
-			 "is down); they are counted as lost total=%llu",
+			 "is down); they are counted as lost, their connections end total=%llu",
 			 s->name, (unsigned long long)counter_get(&c_nobufs));
 }
 
@@ -267,11 +295,42 @@ static void lose_size(struct iface_sink *s, size_t len)
 			 s->name, len, s->mtu, (unsigned long long)counter_get(&c_size));
 }
 
+/* With all frames of the batch from `at` on. */
+static void batch_gone(struct iface_sink *s, unsigned at, int err)
+{
+	for (unsigned i = at; i < s->n; i++)
+		(void)frame_lost(s, span_of(s->iov[i].iov_base, s->iov[i].iov_len));
+	iface_gone(s, err);
+	lose_gone(s, s->n - at);
+}
+
 static void retry_pause(void)
 {
 	struct timespec t = {.tv_nsec = IFACE_RETRY_NS};
 
 	(void)nanosleep(&t, NULL);
+}
+
+/* Instead of a frame that waits behind a lost one of its connection. */
+static size_t reset_instead(void *ctx, uint8_t *frame, size_t len)
+{
+	struct iface_sink *s = ctx;
+	size_t rst_len = cut_replace(s->cut, frame, len);
+
+	if (!rst_len)
+		return len;
+	counter_inc(&c_cut_packets);
+	counter_inc(&c_resets);
+	return rst_len;
+}
+
+/* The frame at `at` is lost: none of its connection's may follow. */
+static void batch_lost(struct iface_sink *s, unsigned at)
+{
+	if (!frame_lost(s, span_of(s->iov[at].iov_base, s->iov[at].iov_len)))
+		return;
+	for (unsigned i = at + 1; i < s->n; i++)
+		s->iov[i].iov_len = reset_instead(s, s->iov[i].iov_base, s->iov[i].iov_len);
 }
 
 /*
@@ -290,13 +349,14 @@ static unsigned send_failed(struct iface_sink *s, unsigned at, int err, unsigned
 			return 0;
 		}
 		lose_nobufs(s);
+		batch_lost(s, at);
 		return 1;
 	case -EMSGSIZE:
 		lose_size(s, s->iov[at].iov_len);
+		batch_lost(s, at);
 		return 1;
 	default: /* ENXIO, ENODEV, ENETDOWN, and what else makes the socket useless */
-		iface_gone(s, err);
-		lose_gone(s, s->n - at);
+		batch_gone(s, at, err);
 		return s->n - at;
 	}
 }
@@ -337,10 +397,7 @@ static bool xsk_put_batch(struct iface_sink *s)
 	memset(&req, 0, sizeof(req));
 	memcpy(req.ifr_name, s->name, sizeof(req.ifr_name));
 	if (ioctl(s->fd, SIOCGIFMTU, &req)) {
-		int err = -errno;
-
-		iface_gone(s, err);
-		lose_gone(s, s->n);
+		batch_gone(s, 0, -errno);
 		s->n = 0;
 		return false;
 	}
@@ -352,6 +409,7 @@ static bool xsk_put_batch(struct iface_sink *s)
 			xsk_put(s->xsk, v->iov_base, v->iov_len);
 		} else {
 			lose_size(s, v->iov_len);
+			batch_lost(s, i);
 			xsk_give_back(s->xsk, v->iov_base);
 		}
 	}
@@ -371,8 +429,7 @@ static bool kick_again(struct iface_sink *s, int err, bool moved, struct patienc
 	switch (err) {
 	case -EINTR:
 		return true;
-	case -EBUSY:
-		lose_nobufs(s);
+	case -EBUSY: /* see xsk_dropped() */
 		return true;
 	case -EAGAIN:
 		if (moved)
@@ -393,6 +450,33 @@ static bool kick_again(struct iface_sink *s, int err, bool moved, struct patienc
 	}
 }
 
+/* The other way, as often as a full queue is asked. */
+static bool send_plain(struct iface_sink *s, struct span l2)
+{
+	for (unsigned i = 0; i < IFACE_RETRY_MAX; i++) {
+		if (send(s->fd, l2.p, l2.len, 0) >= 0)
+			return true;
+		if (s->is_jammed || (errno != ENOBUFS && errno != EAGAIN && errno != EINTR))
+			return false;
+		retry_pause();
+	}
+	return false;
+}
+
+/* The interface dropped a frame; those behind it have not been looked at yet. */
+static void xsk_dropped(struct iface_sink *s, struct span l2)
+{
+	if (l2.len > 0 && send_plain(s, l2)) {
+		counter_inc(&c_packets);
+		counter_add(&c_bytes, l2.len);
+		s->is_jammed = false;
+		return;
+	}
+	lose_nobufs(s);
+	if (frame_lost(s, l2))
+		xsk_waiting(s->xsk, reset_instead, s);
+}
+
 static void xsk_flush(struct iface_sink *s)
 {
 	struct patience p = {0};
@@ -409,6 +493,8 @@ static void xsk_flush(struct iface_sink *s)
 		counter_add(&c_bytes, done.bytes);
 		if (done.frames > 0)
 			s->is_jammed = false;
+		if (err == -EBUSY)
+			xsk_dropped(s, done.dropped);
 		again = err && kick_again(s, err, moved, &p);
 	}
 }
@@ -430,10 +516,8 @@ static void xsk_detach(struct iface_sink *s)
 	s->slot = NULL;
 }
 
-static void iface_flush(struct sink *sink)
+static void flush_now(struct iface_sink *s)
 {
-	struct iface_sink *s = (struct iface_sink *)sink;
-
 	if (s->xsk && (s->n > 0 || xsk_in_flight(s->xsk) > 0))
 		xsk_flush(s);
 	else if (!s->xsk)
@@ -468,10 +552,12 @@ static void batch_add(struct iface_sink *s, struct span l2)
 
 	if (s->fd < 0) {
 		lose_gone(s, 1);
+		(void)frame_lost(s, l2);
 		return;
 	}
 	if (!slot) {
 		lose_nobufs(s);
+		(void)frame_lost(s, l2);
 		return;
 	}
 	if (slot != l2.p)
@@ -479,7 +565,29 @@ static void batch_add(struct iface_sink *s, struct span l2)
 	s->iov[s->n++] = (struct iovec){.iov_base = slot, .iov_len = l2.len};
 	s->slot = NULL;
 	if (s->n == IFACE_BATCH)
-		iface_flush(&s->sink);
+		flush_now(s);
+}
+
+/* What does not leave asks again. */
+static void resets_put(struct iface_sink *s)
+{
+	for (unsigned i = 0; s->fd >= 0 && i < IFACE_RESETS; i++) {
+		struct span rst = cut_next(s->cut);
+
+		if (!rst.len)
+			return;
+		counter_inc(&c_resets);
+		batch_add(s, rst);
+	}
+}
+
+static void iface_flush(struct sink *sink)
+{
+	struct iface_sink *s = (struct iface_sink *)sink;
+
+	if (cut_any(s->cut) && !s->is_jammed)
+		resets_put(s);
+	flush_now(s);
 }
 
 static void iface_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
@@ -490,12 +598,17 @@ static void iface_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 	(void)ts_ns;
 	(void)flow;
 	(void)first;
-	if (s->fd < 0)
+	if (s->fd < 0) {
 		lose_gone(s, 1);
-	else if (l2.len > frame_max(l2, s->mtu))
+		(void)frame_lost(s, l2);
+	} else if (cut_any(s->cut) && cut_drops(s->cut, l2)) {
+		counter_inc(&c_cut_packets);
+	} else if (l2.len > frame_max(l2, s->mtu)) {
 		lose_size(s, l2.len);
-	else
+		(void)frame_lost(s, l2);
+	} else {
 		batch_add(s, l2);
+	}
 }
 
 /* Once a second */
@@ -529,7 +642,9 @@ static void iface_tick(struct sink *sink, uint64_t now_ns)
 	struct iface_info info;
 	int err;
 
-	(void)now_ns;
+	s->now_ns = now_ns;
+	cut_expire(s->cut, now_ns, IFACE_CUT_AGE_S * NS_PER_S);
+	resets_put(s); /* also when jammed: who knows */
 	iface_flush(sink);
 	err = iface_query(s->name, &info);
 	if (err == -ENODEV && s->fd >= 0)
@@ -663,6 +778,7 @@ static void iface_close(struct sink *sink)
 	xsk_detach(s);
 	iface_detach(s);
 	arena_cleanse(s);
+	cut_free(s->cut);
 	free(s);
 }
 
@@ -686,6 +802,11 @@ static int iface_open(struct sink **out, const struct sink_conf *conf)
 	s->sink.ops = &sink_iface_ops;
 	s->fd = -1;
 	snprintf(s->name, sizeof(s->name), "%s", conf->target);
+	err = cut_new(&s->cut);
+	if (err) {
+		(void)refuse_attach(s->name, err);
+		goto fail;
+	}
 	err = first_attach(s, &info);
 	if (err)
 		goto fail;

@@ -167,19 +167,19 @@ void xsk_put(struct xsk *x, uint8_t *frame, size_t len)
 	x->in_flight++;
 }
 
-/* Frames that are done become free. Returns the last one's length. */
-static size_t reap(struct xsk *x, struct xsk_done *done)
+/* Frames that are done become free. Returns the last one. */
+static struct span reap(struct xsk *x, struct xsk_done *done)
 {
 	uint32_t end = atomic_load_explicit(x->done.producer, memory_order_acquire);
-	size_t last = 0;
+	struct span last = {0};
 
 	for (; x->reaped != end; x->reaped++) {
 		uint64_t at = ((const uint64_t *)x->done.desc)[x->reaped % FRAMES];
 		unsigned i = (unsigned)(at / x->frame_len) % FRAMES;
 
-		last = x->len[i];
+		last = span_of(x->area + i * x->frame_len, x->len[i]);
 		done->frames++;
-		done->bytes += last;
+		done->bytes += last.len;
 		x->in_flight--;
 		x->free[x->n_free++] = (uint16_t)i;
 	}
@@ -190,7 +190,7 @@ static size_t reap(struct xsk *x, struct xsk_done *done)
 int xsk_kick(struct xsk *x, struct xsk_done *done, bool *moved)
 {
 	uint32_t taken;
-	size_t last;
+	struct span last;
 	int err;
 
 	*done = (struct xsk_done){0};
@@ -202,9 +202,23 @@ int xsk_kick(struct xsk *x, struct xsk_done *done, bool *moved)
 	x->tx_taken = taken;
 	if (err == -EBUSY && done->frames) { /* the last that is done is the one dropped */
 		done->frames--;
-		done->bytes -= last;
+		done->bytes -= last.len;
+		done->dropped = last;
 	}
 	return err == -ENOBUFS ? -EAGAIN : err;
+}
+
+/* The kernel looks at the ring within xsk_kick() only. */
+void xsk_waiting(struct xsk *x, size_t (*fn)(void *ctx, uint8_t *frame, size_t len), void *ctx)
+{
+	uint32_t at = atomic_load_explicit(x->tx.consumer, memory_order_acquire);
+
+	for (; at != x->put; at++) {
+		struct xdp_desc *d = (struct xdp_desc *)x->tx.desc + at % FRAMES;
+
+		d->len = (uint32_t)fn(ctx, x->area + d->addr, d->len);
+		x->len[d->addr / x->frame_len] = (uint16_t)d->len;
+	}
 }
 
 size_t xsk_frame_max(const struct xsk *x)

@@ -14,8 +14,9 @@ struct xsk;
 
 /* What became of frames since the last time it was asked. */
 struct xsk_done {
-	unsigned frames; /* left the socket */
-	uint64_t bytes;  /* of them */
+	unsigned frames;     /* left the socket */
+	uint64_t bytes;      /* of them */
+	struct span dropped; /* with -EBUSY; borrowed, until the next xsk_take() */
 };
 
 /**
@@ -37,6 +38,9 @@ void xsk_put(struct xsk *x, uint8_t *frame, size_t len);
  * Another -errno: the socket is of no use any more.
  */
 int xsk_kick(struct xsk *x, struct xsk_done *done, bool *moved) WARN_UNUSED;
+/** Each frame that was put and that the kernel has not looked at yet, in order; fn may change it
+ * and returns its length. */
+void xsk_waiting(struct xsk *x, size_t (*fn)(void *ctx, uint8_t *frame, size_t len), void *ctx);
 /** The largest frame: at least what xsk_open() was asked for. */
 size_t xsk_frame_max(const struct xsk *x);
 /** Frames that were put and are not done: queued here, or on their way through a driver. */

@@ -272,6 +272,14 @@ static inline void check_handshake(struct check *c, struct check_flow *f,
 	struct check_side *me = &f->side[dir], *peer = &f->side[!dir];
 
 	CHECK(c, k->len == 0, "payload in the handshake");
+	if (k->flags == (CF_RST | CF_ACK)) { /* refused, or given up before it was complete */
+		CHECK(c, dir == 1 || f->stage > 1, "RST from who has just asked");
+		CHECK(c, f->stage == 1 || k->seq == me->nxt, "sequence number of a RST");
+		CHECK(c, k->ack == peer->nxt, "acknowledgement of a RST");
+		c->rsts++;
+		f->stage = 0;
+		return;
+	}
 	if (f->stage == 1) {
 		me->isn = k->seq;
 		me->nxt = me->acked = k->seq + 1;
@@ -306,7 +314,7 @@ static inline void check_ack(struct check *c, struct check_flow *f, const struct
 
 	if (ahead != 0) {
 		CHECK(c, ahead <= f->side[dir].window, "acknowledgement outside of the window");
-		CHECK(c, k->flags == CF_ACK && k->len == 0,
+		CHECK(c, (k->flags == CF_ACK || k->flags == (CF_RST | CF_ACK)) && k->len == 0,
 		      "gap acknowledged by other than a bare ACK");
 		CHECK(c, peer->acked == peer->nxt,
 		      "gap before the data in front of it was acknowledged");

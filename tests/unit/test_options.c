@@ -42,7 +42,8 @@ static char *read_file(const char *name)
 	return text;
 }
 
-/* Words are divided by '|'. The file is always named, so that the host's own one has no say. */
+/* Words are divided by a bar; behind a backslash it is part of a word. The file is always named, so
+ * that the host's own one has no say. */
 static int parse(struct options *o, const char *line, const char *yaml)
 {
 	char copy[4096], *argv[WORDS_MAX + 4] = {"sslcollector", "--config", config};
@@ -50,8 +51,15 @@ static int parse(struct options *o, const char *line, const char *yaml)
 
 	write_file(config, yaml ? yaml : "");
 	snprintf(copy, sizeof(copy), "%s", line);
+	for (char *p = strstr(copy, "\\|"); p; p = strstr(p, "\\|")) {
+		memmove(p, p + 1, strlen(p));
+		*p = '\1';
+	}
 	for (char *p = copy; *line && p && argc < WORDS_MAX;)
 		argv[argc++] = strsep(&p, "|");
+	for (int i = 3; i < argc; i++)
+		for (char *p = argv[i]; (p = strchr(p, '\1'));)
+			*p = '|';
 	fd = open(errors, O_RDWR | O_CREAT | O_TRUNC, 0600);
 	dup2(fd, STDERR_FILENO);
 	close(fd);
@@ -446,6 +454,7 @@ static void test_an_output_has_keys(void **state)
 	assert_taken("-C|-o|x,port-map=443:80|-w|f|--port-map|993:143,465:25", NULL,
 		     "collector iface:x,443:80 pcap:f,993:143,465:25");
 	assert_taken("-C|-w|a\\,b\\\\c\\d,mtu=128", NULL, "collector pcap:a,b\\c\\d,mtu=128");
+	assert_taken("-C|-o|x\\|y\\|xy,vlan=3|-o|z", NULL, "collector fan:x|y|xy,vlan=3 iface:z");
 	assert_taken("", "collect: yes\noutput: [\"x,vlan=4094\"]\nport-map: 443:80\n",
 		     "collector iface:x,vlan=4094,443:80");
 }
@@ -489,6 +498,14 @@ static void test_wrong_keys_of_an_output_are_told(void **state)
 		{"-I|e|-o|e,vlan=3", "-o e: is the monitored interface"},
 		{"-C|-o|lo,vlan=3", "-o lo: this host would receive"},
 		{"-C|-o|x,vlan=3|-o|x", "x: the same output is named twice"},
+		{"-C|-o|x\\|y\\|x", "x: the same output is named twice"},
+		{"-C|-o|x\\|y|-o|y", "y: the same output is named twice"},
+		{"-C|-o|y|-o|x\\|y,vlan=3", "y: the same output is named twice"},
+		{"-C|-o|x\\|lo", "-o lo: this host would receive"},
+		{"-I|e|-o|x\\|e", "-o e: is the monitored interface"},
+		{"-C|-o|x\\|", "-o: an interface's name is empty"},
+		{"-C|-o|\\|x", "-o: an interface's name is empty"},
+		{"-C|-o|x\\|a/b", "-o: a/b: not an interface name"},
 	};
 
 	(void)state;

@@ -25,10 +25,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../collector/forge.h"
 #include "../../collector/sink.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "../../collector/xsk.h"
+#include "packet_check.h"
 
 #define PROTO 0x88b5 /* IEEE 802: local experiments; nothing else on the wire uses it */
 
@@ -76,17 +78,27 @@ static int open_sink(struct sink **s, const char *name)
 	return sink_iface_ops.open(s, &conf);
 }
 
-static int open_receiver(void)
+static int open_receiver_on(const char *iface, uint16_t proto)
 {
-	int fd = socket(AF_PACKET, SOCK_RAW, htons(PROTO)), size = 4 << 20;
+	int fd = socket(AF_PACKET, SOCK_RAW, htons(proto)), size = 4 << 20;
 	struct sockaddr_ll from = {.sll_family = AF_PACKET,
-				   .sll_protocol = htons(PROTO),
-				   .sll_ifindex = (int)if_nametoindex("sinkin")};
+				   .sll_protocol = htons(proto),
+				   .sll_ifindex = (int)if_nametoindex(iface)};
 
 	assert_true(fd >= 0);
 	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)), 0);
 	assert_int_equal(bind(fd, (struct sockaddr *)&from, sizeof(from)), 0);
 	return fd;
+}
+
+static int open_receiver_of(uint16_t proto)
+{
+	return open_receiver_on("sinkin", proto);
+}
+
+static int open_receiver(void)
+{
+	return open_receiver_of(PROTO);
 }
 
 static void fill(uint8_t *frame, uint32_t i, size_t len)
@@ -468,6 +480,257 @@ static void test_a_dead_peer_costs_packets_but_no_time(void **state)
 	delete_pair();
 }
 
+/* Forged connections */
+
+struct talk {
+	struct sink *s;
+	struct forge_flow flow;
+	uint8_t frame[FORGE_FRAME_MAX];
+};
+
+static void to_sink(void *ctx, struct span l2, uint64_t ts_ns, bool first)
+{
+	struct talk *t = ctx;
+
+	sink_iface_ops.packet(t->s, l2, ts_ns, NULL, first);
+}
+
+static uint8_t *room_of_sink(void *ctx, size_t len)
+{
+	return sink_iface_ops.room(((struct talk *)ctx)->s, len);
+}
+
+static struct forge_out out_of(struct talk *t)
+{
+	return (struct forge_out){
+		.emit = to_sink, .room = room_of_sink, .ctx = t, .frame = t->frame};
+}
+
+static struct talk *talk_new(struct sink *s, uint16_t client_port)
+{
+	struct talk *t = calloc(1, sizeof(*t));
+	const struct frame_flow_open open = {.session = {1, (uint8_t)client_port},
+					     .family = 4,
+					     .client_addr = {10, 0, 0, 1},
+					     .server_addr = {10, 0, 0, 2},
+					     .client_port = client_port,
+					     .server_port = 443};
+
+	t->s = s;
+	forge_init(&t->flow, &open, 0, 1500);
+	return t;
+}
+
+static void say(struct talk *t, enum flow_dir dir, size_t len)
+{
+	static const uint8_t zero[100000];
+	struct forge_out out = out_of(t);
+
+	forge_data(&t->flow, &out, dir, span_of(zero, len), true, 0);
+}
+
+static void receive_talks(int fd, struct check *k)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	uint8_t frame[70000];
+	unsigned failed = 0;
+
+	while (failed < 3 && poll(&p, 1, 200) == 1) {
+		ssize_t got = recv(fd, frame, sizeof(frame), MSG_DONTWAIT);
+
+		if (got > 0)
+			check_frame(k, frame, (size_t)got, k->packets, true);
+		else
+			failed++; /* its interface was down for a while: told once */
+	}
+}
+
+static void test_a_connection_that_lost_a_packet_ends(void **state)
+{
+	struct check *k = calloc(1, sizeof(*k));
+	uint64_t cut, lost, given, sent, jammed, resets;
+	struct talk *broken, *later;
+	struct forge_out out;
+	struct sink *s = NULL;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	fd = open_receiver_of(ETH_P_IP);
+	k->mtu = 1500;
+	cut = counter_value("sink_iface_flows_cut");
+	lost = counter_value("sink_iface_lost_cut");
+	given = counter_value("forge_packets");
+	sent = counter_value("sink_iface_packets");
+	jammed = counter_value("sink_iface_lost_nobufs");
+	resets = counter_value("sink_iface_resets");
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	broken = talk_new(s, 1111);
+	later = talk_new(s, 2222);
+	say(broken, FLOW_C2S, 100);
+	sink_iface_ops.flush(s);
+	run("ip link set sinkin down");
+	catch_log();
+	say(broken, FLOW_S2C, 100000); /* more than a batch, ... */
+	sink_iface_ops.flush(s);
+	say(broken, FLOW_C2S, 100); /* and later ones */
+	sink_iface_ops.flush(s);
+	(void)caught_log();
+	assert_int_equal(counter_value("sink_iface_flows_cut") - cut, 1);
+	run("ip link set sinkin up");
+	sink_iface_ops.tick(s, 0);
+	say(broken, FLOW_S2C, 5000);
+	say(later, FLOW_C2S, 100);
+	sink_iface_ops.flush(s);
+	receive_talks(fd, k);
+	assert_null(k->err);
+	assert_int_equal(k->payload_bytes, 200);
+	assert_int_equal(k->rsts, 1);
+	assert_int_equal(check_open_flows(k), 1);
+	assert_int_equal(k->flow[0].stage, 0); /* the broken one */
+	out = out_of(broken);
+	forge_fin(&broken->flow, &out, FLOW_C2S, 0);
+	forge_fin(&broken->flow, &out, FLOW_S2C, 0);
+	out = out_of(later);
+	forge_fin(&later->flow, &out, FLOW_C2S, 0);
+	forge_rst(&later->flow, &out, FLOW_S2C, 0);
+	free(broken);
+	broken = talk_new(s, 1111);
+	say(broken, FLOW_C2S, 3000); /* the same addresses and ports again */
+	sink_iface_ops.flush(s);
+	receive_talks(fd, k);
+	assert_null(k->err);
+	assert_int_equal(k->payload_bytes, 3200);
+	assert_int_equal(k->syns, 3);
+	assert_int_equal(counter_value("sink_iface_flows_cut") - cut, 1);
+	/* each packet that was forged, or made here, was sent or is counted */
+	assert_int_equal(counter_value("forge_packets") - given +
+				 counter_value("sink_iface_resets") - resets,
+			 counter_value("sink_iface_packets") - sent +
+				 counter_value("sink_iface_lost_cut") - lost +
+				 counter_value("sink_iface_lost_nobufs") - jammed);
+	sink_iface_ops.close(s);
+	free(broken);
+	free(later);
+	free(k);
+	close(fd);
+	delete_pair();
+}
+
+static void test_connections_of_a_lost_interface_end_when_it_is_back(void **state)
+{
+	struct check *k = calloc(1, sizeof(*k));
+	uint64_t cut;
+	struct talk *t;
+	struct sink *s = NULL;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	fd = open_receiver_of(ETH_P_IP);
+	k->mtu = 1500;
+	cut = counter_value("sink_iface_flows_cut");
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	t = talk_new(s, 1111);
+	say(t, FLOW_C2S, 100);
+	sink_iface_ops.flush(s);
+	catch_log();
+	run("ip link set sinkout down");
+	say(t, FLOW_S2C, 100);
+	sink_iface_ops.flush(s);
+	say(t, FLOW_S2C, 100);
+	assert_int_equal(counter_value("sink_iface_flows_cut") - cut, 1);
+	run("ip link set sinkout up");
+	sink_iface_ops.tick(s, 0);
+	(void)caught_log();
+	say(t, FLOW_S2C, 100);
+	sink_iface_ops.flush(s);
+	receive_talks(fd, k);
+	assert_null(k->err);
+	assert_int_equal(k->payload_bytes, 100);
+	assert_int_equal(k->rsts, 1);
+	assert_int_equal(check_open_flows(k), 0);
+	sink_iface_ops.close(s);
+	free(t);
+	free(k);
+	close(fd);
+	delete_pair();
+}
+
+/* Which of two interfaces each of 64 connections goes to, both directions; -1: none. */
+static void share_out(struct sink *s, const int fd[2], int where[64])
+{
+	uint8_t frame[70000];
+
+	for (unsigned i = 0; i < 128; i++) {
+		bool back = i % 2 == 1;
+		struct frame_flow_open o = {.family = 4,
+					    .client_addr = {10, 0, 0, back ? 2 : 1},
+					    .server_addr = {10, 0, 0, back ? 1 : 2},
+					    .client_port = (uint16_t)(back ? 443 : 5000 + i / 2),
+					    .server_port = (uint16_t)(back ? 5000 + i / 2 : 443)};
+		const struct sink_flow flow = {.open = &o};
+
+		fill(frame, i, 100);
+		sink_fan_ops.packet(s, span_of(frame, 100), 0, &flow, false);
+		if (i % 60 == 0)
+			sink_fan_ops.flush(s);
+	}
+	sink_fan_ops.flush(s);
+	memset(where, -1, 64 * sizeof(*where));
+	for (int at = 0; at < 2; at++) {
+		struct pollfd p = {.fd = fd[at], .events = POLLIN};
+		uint32_t i;
+
+		while (poll(&p, 1, 100) == 1 && recv(fd[at], frame, sizeof(frame), 0) == 100) {
+			memcpy(&i, frame + 14, sizeof(i));
+			assert_true(where[i / 2] == (i % 2 ? at : -1));
+			where[i / 2] = at;
+		}
+	}
+}
+
+static void test_connections_are_shared_out_among_interfaces(void **state)
+{
+	const struct sink_conf conf = {.kind = "fan", .target = "sinkout|fanout"};
+	const struct sink_conf bad = {.kind = "fan", .target = "sinkout|nosuch0"};
+	int fd[2], first[64], later[64];
+	unsigned n[2] = {0};
+	struct sink *s = NULL;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	run("ip link add fanout type veth peer name fanin && "
+	    "ip link set fanin up && ip link set fanout up mtu 1400");
+	fd[0] = open_receiver();
+	fd[1] = open_receiver_on("fanin", PROTO);
+	catch_log();
+	assert_int_equal(sink_fan_ops.open(&s, &bad), -ENODEV);
+	assert_int_equal(sink_fan_ops.open(&s, &conf), 0);
+	assert_int_equal(sink_fan_ops.mtu(s), 1400);
+	share_out(s, fd, first);
+	for (unsigned i = 0; i < 64; i++)
+		n[first[i] == 1]++;
+	assert_in_range(n[0], 16, 48);
+	run("ip link set fanout down");
+	share_out(s, fd, later);
+	for (unsigned i = 0; i < 64; i++)
+		assert_int_equal(later[i], first[i] == 0 ? 0 : -1);
+	run("ip link set fanout up");
+	sink_fan_ops.tick(s, 0);
+	share_out(s, fd, later);
+	assert_memory_equal(first, later, sizeof(first));
+	sink_fan_ops.close(s);
+	assert_int_equal(count_of(caught_log(), "interface fanout is down"), 1);
+	close(fd[0]);
+	close(fd[1]);
+	run("ip link del fanout");
+	delete_pair();
+}
+
 static void test_what_cannot_work_is_refused(void **state)
 {
 	struct sink *s = NULL;
@@ -539,6 +802,9 @@ int main(void)
 		cmocka_unit_test(test_an_idle_sink_notices_a_new_interface_of_the_same_name),
 		cmocka_unit_test(test_an_interface_that_is_down_is_waited_for),
 		cmocka_unit_test(test_a_dead_peer_costs_packets_but_no_time),
+		cmocka_unit_test(test_a_connection_that_lost_a_packet_ends),
+		cmocka_unit_test(test_connections_of_a_lost_interface_end_when_it_is_back),
+		cmocka_unit_test(test_connections_are_shared_out_among_interfaces),
 		cmocka_unit_test(test_what_cannot_work_is_refused),
 		cmocka_unit_test(test_an_address_on_the_interface_is_warned_of),
 	};

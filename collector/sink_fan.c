@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sink_fan: packets onto one of several interfaces, IFACE|IFACE..., for sensors that share the
+ * work. Each connection is wholly on one of them, both directions, chosen by its addresses and
+ * ports: no state, and the same choice after a restart and at every collector with the same list.
+ * What is lost on one interface is lost for its connections only: they do not move.
+ */
+#include "sink.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+
+struct fan_sink {
+	struct sink sink;
+	struct sink_set to;
+};
+
+static uint64_t load_u64(const uint8_t *p)
+{
+	uint64_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return v;
+}
+
+/* MurmurHash3's finalizer: every input bit reaches every output bit. */
+static uint64_t mix(uint64_t v)
+{
+	v = (v ^ v >> 33) * 0xff51afd7ed558ccdull;
+	v = (v ^ v >> 33) * 0xc4ceb9fe1a85ec53ull;
+	return v ^ v >> 33;
+}
+
+static uint64_t mix_end(const uint8_t addr[16], uint16_t port)
+{
+	return mix(mix(mix(load_u64(addr)) + load_u64(addr + 8)) + port);
+}
+
+/* The sum does not tell the ends apart: a connection seen the other way round goes the same way. */
+static unsigned fan_choose(const struct frame_flow_open *o, unsigned n)
+{
+	uint64_t h = mix(mix_end(o->client_addr, o->client_port) +
+			 mix_end(o->server_addr, o->server_port));
+
+	return (unsigned)((h >> 32) * n >> 32); /* evenly, whatever n is */
+}
+
+static struct sink *fan_pick(struct sink *sink, const struct sink_flow *flow)
+{
+	struct fan_sink *s = (struct fan_sink *)sink;
+
+	return s->to.v[fan_choose(flow->open, s->to.n)];
+}
+
+static void fan_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
+		       const struct sink_flow *flow, bool first)
+{
+	struct sink *to = fan_pick(sink, flow);
+
+	to->ops->packet(to, l2, ts_ns, flow, first);
+}
+
+static void fan_flush(struct sink *sink)
+{
+	sinks_flush(&((struct fan_sink *)sink)->to);
+}
+
+static void fan_tick(struct sink *sink, uint64_t now_ns)
+{
+	sinks_tick(&((struct fan_sink *)sink)->to, now_ns);
+}
+
+/* The smallest: which interface a connection goes to must not change its packets. */
+static uint32_t fan_mtu(const struct sink *sink)
+{
+	const struct sink_set *to = &((const struct fan_sink *)sink)->to;
+	uint32_t mtu = UINT32_MAX;
+
+	for (unsigned i = 0; i < to->n; i++)
+		if (to->v[i]->ops->mtu(to->v[i]) < mtu)
+			mtu = to->v[i]->ops->mtu(to->v[i]);
+	return mtu;
+}
+
+static void fan_close(struct sink *sink)
+{
+	struct fan_sink *s = (struct fan_sink *)sink;
+
+	if (!s)
+		return;
+	sinks_close(&s->to);
+	free(s);
+}
+
+static int open_all(struct fan_sink *s, const struct sink_conf *conf, char *names)
+{
+	struct sink_conf one[SINKS_MAX];
+	unsigned n = 0;
+
+	for (char *rest = names; rest; n++) {
+		if (n == SINKS_MAX) {
+			log_error("sink_fan: %s: at most %d interfaces are possible", conf->target,
+				  SINKS_MAX);
+			return -E2BIG;
+		}
+		one[n] = *conf;
+		one[n].kind = "iface";
+		one[n].target = strsep(&rest, "|");
+	}
+	return sinks_open(&s->to, one, n);
+}
+
+static int fan_open(struct sink **out, const struct sink_conf *conf)
+{
+	struct fan_sink *s = calloc(1, sizeof(*s));
+	char *names = strdup(conf->target);
+	int err = -ENOMEM;
+
+	if (s && names) {
+		s->sink.ops = &sink_fan_ops;
+		err = open_all(s, conf, names);
+	}
+	free(names); /* an interface keeps its name itself */
+	if (err)
+		fan_close(&s->sink);
+	else
+		*out = &s->sink;
+	return err;
+}
+
+const struct sink_ops sink_fan_ops = {
+	.name = "fan",
+	.open = fan_open,
+	.pick = fan_pick,
+	.packet = fan_packet,
+	.flush = fan_flush,
+	.tick = fan_tick,
+	.mtu = fan_mtu,
+	.close = fan_close,
+};
