@@ -106,6 +106,27 @@ int output_port_map(struct sink_shape *shape, const char *name, const char *text
 	return err;
 }
 
+static int take_yes_no(const char *name, const char *text, enum sink_choice *out)
+{
+	static const char *const words[] = {"yes", "no", NULL};
+	unsigned no;
+	int err = value_choice(name, text, words, &no);
+
+	if (!err)
+		*out = no ? SINK_NO : SINK_YES;
+	return err;
+}
+
+static int take_bypass(struct sink_conf *c, const char *name, const char *text)
+{
+	return take_yes_no(name, text, &c->bypass);
+}
+
+static int take_xdp(struct sink_conf *c, const char *name, const char *text)
+{
+	return take_yes_no(name, text, &c->xdp);
+}
+
 /* Said once a pair, for commas divide keys here. */
 static int take_port_map(struct sink_conf *c, const char *name, const char *text)
 {
@@ -124,6 +145,8 @@ static const struct key keys[] = {
 	{"src-mac", OF_PACKETS, false, take_src_mac},
 	{"dst-mac", OF_PACKETS, false, take_dst_mac},
 	{"port-map", OF_PACKETS, false, take_port_map},
+	{"bypass", OF_IFACE, false, take_bypass},
+	{"xdp", OF_IFACE, false, take_xdp},
 	{.name = NULL},
 };
 
@@ -183,6 +206,16 @@ static int take_keys(struct sink_conf *c, const char *name, unsigned of, const c
 	return err;
 }
 
+/* What the keys mean together. */
+static int check_keys(const struct sink_conf *c, const char *name)
+{
+	if (c->bypass == SINK_NO && c->xdp == SINK_YES)
+		return usage_error("%s %s: xdp=yes with bypass=no: AF_XDP always passes by those "
+				   "who listen on the interface",
+				   name, c->target);
+	return 0;
+}
+
 int output_parse(struct sink_conf *out, const char *name, unsigned of, const char *word)
 {
 	struct sink_conf c = {.kind = out->kind};
@@ -198,6 +231,8 @@ int output_parse(struct sink_conf *out, const char *name, unsigned of, const cha
 		err = usage_error("%s: %s: names no output before its keys", name, word);
 	if (!err && *rest)
 		err = take_keys(&c, name, of, rest + 1);
+	if (!err)
+		err = check_keys(&c, name);
 	if (err)
 		free(target);
 	else

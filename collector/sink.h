@@ -29,11 +29,16 @@ struct sink_shape {
 	uint16_t ports[SINK_PORTS_MAX][2]; /* a server's real port, the one shown */
 };
 
+enum sink_choice { SINK_AUTO, SINK_YES, SINK_NO };
+
 struct sink_conf {
 	const char *kind;   /* "iface", "fan", "pcap", "text" */
 	const char *target; /* interface name, or several with | between them; file name or "-";
 			       ignored by text */
 	struct sink_shape shape;
+	/* Of an interface: */
+	enum sink_choice bypass; /* past its queue and whoever listens on it */
+	enum sink_choice xdp;    /* AF_XDP, which is past both as well */
 };
 
 struct sink_ops {

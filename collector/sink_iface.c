@@ -26,6 +26,8 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "cut.h"
+#include "forge.h"
+#include "iflink.h"
 #include "xsk.h"
 
 #define IFACE_BATCH     64     /* frames a flush: more gains nothing (measured on veth) */
@@ -40,7 +42,9 @@
 #define IFACE_XSK_TRIES 5   /* once a second: the kernel takes an old AF_XDP socket apart later */
 #define IFACE_RESETS    32  /* of cut connections, at once before other packets */
 #define IFACE_CUT_AGE_S 600 /* then no sensor remembers a connection that was reset */
-#define IFACE_DRAIN_MS  20  /* a driver may still send from our memory when the sink is closed */
+#define IFACE_SEEN_MS   20  /* until a test frame is received: no network lies between */
+#define IFACE_TEST_TYPE 0x88b6 /* IEEE 802: local experiments */
+#define IFACE_DRAIN_MS  20     /* a driver may still send from our memory when the sink is closed */
 
 static COUNTER_DEFINE(c_packets, "sink_iface_packets", "packets sent on interfaces");
 static COUNTER_DEFINE(c_bytes, "sink_iface_bytes", "bytes sent on interfaces");
@@ -50,6 +54,8 @@ static COUNTER_DEFINE(c_gone, "sink_iface_lost_gone",
 		      "packets lost: the interface was gone or down");
 static COUNTER_DEFINE(c_size, "sink_iface_lost_size",
 		      "packets lost: larger than the interface's MTU");
+static COUNTER_DEFINE(c_dropped, "sink_iface_lost_dropped",
+		      "part of sink_iface_packets that the interface dropped afterwards");
 static COUNTER_DEFINE(c_cut, "sink_iface_flows_cut",
 		      "connections that ended on an interface because a packet of theirs was lost");
 static COUNTER_DEFINE(c_cut_packets, "sink_iface_lost_cut",
@@ -57,9 +63,20 @@ static COUNTER_DEFINE(c_cut_packets, "sink_iface_lost_cut",
 static COUNTER_DEFINE(c_resets, "sink_iface_resets",
 		      "packets made to end connections that were cut");
 
+/* From the cheapest on. */
+enum way {
+	WAY_XDP,    /* AF_XDP; where there is none, as the next */
+	WAY_DIRECT, /* past the interface's queue, and past whoever listens on it */
+	WAY_SEEN,   /* as any program's packets: who listens on the interface sees them */
+};
+
 struct iface_sink {
 	struct sink sink;
 	char name[IFNAMSIZ];
+	enum sink_choice bypass, xdp; /* as configured */
+	enum way way;                 /* while attached */
+	bool is_ruled_out;            /* the cheaper ways failed a test */
+	uint64_t tx_dropped;          /* the interface's own count when it was last looked at */
 	int ifindex;
 	uint32_t mtu;
 	int fd;             /* -1 exactly while the interface is gone or down */
@@ -152,16 +169,16 @@ static void arena_cleanse(struct iface_sink *s)
 }
 
 /* A packet socket that only sends. */
-static int packet_socket(int ifindex)
+static int packet_socket(int ifindex, enum way way)
 {
 	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = ifindex};
-	int one = 1, sndbuf = IFACE_SNDBUF, err;
+	int bypass = way != WAY_SEEN, sndbuf = IFACE_SNDBUF, err;
 	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 	if (fd < 0)
 		return -errno;
 	/* past the queueing discipline: a drop is reported to us instead of only to a counter */
-	if (setsockopt(fd, SOL_PACKET, PACKET_QDISC_BYPASS, &one, sizeof(one)) ||
+	if (setsockopt(fd, SOL_PACKET, PACKET_QDISC_BYPASS, &bypass, sizeof(bypass)) ||
 	    bind(fd, (struct sockaddr *)&to, sizeof(to))) {
 		err = -errno;
 		close(fd);
@@ -175,7 +192,7 @@ static int packet_socket(int ifindex)
 /* The faster way, where it exists. The batch must be empty. */
 static void xsk_attach(struct iface_sink *s)
 {
-	int err = xsk_open(&s->xsk, s->ifindex, s->slot_len);
+	int err = s->way == WAY_XDP ? xsk_open(&s->xsk, s->ifindex, s->slot_len) : -EOPNOTSUPP;
 
 	if (!err)
 		s->xsk_tries = 0;
@@ -184,28 +201,38 @@ static void xsk_attach(struct iface_sink *s)
 	else if (s->xsk_tries)
 		s->xsk_tries--;
 	if (!s->xsk_tries)
-		log_info("sink_iface: interface %s: packets leave through %s", s->name,
-			 err ? "a packet socket" : "AF_XDP");
+		log_info("sink_iface: interface %s: packets leave through %s%s", s->name,
+			 err ? "a packet socket" : "AF_XDP",
+			 s->way == WAY_SEEN ? "; who listens on the interface itself sees them"
+					    : "");
 }
 
-/* Take the interface as it is now; it must be up. */
-static int iface_attach(struct iface_sink *s, const struct iface_info *info)
+/* Nobody receives what is sent on a dummy, and a bridge is where people listen to its network. */
+static bool is_watched(const struct iface_sink *s, const struct iflink *link)
 {
-	int fd, err;
+	if (s->bypass != SINK_AUTO)
+		return s->bypass == SINK_NO;
+	return !strcmp(link->kind, "dummy") || !strcmp(link->kind, "bridge") ||
+	       iflink_is_listened(s->ifindex);
+}
 
-	if (info->mtu != s->mtu) {
-		err = arena_resize(s, info->mtu);
-		if (err)
-			return err;
-	}
-	fd = packet_socket(info->ifindex);
+static enum way choose_way(const struct iface_sink *s, const struct iflink *link)
+{
+	if (is_watched(s, link))
+		return WAY_SEEN;
+	return s->xdp == SINK_NO ? WAY_DIRECT : WAY_XDP;
+}
+
+static int way_open(struct iface_sink *s, bool is_up)
+{
+	int fd = packet_socket(s->ifindex, s->way);
+
 	if (fd < 0)
 		return fd;
 	s->fd = fd;
-	s->ifindex = info->ifindex;
 	s->is_jammed = false;
 	s->xsk_tries = IFACE_XSK_TRIES;
-	if (info->flags & IFF_UP)
+	if (is_up)
 		xsk_attach(s);
 	return 0;
 }
@@ -219,6 +246,100 @@ static void iface_detach(struct iface_sink *s)
 	s->xsk = NULL;
 	s->slot = NULL;
 	s->xsk_tries = 0;
+}
+
+/* The self-check: does a frame arrive where one can look? */
+
+static bool xsk_send_test(struct iface_sink *s, struct span l2)
+{
+	uint8_t *frame = xsk_take(s->xsk);
+	struct xsk_done done;
+	bool moved;
+	int err = -EAGAIN;
+
+	if (!frame)
+		return false;
+	memcpy(frame, l2.p, l2.len);
+	xsk_put(s->xsk, frame, l2.len);
+	for (unsigned i = 0; err && err != -EBUSY && i < IFACE_RETRY_MAX; i++)
+		err = xsk_kick(s->xsk, &done, &moved);
+	return !err;
+}
+
+/* No IP, and none of the counted packets. */
+static struct span make_test(uint8_t frame[ETH_ZLEN])
+{
+	static const char text[] = "sslcollector tests its output interface";
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	memset(frame, 0, ETH_ZLEN);
+	memcpy(frame, forge_link_default.mac, sizeof(forge_link_default.mac));
+	frame[12] = IFACE_TEST_TYPE >> 8;
+	frame[13] = IFACE_TEST_TYPE & 0xff;
+	memcpy(frame + 14, text, sizeof(text) - 1);
+	memcpy(frame + 54, &t.tv_nsec, 4); /* this one, not another's */
+	return span_of(frame, ETH_ZLEN);
+}
+
+/* False: it left and did not arrive. True as well when that cannot be seen, or nothing leaves. */
+static bool is_test_seen(struct iface_sink *s, const struct iflink *link)
+{
+	int at = s->way == WAY_SEEN ? s->ifindex : link->peer;
+	int fd = at ? iflink_listen(at) : -1;
+	uint8_t frame[ETH_ZLEN];
+	struct span l2 = make_test(frame);
+	bool left, seen;
+
+	left = s->xsk ? xsk_send_test(s, l2) : send(s->fd, l2.p, l2.len, 0) >= 0;
+	seen = fd < 0 || !left || iflink_saw(fd, l2, IFACE_SEEN_MS);
+	if (fd >= 0)
+		close(fd);
+	if (!left)
+		log_warn("sink_iface: interface %s: a test frame did not leave: is its cable or "
+			 "its other end down?",
+			 s->name);
+	else if (fd >= 0 && seen)
+		log_debug("sink_iface: interface %s: a test frame arrived", s->name);
+	return seen;
+}
+
+/* False: there is no other way. */
+static bool next_way(struct iface_sink *s)
+{
+	if (s->way == WAY_SEEN || (s->way == WAY_XDP && s->xdp == SINK_YES) ||
+	    (s->way == WAY_DIRECT && s->bypass == SINK_YES))
+		return false;
+	iface_detach(s);
+	s->way++;
+	s->is_ruled_out = true;
+	return true;
+}
+
+/* Take the interface as it is now; it must be up. */
+static int iface_attach(struct iface_sink *s, const struct iface_info *info)
+{
+	struct iflink link = {.peer = 0};
+	int err;
+
+	if (info->mtu != s->mtu) {
+		err = arena_resize(s, info->mtu);
+		if (err)
+			return err;
+	}
+	s->ifindex = info->ifindex;
+	if (iflink_query(s->ifindex, &link) < 0)
+		link.kind[0] = '\0'; /* nothing known of it: as of hardware */
+	s->tx_dropped = link.tx_dropped;
+	s->way = choose_way(s, &link);
+	s->is_ruled_out = false;
+	do {
+		err = way_open(s, info->flags & IFF_UP);
+		if (err || !(info->flags & IFF_UP) || is_test_seen(s, &link))
+			return err;
+		log_warn("sink_iface: interface %s: a test frame left and did not arrive", s->name);
+	} while (next_way(s));
+	return 0;
 }
 
 static void lose_gone(struct iface_sink *s, uint64_t packets)
@@ -302,6 +423,17 @@ static void batch_gone(struct iface_sink *s, unsigned at, int err)
 		(void)frame_lost(s, span_of(s->iov[i].iov_base, s->iov[i].iov_len));
 	iface_gone(s, err);
 	lose_gone(s, s->n - at);
+}
+
+/* Not known whose they were: no connection can be ended for it. */
+static void lose_unseen(struct iface_sink *s, uint64_t packets)
+{
+	uint64_t held;
+
+	counter_add(&c_dropped, packets);
+	if (log_rate_ok(&s->nobufs_rate, IFACE_WARN_MS, &held))
+		log_warn("sink_iface: interface %s: dropped packets that it had taken total=%llu",
+			 s->name, (unsigned long long)counter_get(&c_dropped));
 }
 
 static void retry_pause(void)
@@ -628,6 +760,27 @@ static void mtu_changed(struct iface_sink *s, uint32_t mtu)
 	xsk_attach(s);
 }
 
+/* Who came to listen on the interface itself shall see packets; when all have gone, they are
+ * cheaper. */
+static void look_around(struct iface_sink *s, const struct iface_info *info)
+{
+	struct iflink link;
+	uint64_t dropped;
+
+	if (iflink_query(s->ifindex, &link))
+		return;
+	dropped = link.tx_dropped - s->tx_dropped;
+	s->tx_dropped = link.tx_dropped;
+	if (s->way == WAY_SEEN && dropped > 0) /* the other ways tell it at once */
+		lose_unseen(s, dropped);
+	if (s->is_ruled_out || is_watched(s, &link) == (s->way == WAY_SEEN))
+		return;
+	xsk_detach(s);
+	iface_detach(s);
+	if (iface_attach(s, info))
+		iface_gone(s, -ENODEV);
+}
+
 static void try_again(struct iface_sink *s, const struct iface_info *info)
 {
 	if (!(info->flags & IFF_UP) || iface_attach(s, info))
@@ -659,6 +812,8 @@ static void iface_tick(struct sink *sink, uint64_t now_ns)
 		mtu_changed(s, info.mtu);
 	else if (!s->xsk && s->xsk_tries)
 		xsk_attach(s);
+	else
+		look_around(s, &info);
 }
 
 static uint32_t iface_mtu(const struct sink *sink)
@@ -801,6 +956,8 @@ static int iface_open(struct sink **out, const struct sink_conf *conf)
 		return refuse_attach(conf->target, -ENOMEM);
 	s->sink.ops = &sink_iface_ops;
 	s->fd = -1;
+	s->bypass = conf->bypass;
+	s->xdp = conf->xdp;
 	snprintf(s->name, sizeof(s->name), "%s", conf->target);
 	err = cut_new(&s->cut);
 	if (err) {

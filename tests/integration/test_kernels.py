@@ -30,8 +30,8 @@ KERNELS = (("bullseye", "bullseye", Native, ("fexit", "kprobe"), False, ""),
            ("trixie", "trixie", Native, ("tracepoint", "fexit", "kprobe"), True, ""),
            ("arm64", "trixie", Arm64, ("tracepoint", "fexit", "kprobe"), True, ""),
            ("forky", "forky", Native, ("tracepoint", "fexit", "kprobe"), True, "preempt=full"))
-# what kernel TLS needs, as far as the kernel has it in modules
-MODULES = ("tls", "gcm", "ctr", "seqiv", "ghash_generic")
+# what kernel TLS needs, and an interface that only those see who listen on it, as far as the kernel has it in modules
+MODULES = ("tls", "gcm", "ctr", "seqiv", "ghash_generic", "dummy")
 FILE_SIZE = 300000
 SPEC_CLIENT, SPEC_SERVER = "90,1000x5,40000,600000", "70000,200x3,16384"
 GNUTLS_SPEC, GNUTLS_TOTAL = "90,1000x5,40000,100000", 90 + 5000 + 40000 + 100000
@@ -54,7 +54,7 @@ done
 start() { # NAME OPTION...
   name=$1; shift
   echo "== $name"
-  /sslcollector -v -I any "$@" -w /tmp/$name.pcap --ring 4M >/tmp/$name.err 2>&1 & agent=$!
+  /sslcollector -v -I any "$@" -w /tmp/$name.pcap $OUTPUT --ring 4M >/tmp/$name.err 2>&1 & agent=$!
   for i in $(seq 300); do grep -q '^ready' /tmp/$name.err && break; kill -0 $agent 2>/dev/null || break; sleep 0.2; done
 }
 probed() { # NAME FILE, which is probed when somebody has mapped it: not before the program may speak
@@ -91,7 +91,11 @@ gnutls() { # NAME OPTIONS OF THE SERVER, OF THE CLIENT
   wait $server
   stop $1
 }
+insmod /modules/dummy.ko; ip link add name dummy0 type dummy && ip link set dummy0 up
+OUTPUT="-o dummy0"
+/listen dummy0 > /tmp/listen & listener=$!
 gnutls gnutls "nonblock tiny packet" "nonblock tiny null"
+kill $listener; wait $listener; sed 's/^/dummy: /' /tmp/listen; OUTPUT=
 crowd() { # NAME COMMAND...
   name=$1; shift
   start $name --probes records
@@ -161,7 +165,7 @@ def programs(t, target):
     got = [(target.program(), "sslcollector"), (stub, "stubtls"), (target.compile("xfer.c", openssl), "xfer"),
            (target.compile("ktls.c", openssl), "ktls"),
            (target.compile("threads.c", [*openssl, "-lpthread"]), "threads"),
-           (target.compile("gnutlsx.c", ["-lgnutls"]), "gnutlsx")]
+           (target.compile("gnutlsx.c", ["-lgnutls"]), "gnutlsx"), (target.compile("listen.c", []), "listen")]
     libraries = {to: f for exe, _ in got[:1] + got[2:] for f, to in target.libraries(exe)}
     got += [(target.preload(), "libsslcollector-preload.so"), (stub_library, f"lib/{STUB}")]
     go = target.go()
@@ -258,6 +262,17 @@ def judge_gnutls(t, name, console, captures):
     return resumed
 
 
+def judge_dummy(t, name, console):
+    """Who listens on the very interface on which packets leave has seen those of the file."""
+    seen = re.search(r"^dummy: segments (\d+) payload (\d+) tests (\d+)\r?$", console, re.M)
+    check(seen, f"{name}: nobody listened on a dummy interface:", "\n".join(console.splitlines()[-40:]))
+    wanted = flows(t.dir / f"{name}.gnutls.pcapng")
+    equal([int(n) for n in seen.groups()],
+          [sum(len(f.packets) for f in wanted), sum(len(d) for f in wanted for d in f.data), 1],
+          f"{name}: segments, bytes and test frames on a dummy interface")
+    return int(seen.group(1))
+
+
 def judge_crowd(t, name, crowd, port, console, captures):
     """Every connection exact, although threads were preempted inside the probes' programs; how many
     socket operations went unseen meanwhile."""
@@ -300,6 +315,7 @@ def judge_all(t, suite, architecture, hooks, ktls, more, version, console, captu
     equal(by_records, hooks[0] == "tracepoint" and architecture is Native, f"{suite}: whether records are probed")
     fact(f"{version}: {', '.join(hooks)} exact; auto takes {hooks[0]}{', with probes on records' if by_records else ''}")
     fact(f"{version}: GnuTLS exact, {judge_gnutls(t, suite, console, captures)} sends resumed without their bytes")
+    fact(f"{version}: all {judge_dummy(t, suite, console)} packets seen on the dummy interface on which they leave")
     crowds = [("crowd", 4436), ("gocrowd", 8443)][:1 + bool(go_trees())]
     missed = [judge_crowd(t, suite, crowd, port, console, captures) for crowd, port in crowds]
     fact(f"{version}: {CROWD} connections at once exact, in C{' and in Go' if len(crowds) > 1 else ''}, operations "

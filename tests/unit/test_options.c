@@ -158,6 +158,10 @@ static void describe(const struct options *o, char *out, size_t size)
 		n += (size_t)snprintf(out + n, size - n, " %s:%s", o->sinks[i].kind,
 				      o->sinks[i].target);
 		n += describe_shape(&o->sinks[i].shape, out + n, size - n);
+		if (o->sinks[i].bypass)
+			n += (size_t)snprintf(out + n, size - n, ",bypass=%d", o->sinks[i].bypass);
+		if (o->sinks[i].xdp)
+			n += (size_t)snprintf(out + n, size - n, ",xdp=%d", o->sinks[i].xdp);
 	}
 }
 
@@ -453,6 +457,8 @@ static void test_an_output_has_keys(void **state)
 		     "collector iface:x,443:80,8443:8080 text:-");
 	assert_taken("-C|-o|x,port-map=443:80|-w|f|--port-map|993:143,465:25", NULL,
 		     "collector iface:x,443:80 pcap:f,993:143,465:25");
+	assert_taken("-C|-o|x,bypass=no,xdp=no|-o|y,xdp=yes", NULL,
+		     "collector iface:x,bypass=2,xdp=2 iface:y,xdp=1");
 	assert_taken("-C|-w|a\\,b\\\\c\\d,mtu=128", NULL, "collector pcap:a,b\\c\\d,mtu=128");
 	assert_taken("-C|-o|x\\|y\\|xy,vlan=3|-o|z", NULL, "collector fan:x|y|xy,vlan=3 iface:z");
 	assert_taken("", "collect: yes\noutput: [\"x,vlan=4094\"]\nport-map: 443:80\n",
@@ -475,6 +481,10 @@ static void test_wrong_keys_of_an_output_are_told(void **state)
 		{"-C|-o|x,mtu=127", "-o x: mtu: 127: must be a number from 128 to 65535"},
 		{"-C|-o|x,mtu=65536", "128 to 65535"},
 		{"-C|-o|x,mtu=1k", "mtu: 1k"},
+		{"-C|-o|x,bypass=maybe", "-o x: bypass: maybe: must be one of yes, no"},
+		{"-C|-o|x,xdp", "-o x: xdp: needs a value"},
+		{"-C|-w|f,xdp=no", "-w f: xdp: is no key of this output"},
+		{"-C|-o|x,xdp=yes,bypass=no", "-o x: xdp=yes with bypass=no"},
 		{"-C|-o|x,src-mac=02:00:00:00:00", "an Ethernet address is written"},
 		{"-C|-o|x,src-mac=02:00:00:00:00:00:00", "an Ethernet address is written"},
 		{"-C|-o|x,src-mac=02-00-00-00-00-01", "an Ethernet address is written"},

@@ -78,6 +78,14 @@ static int open_sink(struct sink **s, const char *name)
 	return sink_iface_ops.open(s, &conf);
 }
 
+static int open_sink_with(struct sink **s, enum sink_choice bypass, enum sink_choice xdp)
+{
+	const struct sink_conf conf = {
+		.kind = "iface", .target = "sinkout", .bypass = bypass, .xdp = xdp};
+
+	return sink_iface_ops.open(s, &conf);
+}
+
 static int open_receiver_on(const char *iface, uint16_t proto)
 {
 	int fd = socket(AF_PACKET, SOCK_RAW, htons(proto)), size = 4 << 20;
@@ -659,6 +667,151 @@ static void test_connections_of_a_lost_interface_end_when_it_is_back(void **stat
 	delete_pair();
 }
 
+/* All protocols: such a socket also sees what is sent. */
+static unsigned seen_of(int fd, uint32_t first)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	uint8_t frame[70000];
+	unsigned n = 0;
+
+	while (poll(&p, 1, 100) == 1 && recv(fd, frame, sizeof(frame), MSG_DONTWAIT) > 0) {
+		uint32_t i;
+
+		memcpy(&i, frame + 14, sizeof(i));
+		n += frame[12] == PROTO >> 8 && frame[13] == (PROTO & 0xff) && i == first + n;
+	}
+	return n;
+}
+
+static void put_ten(struct sink *s)
+{
+	for (uint32_t i = 0; i < 10; i++)
+		put(s, i, 100);
+	sink_iface_ops.flush(s);
+}
+
+static void test_who_listens_on_the_interface_itself_sees_packets(void **state)
+{
+	struct sink *s = NULL;
+	int peer, own;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	peer = open_receiver();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	own = open_receiver_on("sinkout", ETH_P_ALL);
+	put_ten(s); /* nobody was there when it was opened */
+	assert_int_equal(seen_of(own, 0), 0);
+	assert_int_equal(receive(peer, 0, 100), 10);
+	catch_log();
+	sink_iface_ops.tick(s, 0);
+	put_ten(s);
+	assert_int_equal(seen_of(own, 0), 10);
+	assert_int_equal(receive(peer, 0, 100), 10);
+	close(own);
+	sink_iface_ops.tick(s, 0);
+	assert_int_equal(count_of(caught_log(), "who listens on the interface itself sees them"),
+			 1);
+	own = open_receiver_on("sinkout", PROTO); /* never sees what is sent: does not count */
+	sink_iface_ops.tick(s, 0);
+	put_ten(s);
+	assert_int_equal(seen_of(own, 0), 0);
+	assert_int_equal(receive(peer, 0, 100), 10);
+	sink_iface_ops.close(s);
+	close(own);
+
+	own = open_receiver_on("sinkout", ETH_P_ALL);
+	assert_int_equal(open_sink_with(&s, SINK_YES, SINK_AUTO), 0);
+	put_ten(s);
+	assert_int_equal(receive(peer, 0, 100), 10);
+	sink_iface_ops.tick(s, 0);
+	put_ten(s);
+	assert_int_equal(receive(peer, 0, 100), 10);
+	assert_int_equal(seen_of(own, 0), 0);
+	sink_iface_ops.close(s);
+	assert_int_equal(open_sink_with(&s, SINK_NO, SINK_AUTO), 0);
+	put_ten(s);
+	assert_int_equal(seen_of(own, 0), 10);
+	sink_iface_ops.close(s);
+	assert_int_equal(receive(peer, 0, 100), 10);
+	close(own);
+	close(peer);
+	delete_pair();
+}
+
+/* Past no queue, a packet counts as sent that the interface then drops. */
+static void test_what_the_interface_drops_later_is_counted(void **state)
+{
+	uint64_t dropped;
+	struct sink *s = NULL;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	assert_int_equal(open_sink_with(&s, SINK_NO, SINK_AUTO), 0);
+	dropped = counter_value("sink_iface_lost_dropped");
+	run("ip link set sinkin down");
+	catch_log();
+	put_ten(s);
+	sink_iface_ops.tick(s, 0);
+	assert_int_equal(count_of(caught_log(), "dropped packets that it had taken"), 1);
+	assert_int_equal(counter_value("sink_iface_lost_dropped") - dropped, 10);
+	sink_iface_ops.close(s);
+	delete_pair();
+}
+
+static void test_a_test_frame_that_does_not_leave_is_told(void **state)
+{
+	struct sink *s = NULL;
+	uint64_t lost;
+	int own;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	lost = counter_value("sink_iface_lost_nobufs");
+	run("ip link set sinkin down");
+	catch_log();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	assert_int_equal(count_of(caught_log(), "a test frame did not leave"), 1);
+	sink_iface_ops.close(s);
+	own = open_receiver_on("sinkout", ETH_P_ALL);
+	catch_log();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	assert_int_equal(count_of(caught_log(), "a test frame left and did not arrive"), 1);
+	sink_iface_ops.close(s);
+	close(own);
+	run("ip link set sinkin up");
+	catch_log();
+	assert_int_equal(open_sink(&s, "sinkout"), 0);
+	assert_int_equal(count_of(caught_log(), "test frame"), 0);
+	sink_iface_ops.close(s);
+	assert_int_equal(counter_value("sink_iface_lost_nobufs"),
+			 lost); /* no packet of anybody's */
+	delete_pair();
+}
+
+static void test_af_xdp_can_be_switched_off(void **state)
+{
+	struct sink *s = NULL;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	fd = open_receiver();
+	catch_log();
+	assert_int_equal(open_sink_with(&s, SINK_AUTO, SINK_NO), 0);
+	sink_iface_ops.tick(s, 0);
+	put_ten(s);
+	assert_int_equal(count_of(caught_log(), "through AF_XDP"), 0);
+	assert_int_equal(receive(fd, 0, 100), 10);
+	sink_iface_ops.close(s);
+	close(fd);
+	delete_pair();
+}
+
 /* Which of two interfaces each of 64 connections goes to, both directions; -1: none. */
 static void share_out(struct sink *s, const int fd[2], int where[64])
 {
@@ -805,6 +958,10 @@ int main(void)
 		cmocka_unit_test(test_a_connection_that_lost_a_packet_ends),
 		cmocka_unit_test(test_connections_of_a_lost_interface_end_when_it_is_back),
 		cmocka_unit_test(test_connections_are_shared_out_among_interfaces),
+		cmocka_unit_test(test_who_listens_on_the_interface_itself_sees_packets),
+		cmocka_unit_test(test_what_the_interface_drops_later_is_counted),
+		cmocka_unit_test(test_a_test_frame_that_does_not_leave_is_told),
+		cmocka_unit_test(test_af_xdp_can_be_switched_off),
 		cmocka_unit_test(test_what_cannot_work_is_refused),
 		cmocka_unit_test(test_an_address_on_the_interface_is_warned_of),
 	};
