@@ -127,6 +127,14 @@ static int take_xdp(struct sink_conf *c, const char *name, const char *text)
 	return take_yes_no(name, text, &c->xdp);
 }
 
+static int take_gso(struct sink_conf *c, const char *name, const char *text)
+{
+	if (text)
+		return usage_error("%s: takes no value", name);
+	c->shape.gso = 1;
+	return 0;
+}
+
 /* Said once a pair, for commas divide keys here. */
 static int take_port_map(struct sink_conf *c, const char *name, const char *text)
 {
@@ -147,6 +155,7 @@ static const struct key keys[] = {
 	{"port-map", OF_PACKETS, false, take_port_map},
 	{"bypass", OF_IFACE, false, take_bypass},
 	{"xdp", OF_IFACE, false, take_xdp},
+	{"gso", OF_IFACE, true, take_gso},
 	{.name = NULL},
 };
 
@@ -213,6 +222,10 @@ static int check_keys(const struct sink_conf *c, const char *name)
 		return usage_error("%s %s: xdp=yes with bypass=no: AF_XDP always passes by those "
 				   "who listen on the interface",
 				   name, c->target);
+	if (c->shape.gso && (c->bypass == SINK_YES || c->xdp == SINK_YES))
+		return usage_error("%s %s: gso with %s=yes: large frames are cut in the queue that "
+				   "is passed by then",
+				   name, c->target, c->xdp == SINK_YES ? "xdp" : "bypass");
 	return 0;
 }
 

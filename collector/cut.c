@@ -270,23 +270,31 @@ struct span cut_next(struct cut *c)
 	return span_of(f->rst, f->rst_len);
 }
 
-size_t cut_replace(const struct cut *c, uint8_t *frame, size_t len)
+/* Of a connection that nobody knows of, too, what waits is not sent as it is. */
+static size_t rst_instead(const struct flow *f, uint8_t *frame, size_t len, const struct parts *k)
 {
-	struct parts k;
-	const struct flow *f = parse(span_of(frame, len), &k) ? flow_find(c, &k.key) : NULL;
 	uint8_t rst[CUT_FRAME_MAX];
-	size_t rst_len;
+	size_t rst_len = f->rst_len;
 
-	if (!f)
-		return 0;
-	if (f->rst_len > 0) {
-		memcpy(frame, f->rst, f->rst_len);
-		return f->rst_len;
-	}
-	/* Of a connection that nobody knows of: in any case not what it says. */
-	rst_len = make_rst(rst, span_of(frame, len), &k);
+	if (rst_len > 0)
+		memcpy(rst, f->rst, rst_len);
+	else
+		rst_len = make_rst(rst, span_of(frame, len), k);
 	memcpy(frame, rst, rst_len);
 	return rst_len;
+}
+
+size_t cut_replace(struct cut *c, uint8_t *frame, size_t len, bool must)
+{
+	struct parts k;
+	struct flow *f = parse(span_of(frame, len), &k) ? flow_find(c, &k.key) : NULL;
+
+	if (!f)
+		return len;
+	if (!must && !queue_is_in(&f->waiting))
+		return 0;
+	queue_remove(&f->waiting);
+	return rst_instead(f, frame, len, &k);
 }
 
 void cut_expire(struct cut *c, uint64_t now_ns, uint64_t age_ns)

@@ -35,10 +35,13 @@ bool cut_drops(struct cut *c, struct span l2);
 /** The RST that has to leave next, at most CUT_FRAME_MAX bytes; empty when there is none. It counts
  * as left until cut_lost() is told otherwise. */
 struct span cut_next(struct cut *c);
-/** Put a RST of its connection into a frame that waits to be sent and cannot be taken back; there
- * is room for CUT_FRAME_MAX bytes. Returns its length; 0: the frame is none of a cut connection's.
+/**
+ * What becomes of a frame that waits to be sent, maybe behind a lost one; there is room for
+ * CUT_FRAME_MAX bytes. Returns its length: as it was, when its connection is not cut; of the RST
+ * that is there now; or 0: it must not be sent. must: it cannot be taken back: a RST in any case,
+ * also a second one.
  */
-size_t cut_replace(const struct cut *c, uint8_t *frame, size_t len);
+size_t cut_replace(struct cut *c, uint8_t *frame, size_t len, bool must);
 /** Forget those that were cut `age_ns` ago or earlier. */
 void cut_expire(struct cut *c, uint64_t now_ns, uint64_t age_ns);
 

@@ -28,6 +28,7 @@ static COUNTER_DEFINE(payload_bytes, "forge_payload_bytes", "TCP payload bytes i
 #define GAP_STEP                                                                                   \
 	(32u << 20)      /* sequence numbers in one jump: half the window, so each ACK is inside */
 #define MTU_MAX   65535u /* the IPv4 total length is 16 bits wide */
+#define LARGE_MAX 65535u /* of IP in one large frame */
 #define MSS_MIN   88u    /* Linux' smallest (TCP_MIN_MSS); below, headers only multiply packets */
 #define SEQ_SPACE (1ull << 32)
 
@@ -117,13 +118,17 @@ static uint64_t sum_copy(uint8_t *dst, const uint8_t *src, size_t len)
 	return sum[0][0] + sum[0][1] + sum_bytes(src, len);
 }
 
-static void put_checksum(uint8_t *p, uint64_t sum)
+static uint16_t fold(uint64_t sum)
 {
-	uint16_t sum16;
-
 	while (sum >> 16)
 		sum = (sum & 0xffff) + (sum >> 16);
-	sum16 = (uint16_t)~sum;
+	return (uint16_t)sum;
+}
+
+static void put_checksum(uint8_t *p, uint64_t sum)
+{
+	uint16_t sum16 = (uint16_t)~fold(sum);
+
 	memcpy(p, &sum16, sizeof(sum16));
 }
 
@@ -197,13 +202,30 @@ static void put_tcp(uint8_t *p, const struct forge_flow *f, const struct segment
 		memcpy(p + TCP_LEN, seg->options.p, seg->options.len);
 }
 
-/* SYN and FIN each take one sequence number (RFC 9293, 3.4). */
+/* The rest of the checksum is made where the frame is cut. sum: of the pseudo header. */
+static void put_large(uint8_t *tcp, const struct segment *seg, uint32_t head_len, uint64_t sum)
+{
+	uint16_t sum16 = fold(sum);
+
+	memcpy(tcp + 16, &sum16, sizeof(sum16));
+	memcpy(tcp + head_len, seg->payload.p, seg->payload.len);
+}
+
+static bool is_large(const struct forge_flow *f, const struct segment *seg)
+{
+	return seg->payload.len > f->mss;
+}
+
+/* SYN and FIN each take one sequence number (RFC 9293, 3.4). Each packet that a large frame becomes
+ * has its own IP id. */
 static void account(struct forge_flow *f, const struct segment *seg)
 {
 	struct forge_side *me = &f->side[seg->dir], *peer = &f->side[peer_of(seg->dir)];
 
 	me->nxt += (uint32_t)seg->payload.len + (seg->flags & (TH_SYN | TH_FIN) ? 1 : 0);
-	me->ip_id++;
+	me->ip_id = (uint16_t)(me->ip_id + 1);
+	if (is_large(f, seg))
+		me->ip_id = (uint16_t)(me->ip_id + (seg->payload.len - 1) / f->mss);
 	if (seg->flags & TH_ACK)
 		peer->acked = peer->nxt;
 	counter_inc(&packets);
@@ -228,9 +250,16 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 	sum = f->family == 6 ? put_ip6(ip, f, seg->dir, tcp_len)
 			     : put_ip4(ip, f, seg->dir, tcp_len);
 	put_tcp(tcp, f, seg);
-	sum += (uint64_t)htons(IPPROTO_TCP) + htons((uint16_t)tcp_len) + sum_bytes(tcp, head_len);
-	sum += sum_copy(tcp + head_len, seg->payload.p, seg->payload.len);
-	put_checksum(tcp + 16, sum);
+	sum += (uint64_t)htons(IPPROTO_TCP) + htons((uint16_t)tcp_len);
+	if (out->segment)
+		*out->segment = is_large(f, seg) ? f->mss : 0;
+	if (is_large(f, seg)) {
+		put_large(tcp, seg, head_len, sum);
+	} else {
+		sum += sum_bytes(tcp, head_len);
+		sum += sum_copy(tcp + head_len, seg->payload.p, seg->payload.len);
+		put_checksum(tcp + 16, sum);
+	}
 	account(f, seg);
 	out->emit(out->ctx, span_of(frame, len), f->last_ts_ns, seg->first);
 }
@@ -372,12 +401,18 @@ static bool may_send(const struct forge_flow *f, enum flow_dir dir)
 	return f->state == FORGE_ESTABLISHED && !f->side[dir].fin_sent;
 }
 
-/* One segment from the front of `rest`. */
+/* Payload of one frame: a segment's, or as many segments' as fit an IP packet. */
+static size_t frame_payload(const struct forge_flow *f, const struct forge_out *out)
+{
+	return out->segment ? (LARGE_MAX - ip_len(f) - TCP_LEN) / f->mss * f->mss : f->mss;
+}
+
+/* One frame from the front of `rest`. */
 static void emit_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir,
 		      struct span *rest, bool end)
 {
 	struct forge_side *me = &f->side[dir];
-	size_t n = rest->len < f->mss ? rest->len : f->mss;
+	size_t most = frame_payload(f, out), n = rest->len < most ? rest->len : most;
 	bool last = end && n == rest->len;
 	struct segment seg = {
 		.dir = dir,

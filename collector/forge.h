@@ -34,7 +34,11 @@ struct forge_out {
 	uint8_t *(*room)(void *ctx, size_t len);
 	void *ctx;
 	const struct forge_link *link; /* borrowed; NULL: the default */
-	uint8_t *frame;                /* caller's scratch of FORGE_FRAME_MAX bytes, borrowed */
+	/* Large frames for a network stack that cuts them into segments (GSO); NULL: none. Set
+	 * before emit(): how many bytes of payload its segments have, its TCP checksum being that
+	 * of the pseudo header alone; 0: a frame as usual. */
+	uint16_t *segment;
+	uint8_t *frame; /* caller's scratch of FORGE_FRAME_MAX bytes, borrowed */
 };
 #define FORGE_FRAME_MAX (65535u + 22u) /* Ethernet, two tags, the largest IP packet */
 

@@ -180,12 +180,28 @@ static void on_packet(void *ctx, struct span l2, uint64_t ts_ns, bool first)
 {
 	const struct outlet_emission *e = ctx;
 	const struct outlet *o = e->outlet;
+	const struct sink_flow *who = e->who;
+	struct sink_flow large;
 
-	for (unsigned i = 0; i < o->n; i++) {
-		struct sink *s = sink_for(o->sinks[i], e->who);
-
-		s->ops->packet(s, l2, ts_ns, e->who, first);
+	if (e->segment) {
+		large = *who;
+		large.segment = e->segment;
+		who = &large;
 	}
+	for (unsigned i = 0; i < o->n; i++) {
+		struct sink *s = sink_for(o->sinks[i], who);
+
+		s->ops->packet(s, l2, ts_ns, who, first);
+	}
+}
+
+static bool takes_large(const struct outlet *o)
+{
+	bool all = o->shape.gso != 0;
+
+	for (unsigned i = 0; all && i < o->n; i++)
+		all = o->sinks[i]->ops->cuts && o->sinks[i]->ops->cuts(o->sinks[i]);
+	return all;
 }
 
 static uint8_t *room_for(void *ctx, size_t len)
@@ -205,6 +221,7 @@ struct forge_out outlet_out(struct outlet_emission *e)
 				  .room = room_for,
 				  .ctx = e,
 				  .link = &e->outlet->link,
+				  .segment = takes_large(e->outlet) ? &e->segment : NULL,
 				  .frame = e->outlet->frame};
 }
 

@@ -100,6 +100,7 @@ void outlets_forget(struct outlet_set *set, uint8_t *states);
 struct outlet_emission {
 	struct outlet *outlet;
 	const struct sink_flow *who;
+	uint16_t segment; /* of the frame at hand: see sink_flow */
 };
 
 /** Frames that forge makes with the result go to the outlet's sinks. `e` must live as long. */

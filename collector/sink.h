@@ -14,6 +14,10 @@ struct sink;
 struct sink_flow {
 	const struct frame_flow_open *open; /* tuple, process */
 	const char *host;                   /* the agent's host name, printable */
+	/* Of a frame that the network stack has to cut: payload bytes of a segment. Its TCP
+	 * checksum is that of the pseudo header alone. 0: a packet as it is. Only for sinks whose
+	 * cuts() says so. */
+	uint16_t segment;
 };
 
 #define SINK_PORTS_MAX 16 /* pairs of one port map: a line that people still read */
@@ -25,6 +29,7 @@ struct sink_shape {
 	uint16_t vlan;       /* 802.1Q tag outside of all others; 0: none */
 	uint16_t src_mac[3]; /* network order; all zero: forge's own */
 	uint16_t dst_mac[3];
+	uint16_t gso; /* 1: large frames, as long as its sinks take them: see cuts() */
 	uint16_t n_ports;
 	uint16_t ports[SINK_PORTS_MAX][2]; /* a server's real port, the one shown */
 };
@@ -63,6 +68,7 @@ struct sink_ops {
 	void (*tick)(struct sink *s,
 		     uint64_t now_ns); /* about once a second: reopen, self-check; may be NULL */
 	uint32_t (*mtu)(const struct sink *s); /* largest IP packet it takes; NULL: any */
+	bool (*cuts)(const struct sink *s);    /* takes large frames now; NULL: never */
 	void (*close)(struct sink *s);         /* flushes; accepts NULL */
 };
 

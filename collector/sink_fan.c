@@ -85,6 +85,17 @@ static uint32_t fan_mtu(const struct sink *sink)
 	return mtu;
 }
 
+/* An outlet decides before it knows which. */
+static bool fan_cuts(const struct sink *sink)
+{
+	const struct sink_set *to = &((const struct fan_sink *)sink)->to;
+	bool all = true;
+
+	for (unsigned i = 0; all && i < to->n; i++)
+		all = to->v[i]->ops->cuts(to->v[i]);
+	return all;
+}
+
 static void fan_close(struct sink *sink)
 {
 	struct fan_sink *s = (struct fan_sink *)sink;
@@ -139,5 +150,6 @@ const struct sink_ops sink_fan_ops = {
 	.flush = fan_flush,
 	.tick = fan_tick,
 	.mtu = fan_mtu,
+	.cuts = fan_cuts,
 	.close = fan_close,
 };

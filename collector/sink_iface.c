@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <ifaddrs.h>
 #include <linux/if_packet.h>
+#include <linux/virtio_net.h>
 #include <net/ethernet.h>
 #include <net/if_arp.h>
 #include <net/if.h>
@@ -87,6 +88,12 @@ struct iface_sink {
 	size_t slot_len;    /* mtu, Ethernet header, tag */
 	struct mmsghdr msg[IFACE_BATCH];
 	struct iovec iov[IFACE_BATCH];
+	/* Large frames, cut by the kernel: each frame has a header of ours in front. */
+	bool gso;        /* configured */
+	bool cuts;       /* fd takes them */
+	bool is_refused; /* the interface does not */
+	struct virtio_net_hdr head[IFACE_BATCH];
+	struct iovec both[IFACE_BATCH][2];
 	unsigned n;     /* frames waiting in the batch */
 	bool is_jammed; /* the last flush gave up: no waiting until a frame leaves again */
 	uint64_t lost_gone;
@@ -142,7 +149,7 @@ static int iface_query(const char *name, struct iface_info *info)
 /* Slots for the present MTU. The batch must be empty. */
 static int arena_resize(struct iface_sink *s, uint32_t mtu)
 {
-	size_t slot_len = mtu + ETH_HLEN + IFACE_TAG_LEN;
+	size_t slot_len = (s->gso ? IFACE_MTU_MAX + IFACE_TAG_LEN : mtu) + ETH_HLEN + IFACE_TAG_LEN;
 	uint8_t *arena = calloc(IFACE_BATCH, slot_len);
 
 	if (!arena)
@@ -154,10 +161,19 @@ static int arena_resize(struct iface_sink *s, uint32_t mtu)
 	s->slot = NULL;
 	s->slot_len = slot_len;
 	s->mtu = mtu;
-	for (unsigned i = 0; i < IFACE_BATCH; i++) {
-		s->msg[i].msg_hdr = (struct msghdr){.msg_iov = &s->iov[i], .msg_iovlen = 1};
-	}
 	return 0;
+}
+
+/* Where the kernel finds the frames of the batch. */
+static void batch_layout(struct iface_sink *s)
+{
+	for (unsigned i = 0; i < IFACE_BATCH; i++) {
+		s->both[i][0] =
+			(struct iovec){.iov_base = &s->head[i], .iov_len = sizeof(s->head[i])};
+		s->msg[i].msg_hdr =
+			s->cuts ? (struct msghdr){.msg_iov = s->both[i], .msg_iovlen = 2}
+				: (struct msghdr){.msg_iov = &s->iov[i], .msg_iovlen = 1};
+	}
 }
 
 static void arena_cleanse(struct iface_sink *s)
@@ -210,8 +226,8 @@ static void xsk_attach(struct iface_sink *s)
 /* Nobody receives what is sent on a dummy, and a bridge is where people listen to its network. */
 static bool is_watched(const struct iface_sink *s, const struct iflink *link)
 {
-	if (s->bypass != SINK_AUTO)
-		return s->bypass == SINK_NO;
+	if (s->bypass != SINK_AUTO || s->gso)
+		return s->bypass == SINK_NO || s->gso;
 	return !strcmp(link->kind, "dummy") || !strcmp(link->kind, "bridge") ||
 	       iflink_is_listened(s->ifindex);
 }
@@ -225,11 +241,14 @@ static enum way choose_way(const struct iface_sink *s, const struct iflink *link
 
 static int way_open(struct iface_sink *s, bool is_up)
 {
+	const int one = 1;
 	int fd = packet_socket(s->ifindex, s->way);
 
 	if (fd < 0)
 		return fd;
 	s->fd = fd;
+	s->cuts = s->gso && !setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &one, sizeof(one));
+	batch_layout(s);
 	s->is_jammed = false;
 	s->xsk_tries = IFACE_XSK_TRIES;
 	if (is_up)
@@ -246,6 +265,16 @@ static void iface_detach(struct iface_sink *s)
 	s->xsk = NULL;
 	s->slot = NULL;
 	s->xsk_tries = 0;
+}
+
+/* A frame as it is, on fd. */
+static ssize_t send_one(const struct iface_sink *s, struct span l2)
+{
+	struct virtio_net_hdr head = {0};
+	struct iovec both[] = {{&head, sizeof(head)}, {(void *)l2.p, l2.len}};
+	struct msghdr m = {.msg_iov = s->cuts ? both : both + 1, .msg_iovlen = s->cuts ? 2 : 1};
+
+	return sendmsg(s->fd, &m, 0);
 }
 
 /* The self-check: does a frame arrive where one can look? */
@@ -291,7 +320,7 @@ static bool is_test_seen(struct iface_sink *s, const struct iflink *link)
 	struct span l2 = make_test(frame);
 	bool left, seen;
 
-	left = s->xsk ? xsk_send_test(s, l2) : send(s->fd, l2.p, l2.len, 0) >= 0;
+	left = s->xsk ? xsk_send_test(s, l2) : send_one(s, l2) >= 0;
 	seen = fd < 0 || !left || iflink_saw(fd, l2, IFACE_SEEN_MS);
 	if (fd >= 0)
 		close(fd);
@@ -332,7 +361,7 @@ static int iface_attach(struct iface_sink *s, const struct iface_info *info)
 		link.kind[0] = '\0'; /* nothing known of it: as of hardware */
 	s->tx_dropped = link.tx_dropped;
 	s->way = choose_way(s, &link);
-	s->is_ruled_out = false;
+	s->is_ruled_out = s->is_refused = false;
 	do {
 		err = way_open(s, info->flags & IFF_UP);
 		if (err || !(info->flags & IFF_UP) || is_test_seen(s, &link))
@@ -443,26 +472,61 @@ static void retry_pause(void)
 	(void)nanosleep(&t, NULL);
 }
 
-/* Instead of a frame that waits behind a lost one of its connection. */
-static size_t reset_instead(void *ctx, uint8_t *frame, size_t len)
+/* A frame that waits, maybe behind a lost one of its connection. Returns what cut_replace() does.
+ */
+static size_t look_again(struct iface_sink *s, uint8_t *frame, size_t len, bool must)
 {
-	struct iface_sink *s = ctx;
-	size_t rst_len = cut_replace(s->cut, frame, len);
+	size_t now = cut_replace(s->cut, frame, len, must);
 
-	if (!rst_len)
-		return len;
-	counter_inc(&c_cut_packets);
-	counter_inc(&c_resets);
-	return rst_len;
+	if (now != len)
+		counter_inc(&c_cut_packets);
+	if (now != len && now > 0)
+		counter_inc(&c_resets);
+	return now;
+}
+
+static size_t look_again_queued(void *ctx, uint8_t *frame, size_t len)
+{
+	return look_again(ctx, frame, len, true);
+}
+
+static void batch_move(struct iface_sink *s, unsigned to, unsigned from)
+{
+	s->iov[to] = s->iov[from];
+	s->head[to] = s->head[from];
 }
 
 /* The frame at `at` is lost: none of its connection's may follow. */
 static void batch_lost(struct iface_sink *s, unsigned at)
 {
+	unsigned kept = at + 1;
+
 	if (!frame_lost(s, span_of(s->iov[at].iov_base, s->iov[at].iov_len)))
 		return;
-	for (unsigned i = at + 1; i < s->n; i++)
-		s->iov[i].iov_len = reset_instead(s, s->iov[i].iov_base, s->iov[i].iov_len);
+	for (unsigned i = at + 1; i < s->n; i++) {
+		uint8_t *frame = s->iov[i].iov_base;
+		size_t len = look_again(s, frame, s->iov[i].iov_len, false);
+
+		if (!len && s->xsk)
+			xsk_give_back(s->xsk, frame);
+		if (!len)
+			continue;
+		batch_move(s, kept, i);
+		if (len != s->iov[i].iov_len)
+			memset(&s->head[kept], 0, sizeof(s->head[kept]));
+		s->iov[kept].iov_len = len;
+		s->both[kept][1] = s->iov[kept];
+		kept++;
+	}
+	s->n = kept;
+}
+
+/* Large frames are not for this interface: the next ones come as usual. */
+static void refuse_large(struct iface_sink *s, int err)
+{
+	s->is_refused = true;
+	log_warn("sink_iface: interface %s: takes no large frames: %s; packets come one by one",
+		 s->name, strerror(-err));
 }
 
 /*
@@ -483,6 +547,17 @@ static unsigned send_failed(struct iface_sink *s, unsigned at, int err, unsigned
 		lose_nobufs(s);
 		batch_lost(s, at);
 		return 1;
+	case -EINVAL:
+	case -EOPNOTSUPP:
+		if (!s->head[at].gso_type) {
+			batch_gone(s, at, err);
+			return s->n - at;
+		}
+		if (!s->is_refused)
+			refuse_large(s, err);
+		lose_size(s, s->iov[at].iov_len);
+		batch_lost(s, at);
+		return 1;
 	case -EMSGSIZE:
 		lose_size(s, s->iov[at].iov_len);
 		batch_lost(s, at);
@@ -497,6 +572,8 @@ static void batch_flush(struct iface_sink *s)
 {
 	unsigned at = 0, tries = 0;
 
+	for (unsigned i = 0; s->cuts && i < s->n; i++)
+		s->both[i][1] = s->iov[i];
 	while (at < s->n) {
 		int n = sendmmsg(s->fd, s->msg + at, s->n - at, 0);
 
@@ -586,7 +663,7 @@ static bool kick_again(struct iface_sink *s, int err, bool moved, struct patienc
 static bool send_plain(struct iface_sink *s, struct span l2)
 {
 	for (unsigned i = 0; i < IFACE_RETRY_MAX; i++) {
-		if (send(s->fd, l2.p, l2.len, 0) >= 0)
+		if (send_one(s, l2) >= 0)
 			return true;
 		if (s->is_jammed || (errno != ENOBUFS && errno != EAGAIN && errno != EINTR))
 			return false;
@@ -606,7 +683,7 @@ static void xsk_dropped(struct iface_sink *s, struct span l2)
 	}
 	lose_nobufs(s);
 	if (frame_lost(s, l2))
-		xsk_waiting(s->xsk, reset_instead, s);
+		xsk_waiting(s->xsk, look_again_queued, s);
 }
 
 static void xsk_flush(struct iface_sink *s)
@@ -678,7 +755,34 @@ static uint8_t *iface_room(struct sink *sink, size_t len)
 	return s->fd >= 0 && len <= s->slot_len ? slot_next(s) : NULL;
 }
 
-static void batch_add(struct iface_sink *s, struct span l2)
+/* Where the TCP header of a forged frame is. */
+static size_t tcp_offset(struct span l2, bool *is_ip6)
+{
+	size_t at = 12;
+
+	while (at + 6 < l2.len && l2.p[at] == 0x81 && l2.p[at + 1] == 0)
+		at += IFACE_TAG_LEN;
+	*is_ip6 = l2.p[at] == 0x86;
+	return at + 2 + (*is_ip6 ? 40 : 20);
+}
+
+/* What the kernel has to know of a large frame; native byte order. */
+static struct virtio_net_hdr head_of(struct span l2, uint16_t segment)
+{
+	bool is_ip6;
+	size_t tcp = tcp_offset(l2, &is_ip6);
+
+	return (struct virtio_net_hdr){
+		.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+		.gso_type = is_ip6 ? VIRTIO_NET_HDR_GSO_TCPV6 : VIRTIO_NET_HDR_GSO_TCPV4,
+		.hdr_len = (uint16_t)(tcp + (l2.p[tcp + 12] >> 4) * 4u),
+		.gso_size = segment,
+		.csum_start = (uint16_t)tcp,
+		.csum_offset = 16,
+	};
+}
+
+static void batch_add(struct iface_sink *s, struct span l2, uint16_t segment)
 {
 	uint8_t *slot = slot_next(s);
 
@@ -694,6 +798,7 @@ static void batch_add(struct iface_sink *s, struct span l2)
 	}
 	if (slot != l2.p)
 		memcpy(slot, l2.p, l2.len);
+	s->head[s->n] = segment ? head_of(l2, segment) : (struct virtio_net_hdr){0};
 	s->iov[s->n++] = (struct iovec){.iov_base = slot, .iov_len = l2.len};
 	s->slot = NULL;
 	if (s->n == IFACE_BATCH)
@@ -709,7 +814,7 @@ static void resets_put(struct iface_sink *s)
 		if (!rst.len)
 			return;
 		counter_inc(&c_resets);
-		batch_add(s, rst);
+		batch_add(s, rst, 0);
 	}
 }
 
@@ -722,24 +827,31 @@ static void iface_flush(struct sink *sink)
 	flush_now(s);
 }
 
+/* On the wire: of a large frame, of its first segment. */
+static size_t packet_len(struct span l2, uint16_t segment)
+{
+	return segment ? head_of(l2, segment).hdr_len + (size_t)segment : l2.len;
+}
+
 static void iface_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 			 const struct sink_flow *flow, bool first)
 {
 	struct iface_sink *s = (struct iface_sink *)sink;
 
+	uint16_t segment = flow ? flow->segment : 0;
+
 	(void)ts_ns;
-	(void)flow;
 	(void)first;
 	if (s->fd < 0) {
 		lose_gone(s, 1);
 		(void)frame_lost(s, l2);
 	} else if (cut_any(s->cut) && cut_drops(s->cut, l2)) {
 		counter_inc(&c_cut_packets);
-	} else if (l2.len > frame_max(l2, s->mtu)) {
+	} else if (packet_len(l2, segment) > frame_max(l2, s->mtu) || l2.len > s->slot_len) {
 		lose_size(s, l2.len);
 		(void)frame_lost(s, l2);
 	} else {
-		batch_add(s, l2);
+		batch_add(s, l2, segment);
 	}
 }
 
@@ -814,6 +926,13 @@ static void iface_tick(struct sink *sink, uint64_t now_ns)
 		xsk_attach(s);
 	else
 		look_around(s, &info);
+}
+
+static bool iface_cuts(const struct sink *sink)
+{
+	const struct iface_sink *s = (const struct iface_sink *)sink;
+
+	return s->cuts && !s->is_refused;
 }
 
 static uint32_t iface_mtu(const struct sink *sink)
@@ -958,6 +1077,7 @@ static int iface_open(struct sink **out, const struct sink_conf *conf)
 	s->fd = -1;
 	s->bypass = conf->bypass;
 	s->xdp = conf->xdp;
+	s->gso = conf->shape.gso;
 	snprintf(s->name, sizeof(s->name), "%s", conf->target);
 	err = cut_new(&s->cut);
 	if (err) {
@@ -982,5 +1102,6 @@ const struct sink_ops sink_iface_ops = {
 	.flush = iface_flush,
 	.tick = iface_tick,
 	.mtu = iface_mtu,
+	.cuts = iface_cuts,
 	.close = iface_close,
 };

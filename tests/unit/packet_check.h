@@ -58,6 +58,7 @@ struct check {
 	struct check_flow *last;
 	const char *err;
 	bool quiet;
+	bool is_large; /* an acknowledgement comes at the end of a large frame */
 	uint64_t err_packet;
 	uint8_t macs[12];    /* destination, source; all zero: the forger's usual ones */
 	uint16_t outer_vlan; /* a tag around all packets */
@@ -97,6 +98,12 @@ static inline uint32_t check_sum(uint32_t sum, const uint8_t *p, size_t len)
 		sum = (sum & 0xffff) + (sum >> 16);
 	}
 	return sum;
+}
+
+static inline void check_put(uint8_t *p, uint32_t v)
+{
+	p[0] = (uint8_t)(v >> 8);
+	p[1] = (uint8_t)v;
 }
 
 static inline uint64_t check_hash(uint64_t h, const uint8_t *p, size_t len)
@@ -333,6 +340,9 @@ static inline void check_payload(struct check *c, struct check_flow *f,
 	struct check_side *me = &f->side[dir];
 	uint32_t flight, limit = f->mss > 16384 ? f->mss : 16384;
 
+	if (c->is_large)
+		limit = 65535;
+
 	CHECK(c, k->len <= f->mss, "segment larger than the MSS");
 	CHECK(c, !me->fin, "data after FIN");
 	if (c->pattern) {
@@ -434,6 +444,56 @@ static inline void check_frame(struct check *c, const uint8_t *p, size_t len, ui
 	c->last_ts = ts_ns;
 	c->last_dir = dir;
 	c->last_flags = k.flags;
+}
+
+/*
+ * One large frame as a network stack cuts it (GSO): the payload in parts of `segment` bytes, each
+ * with the headers, an IP id, a sequence number and checksums of its own, PSH on the last alone.
+ * What the checksum of the whole begins with must be right.
+ */
+static inline void check_large(struct check *c, const uint8_t *p, size_t len, uint16_t segment,
+			       uint64_t ts_ns, bool first)
+{
+	size_t ip = 14, tcp, head, addrs, at;
+	uint32_t sum, seq;
+	bool is_ip6;
+
+	while (check_be(p + ip - 2, 2) == 0x8100)
+		ip += 4;
+	is_ip6 = p[ip] >> 4 == 6;
+	tcp = ip + (is_ip6 ? 40 : 20);
+	addrs = is_ip6 ? 32 : 8;
+	head = tcp + (size_t)(p[tcp + 12] >> 4) * 4;
+	sum = check_sum(6 + (uint32_t)(len - tcp), p + tcp - addrs, addrs);
+	CHECK(c, len > head + segment, "a large frame of one segment");
+	CHECK(c, check_be(p + tcp + 16, 2) == sum,
+	      "what the checksum of a large frame begins with");
+	seq = check_be(p + tcp + 4, 4);
+	for (at = head; at < len; at += segment) {
+		size_t n = len - at < segment ? len - at : segment, whole = head + n;
+		uint8_t *f = (uint8_t *)malloc(whole);
+
+		memcpy(f, p, head);
+		memcpy(f + head, p + at, n);
+		if (is_ip6) {
+			check_put(f + ip + 4, (uint32_t)(whole - tcp));
+		} else {
+			check_put(f + ip + 2, (uint32_t)(whole - ip));
+			check_put(f + ip + 4,
+				  check_be(p + ip + 4, 2) + (uint32_t)((at - head) / segment));
+			check_put(f + ip + 10, 0);
+			check_put(f + ip + 10, ~check_sum(0, f + ip, 20));
+		}
+		check_put(f + tcp + 4, (seq + (uint32_t)(at - head)) >> 16);
+		check_put(f + tcp + 6, seq + (uint32_t)(at - head));
+		if (at + n < len)
+			f[tcp + 13] &= (uint8_t)~CF_PSH;
+		check_put(f + tcp + 16, 0);
+		sum = check_sum(6 + (uint32_t)(whole - tcp), f + tcp - addrs, addrs);
+		check_put(f + tcp + 16, ~check_sum(sum, f + tcp, whole - tcp));
+		check_frame(c, f, whole, ts_ns, first && at == head);
+		free(f);
+	}
 }
 
 static inline unsigned check_open_flows(const struct check *c)

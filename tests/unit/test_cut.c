@@ -187,19 +187,24 @@ static void test_a_frame_that_waits_becomes_the_end(void **state)
 	converse(t, 4, 0, 0);
 	converse(other, 6, 0, 0);
 	assert_int_equal(cut_new(&c), 0);
-	assert_int_equal(cut_replace(c, t->bytes[7], t->len[7]), 0);
+	assert_int_equal(cut_replace(c, t->bytes[7], t->len[7], true), t->len[7]);
 	for (unsigned i = 0; i < 6; i++)
 		see(k, frame_of(t, i));
 	assert_true(cut_lost(c, frame_of(t, 6), 1));
-	t->len[7] = cut_replace(c, t->bytes[7], t->len[7]);
+	t->len[7] = cut_replace(c, t->bytes[7], t->len[7], false);
 	see(k, frame_of(t, 7));
 	assert_null(k->err);
 	assert_int_equal(k->rsts, 1);
 	assert_int_equal(check_open_flows(k), 0);
-	assert_int_equal(cut_replace(c, other->bytes[7], other->len[7]), 0);
+	assert_int_equal(cut_next(c).len, 0);
+	assert_int_equal(cut_replace(c, t->bytes[8], t->len[8], false), 0);
+	assert_int_equal(cut_replace(c, t->bytes[8], t->len[8], true), 54);
+	assert_memory_equal(t->bytes[8], t->bytes[7], 54);
+	assert_int_equal(cut_replace(c, other->bytes[7], other->len[7], false), other->len[7]);
 	/* nobody knows the connection: still none of its bytes */
 	assert_true(cut_lost(c, frame_of(other, 0), 1));
-	assert_int_equal(cut_replace(c, other->bytes[5], other->len[5]), 74);
+	assert_int_equal(cut_replace(c, other->bytes[5], other->len[5], false), 0);
+	assert_int_equal(cut_replace(c, other->bytes[5], other->len[5], true), 74);
 	assert_int_equal(other->bytes[5][54 + 13], CF_RST | CF_ACK);
 	cut_free(c);
 	free(k);

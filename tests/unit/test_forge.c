@@ -134,6 +134,53 @@ static void test_frames_are_built_where_there_is_room(void **state)
 	}
 }
 
+/* For a network stack that cuts frames. */
+struct cutter {
+	struct rig *rig;
+	uint16_t segment;
+	unsigned large;
+};
+
+static void on_emit_large(void *ctx, struct span l2, uint64_t ts_ns, bool first)
+{
+	struct cutter *c = ctx;
+
+	if (c->segment)
+		check_large(&c->rig->check, l2.p, l2.len, c->segment, ts_ns, first);
+	else
+		on_emit(c->rig, l2, ts_ns, first);
+	c->large += c->segment > 0;
+}
+
+static void test_large_frames_are_the_same_packets_when_they_are_cut(void **state)
+{
+	static const size_t lens[] = {100, 1460, 1461, 16384, 70000, 200000, 2920};
+
+	(void)state;
+	for (unsigned family = 4; family <= 6; family += 2) {
+		struct rig *r = rig_new((uint8_t)family, 0, 1500, 0);
+		struct cutter c = {.rig = r};
+		uint64_t pos = 0;
+
+		r->check.is_large = true;
+		r->out.emit = on_emit_large;
+		r->out.ctx = &c;
+		r->out.segment = &c.segment;
+		r->flow.vlan = family == 4 ? 12 : 0;
+		for (size_t i = 0; i < sizeof(lens) / sizeof(lens[0]); pos += lens[i++])
+			send_at(r, FLOW_S2C, pos, lens[i], true);
+		forge_gap(&r->flow, &r->out, FLOW_S2C, 5000, r->now);
+		send_at(r, FLOW_S2C, pos + 5000, 5000, false);
+		forge_fin(&r->flow, &r->out, FLOW_S2C, r->now);
+		forge_rst(&r->flow, &r->out, FLOW_C2S, r->now);
+		assert_int_equal(r->check.payload_bytes, pos + 5000);
+		assert_int_equal(r->check.pshs, 7);
+		assert_int_equal(check_open_flows(&r->check), 0);
+		assert_int_equal(c.large, family == 4 ? 10 : 11); /* 1460: one of IPv4, two of 6 */
+		rig_free(r);
+	}
+}
+
 static void test_handshake_is_syn_synack_ack_and_window_update(void **state)
 {
 	struct rig *r = rig_new(4, 0, 1500, 0);
@@ -504,6 +551,7 @@ static void test_reader_notices_every_broken_byte(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_large_frames_are_the_same_packets_when_they_are_cut),
 		cmocka_unit_test(test_handshake_is_syn_synack_ack_and_window_update),
 		cmocka_unit_test(test_frames_are_built_where_there_is_room),
 		cmocka_unit_test(test_syn_equals_golden_bytes),
