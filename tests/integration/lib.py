@@ -428,8 +428,8 @@ http {{
                   timeout=timeout + 5, ok=ok, **kw)
 
     # Suricata --------------------------------------------------------------------------------
-    def suricata(self, ns, iface, rules):
-        """Live, with the stock configuration; returns (process, log directory) once it captures."""
+    def suricata(self, ns, iface, rules, *sets):
+        """Live, with the stock configuration and `sets`; returns (process, log directory) once it captures."""
         if not os.path.exists(SURICATA_YAML):
             raise Skip(f"{SURICATA_YAML} is not there")
         logdir = self.dir / self.serial("suricata.log")
@@ -437,7 +437,7 @@ http {{
         rule_file = self.dir / f"{logdir.name}.rules"
         rule_file.write_text(rules)
         p = self.spawn("suricata", "suricata", "-c", SURICATA_YAML, "-i", iface, "-l", logdir,
-                       "-S", rule_file, "-k", "all", ns=ns)
+                       "-S", rule_file, "-k", "all", *[w for s in sets for w in ("--set", s)], ns=ns)
         until(lambda: "Engine started" in read(logdir / "suricata.log") or not p.alive()
               or re.search(r"Engine started", p.out() + p.err()), 60, "suricata up")
         check(p.alive(), "suricata:", p.out()[-300:], p.err()[-300:])

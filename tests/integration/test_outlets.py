@@ -1,11 +1,12 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
-"""Each output gets packets as it wants them: tag, MTU, addresses and ports of its own; Suricata believes them.
+"""Each output gets packets as it wants them: tag, MTU, addresses and ports of its own, or large frames that the
+kernel cuts or hands over; Suricata believes them.
 Connections are shared out among interfaces, and one that goes away takes no others with it."""
 import re
 import time
 
-from lib import blocks, check, equal, fact, flows, parse, run, settle, sh, stream_event_rules
+from lib import blocks, check, equal, eve, eve_stats, fact, flows, parse, run, settle, sh, stream_event_rules
 
 MAC = "02:aa:bb:cc:dd:01"
 LOOK = f"vlan=7,mtu=1000,port-map=443:80,src-mac={MAC}"
@@ -33,9 +34,14 @@ def main(t):
     t.www("page", 30000)
     for i in (0, 1):
         t.link(t.col, f"fan{i}", [], t.mon, f"fanm{i}", [])
+    for i in ("gso", "big"):
+        t.link(t.col, f"{i}0", [], t.mon, f"{i}m0", [])
+    sh("ethtool", "-K", "gso0", "tso", "off", "tx", "off", ns=t.col)
     plain, look = t.dir / "plain.pcapng", t.dir / "look.pcapng"
-    agent, col = t.pair("-w", plain, "-o", f"out0,{LOOK}", "-o", "fan0|fan1", "-w", f"{look},{LOOK}")
-    taps = [listen(t, i) for i in ("mon0", "fanm0", "fanm1")]
+    agent, col = t.pair("-w", plain, "-o", f"out0,{LOOK}", "-o", "fan0|fan1", "-o", "gso0,gso",
+                        "-o", "big0,gso,vlan=9", "-w", f"{look},{LOOK}")
+    taps = [listen(t, i) for i in ("mon0", "fanm0", "fanm1", "gsom0", "bigm0")]
+    live, log = t.suricata(t.mon, "bigm0", RULE.replace("80", "443") + stream_event_rules(), "default-packet-size=65600")
     urls = [f"/page?{i:02}" for i in range(16)]
     for u in urls:
         t.curl("-o", "/dev/null", f"https://10.71.1.1{u}")
@@ -46,6 +52,7 @@ def main(t):
     settle(plain, lambda s: len([f for f in s if f.end == "fin"]) == 32)
     t.drain(agent, col)
     time.sleep(2)  # longer than libpcap holds packets back
+    equal(live.stop(), 0, "Suricata's exit status")
     for p in taps:
         p.stop()
         check(re.search(r"^0 packets dropped by kernel", p.err(), re.M), "tcpdump lost packets:", p.err())
@@ -74,9 +81,27 @@ def main(t):
     flows(t.dir / "fanm1.pcap")  # each of them faultless
     fact(f"shared out {len(up[0])} to {len(up[1])}; {lost} connections lost with their interface, no other")
 
+    cut, whole = t.dir / "gsom0.pcap", t.dir / "bigm0.pcap"
+    equal(asked(flows(cut)), both, "requests in large frames that were cut")
+    check(1400 < max(map(len, frames(cut))) <= 1514, "frames were not cut")
+    big = flows(whole, sound=False)  # their checksums are not complete
+    equal(asked(big), both, "requests in large frames")
+    equal([f for f in big if set(f.faults) - {"TCP checksum"} or any(f.holes) or any(f.repeats)], [], "faulty connections")
+    check(max(map(len, frames(whole))) > 15000, "no large frame arrived")
+    usual = [[bytes(d) for d in f.data] for f in usual]
+    equal([[bytes(d) for d in f.data] for f in flows(cut)], usual, "bytes in frames that were cut")
+    equal([[bytes(d) for d in f.data] for f in big], usual, "bytes in large frames")
+    fact(f"{len(frames(whole))} large frames became {len(frames(cut))}, of the same bytes")
+
+    alerts = [r["alert"]["signature_id"] for r in t.suricata_read(cut, RULE.replace("80", "443") + stream_event_rules())
+              if r["event_type"] == "alert"]
+    equal(alerts, [1] * 32, "Suricata's alerts on frames that were cut")
+    equal([r["alert"]["signature_id"] for r in eve(log) if r["event_type"] == "alert"], [1] * 32,
+          "live Suricata's alerts on large frames")
+    equal(eve_stats(eve(log), "capture", "kernel_drops"), 0, "packets that Suricata did not take")
     seen = t.suricata_read(look, RULE + stream_event_rules())
     alerts = [r["alert"]["signature_id"] for r in seen if r["event_type"] == "alert"]
     equal(alerts, [1] * 32, "Suricata's alerts")
 
 
-run(main, needs=["nginx", "curl", "tcpdump", "suricata"])
+run(main, needs=["nginx", "curl", "tcpdump", "suricata", "ethtool"])

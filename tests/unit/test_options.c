@@ -100,6 +100,8 @@ static size_t describe_shape(const struct sink_shape *s, char *out, size_t size)
 
 	if (s->mtu)
 		n += (size_t)snprintf(out + n, size - n, ",mtu=%u", s->mtu);
+	if (s->gso)
+		n += (size_t)snprintf(out + n, size - n, ",gso");
 	if (s->vlan)
 		n += (size_t)snprintf(out + n, size - n, ",vlan=%u", s->vlan);
 	n += describe_mac("src", s->src_mac, out + n, size - n);
@@ -457,6 +459,8 @@ static void test_an_output_has_keys(void **state)
 		     "collector iface:x,443:80,8443:8080 text:-");
 	assert_taken("-C|-o|x,port-map=443:80|-w|f|--port-map|993:143,465:25", NULL,
 		     "collector iface:x,443:80 pcap:f,993:143,465:25");
+	assert_taken("-C|-o|x,gso,mtu=1400,bypass=no", NULL,
+		     "collector iface:x,mtu=1400,gso,bypass=2");
 	assert_taken("-C|-o|x,bypass=no,xdp=no|-o|y,xdp=yes", NULL,
 		     "collector iface:x,bypass=2,xdp=2 iface:y,xdp=1");
 	assert_taken("-C|-w|a\\,b\\\\c\\d,mtu=128", NULL, "collector pcap:a,b\\c\\d,mtu=128");
@@ -483,6 +487,11 @@ static void test_wrong_keys_of_an_output_are_told(void **state)
 		{"-C|-o|x,mtu=1k", "mtu: 1k"},
 		{"-C|-o|x,bypass=maybe", "-o x: bypass: maybe: must be one of yes, no"},
 		{"-C|-o|x,xdp", "-o x: xdp: needs a value"},
+		{"-C|-o|x,gso=yes", "-o x: gso: takes no value"},
+		{"-C|-o|x,gso=", "-o x: gso: needs a value"},
+		{"-C|-o|x,gso,xdp=yes", "-o x: gso with xdp=yes"},
+		{"-C|-o|x,bypass=yes,gso", "-o x: gso with bypass=yes"},
+		{"-C|-w|f,gso", "-w f: gso: is no key of this output"},
 		{"-C|-w|f,xdp=no", "-w f: xdp: is no key of this output"},
 		{"-C|-o|x,xdp=yes,bypass=no", "-o x: xdp=yes with bypass=no"},
 		{"-C|-o|x,src-mac=02:00:00:00:00", "an Ethernet address is written"},
