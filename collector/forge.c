@@ -407,6 +407,16 @@ static size_t frame_payload(const struct forge_flow *f, const struct forge_out *
 	return out->segment ? (LARGE_MAX - ip_len(f) - TCP_LEN) / f->mss * f->mss : f->mss;
 }
 
+/* Between large frames acknowledgements would be as many packets again; a poke brings a missing one
+ * soon. */
+static bool wants_ack(const struct forge_flow *f, const struct forge_out *out, enum flow_dir dir,
+		      bool last)
+{
+	if (out->segment)
+		return in_flight(f, dir) > FORGE_ACK_EVERY_LARGE;
+	return last || in_flight(f, dir) + f->mss > FORGE_ACK_EVERY;
+}
+
 /* One frame from the front of `rest`. */
 static void emit_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir,
 		      struct span *rest, bool end)
@@ -424,7 +434,7 @@ static void emit_data(struct forge_flow *f, struct forge_out *out, enum flow_dir
 	me->in_message = !last;
 	emit(f, out, &seg);
 	*rest = span_of(rest->p + n, rest->len - n);
-	if (last || in_flight(f, dir) + f->mss > FORGE_ACK_EVERY)
+	if (wants_ack(f, out, dir, last))
 		emit_ack_of(f, out, dir);
 }
 
@@ -488,6 +498,10 @@ void forge_rst(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, u
 	if (f->state != FORGE_ESTABLISHED)
 		return;
 	time_forward(f, ts_ns);
+	for (int d = 0; out->segment && d < 2; d++) {
+		if (in_flight(f, (enum flow_dir)d) > 0) /* else an IDS never looks at it */
+			emit_ack_of(f, out, (enum flow_dir)d);
+	}
 	emit_bare(f, out, dir, TH_RST | TH_ACK);
 	f->state = FORGE_CLOSED;
 }

@@ -11,6 +11,9 @@
 #define FORGE_ACK_EVERY                                                                            \
 	(16u << 10) /* at most this many bytes of one direction without an acknowledgement */
 
+#define FORGE_ACK_EVERY_LARGE                                                                      \
+	(48u << 10) /* the same where large frames are made; without one for each message */
+
 enum forge_state {
 	FORGE_NEW,         /* nothing emitted yet: no SYN before the first byte */
 	FORGE_ESTABLISHED, /* handshake emitted */
@@ -72,7 +75,7 @@ void forge_init(struct forge_flow *f, const struct frame_flow_open *open, uint32
 /** Handshake and window update. Called implicitly by the first data or gap. */
 void forge_handshake(struct forge_flow *f, struct forge_out *out, uint64_t ts_ns);
 /** Segments, PSH on the last when end, an ACK from the peer when end and every FORGE_ACK_EVERY
- * bytes. */
+ * bytes. Large frames: only every FORGE_ACK_EVERY_LARGE. */
 void forge_data(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, struct span bytes,
 		bool end, uint64_t ts_ns);
 /** Sequence numbers advance over `len` bytes that nobody has; acknowledged like data. */

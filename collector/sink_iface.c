@@ -226,8 +226,8 @@ static void xsk_attach(struct iface_sink *s)
 /* Nobody receives what is sent on a dummy, and a bridge is where people listen to its network. */
 static bool is_watched(const struct iface_sink *s, const struct iflink *link)
 {
-	if (s->bypass != SINK_AUTO || s->gso)
-		return s->bypass == SINK_NO || s->gso;
+	if (s->bypass != SINK_AUTO)
+		return s->bypass == SINK_NO;
 	return !strcmp(link->kind, "dummy") || !strcmp(link->kind, "bridge") ||
 	       iflink_is_listened(s->ifindex);
 }
@@ -236,7 +236,7 @@ static enum way choose_way(const struct iface_sink *s, const struct iflink *link
 {
 	if (is_watched(s, link))
 		return WAY_SEEN;
-	return s->xdp == SINK_NO ? WAY_DIRECT : WAY_XDP;
+	return s->xdp == SINK_NO || s->gso ? WAY_DIRECT : WAY_XDP;
 }
 
 static int way_open(struct iface_sink *s, bool is_up)
@@ -521,6 +521,22 @@ static void batch_lost(struct iface_sink *s, unsigned at)
 	s->n = kept;
 }
 
+/* An interface that does not cut frames itself has them cut in its queue. */
+static bool take_queue(struct iface_sink *s)
+{
+	const int bypass = 0;
+	struct iface_info info;
+
+	if (s->way == WAY_SEEN || s->is_jammed || iface_query(s->name, &info) ||
+	    !(info.flags & IFF_RUNNING) || /* else its other end is down: the queue would hide it */
+	    setsockopt(s->fd, SOL_PACKET, PACKET_QDISC_BYPASS, &bypass, sizeof(bypass)))
+		return false;
+	s->way = WAY_SEEN;
+	s->is_ruled_out = true;
+	log_info("sink_iface: interface %s: large frames take the way through its queue", s->name);
+	return true;
+}
+
 /* Large frames are not for this interface: the next ones come as usual. */
 static void refuse_large(struct iface_sink *s, int err)
 {
@@ -540,6 +556,8 @@ static unsigned send_failed(struct iface_sink *s, unsigned at, int err, unsigned
 		return 0;
 	case -ENOBUFS:
 	case -EAGAIN:
+		if (s->head[at].gso_type && take_queue(s))
+			return 0;
 		if (!s->is_jammed && (*tries)++ < IFACE_RETRY_MAX) {
 			retry_pause();
 			return 0;

@@ -629,6 +629,7 @@ static void test_large_frames_arrive_whole_or_cut(void **state)
 	for (int cut = 0; cut <= !system("command -v ethtool >/dev/null"); cut++) {
 		struct check *k = calloc(1, sizeof(*k));
 		struct sink *s = NULL;
+		uint64_t cuts, dropped;
 		struct talk *t;
 		int fd;
 
@@ -650,11 +651,16 @@ static void test_large_frames_arrive_whole_or_cut(void **state)
 		assert_null(k->err);
 		assert_int_equal(k->payload_bytes, 100 + 100000 + 100 * 16384);
 		assert_int_equal(check_open_flows(k), 1);
+		cuts = counter_value("sink_iface_flows_cut");
+		dropped = counter_value("sink_iface_lost_dropped");
 		run("ip link set sinkin down");
 		catch_log();
 		say_large(t, FLOW_S2C, 100000);
 		sink_iface_ops.tick(s, 0);
 		(void)caught_log();
+		/* through a queue it is not known whose packets were dropped */
+		assert_int_equal(counter_value("sink_iface_flows_cut") - cuts, cut ? 0 : 1);
+		assert_int_equal(counter_value("sink_iface_lost_dropped") > dropped, cut);
 		sink_iface_ops.close(s);
 		free(t);
 		free(k);
