@@ -1,52 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sink_pcap: packets into a file, a FIFO or standard output: pcapng with a comment that names the
- * process, or classic pcap (libpcap writes it) when the name ends in ".pcap". Whole blocks gather
- * in one buffer; what leaves the buffer is counted, what cannot leave is counted as lost. Never
- * leaves half a block at the end of a file, never waits long for a reader, never writes to a
- * terminal. pcapng: draft-ietf-opsawg-pcapng, sections 4.1 to 4.3.
+ * process, or classic pcap when the name ends in ".pcap". Whole blocks gather in one buffer; what
+ * leaves the buffer is counted, what cannot leave is counted as lost. Never leaves half a block at
+ * the end of a file, never waits long for a reader, never writes to a terminal.
  */
 #include "sink.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pcap/pcap.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "pcapfmt.h"
 
-#ifndef SSLC_VERSION
-#define SSLC_VERSION "unknown"
-#endif
-
-#define PCAP_SNAPLEN     262144
-#define PCAP_BUF_MAX     (4u << 20)   /* memory for a disk that is full or a reader that is slow */
-#define PCAP_WRITE_AT    (256u << 10) /* do not wait for flush() with more than this */
-#define PCAP_COMMENT_MAX 16384u /* escaping makes at most 4 of 1; an option's length is 16 bits */
-#define PCAP_STALL_MS    100  /* a slow reader may hold up all other outputs so long, once a tick */
-#define PCAP_CLOSE_MS    2000 /* the same for the last bytes */
-#define PCAP_WARN_MS     30000 /* between two lines about the same slow reader */
-
-#define NG_SHB          0x0a0d0d0au
-#define NG_IDB          1u
-#define NG_EPB          6u
-#define NG_BYTE_ORDER   0x1a2b3c4du
-#define NG_OPT_END      0
-#define NG_OPT_COMMENT  1
-#define NG_SHB_HARDWARE 2
-#define NG_SHB_OS       3
-#define NG_SHB_USERAPPL 4
-#define NG_IF_NAME      2
-#define NG_IF_TSRESOL   9
-#define NG_EPB_FIXED    32u /* an EPB without data and options, its trailing length included */
-#define CLASSIC_RECORD  16u
+#define PCAP_BUF_MAX  (4u << 20)   /* memory for a disk that is full or a reader that is slow */
+#define PCAP_WRITE_AT (256u << 10) /* do not wait for flush() with more than this */
+#define PCAP_STALL_MS 100   /* a slow reader may hold up all other outputs so long, once a tick */
+#define PCAP_CLOSE_MS 2000  /* the same for the last bytes */
+#define PCAP_WARN_MS  30000 /* between two lines about the same slow reader */
 
 static COUNTER_DEFINE(c_packets, "sink_pcap_packets", "packets written to files and pipes");
 static COUNTER_DEFINE(c_bytes, "sink_pcap_bytes", "bytes written to files and pipes");
@@ -60,14 +38,6 @@ enum pcap_state {
 	PCAP_FULL, /* the file takes no more and ends with a whole block; tried again each tick */
 	PCAP_STALLED,   /* the pipe's reader does not read; tried again without waiting */
 	PCAP_NO_READER, /* fd is closed; a FIFO is opened again each tick */
-};
-
-struct pcap_sink;
-
-struct pcap_format {
-	int (*header)(struct pcap_sink *s); /* appends to s->out; 0 or -ENOMEM */
-	void (*packet)(struct pcap_sink *s, struct span l2, uint64_t ts_ns);
-	size_t (*block_len)(const uint8_t *block);
 };
 
 struct pcap_sink {
@@ -86,199 +56,7 @@ struct pcap_sink {
 	uint64_t lost;      /* packets, since the start */
 	bool waited;        /* for a slow reader, since the last tick */
 	struct log_rate slow_rate;
-	pcap_t *dead;          /* classic only */
-	pcap_dumper_t *dumper; /* classic only: writes through a FILE into `out` */
 };
-
-/* Blocks */
-
-static void put_u16(struct buf *b, uint16_t v)
-{
-	wr_bytes(b, &v, sizeof(v)); /* native byte order: the reader looks at the magic */
-}
-
-static void put_u32(struct buf *b, uint32_t v)
-{
-	wr_bytes(b, &v, sizeof(v));
-}
-
-static void put_padded(struct buf *b, struct span v)
-{
-	wr_bytes(b, v.p, v.len);
-	wr_zero(b, -v.len & 3);
-}
-
-static void put_option(struct buf *b, uint16_t code, struct span value)
-{
-	put_u16(b, code);
-	put_u16(b, (uint16_t)value.len);
-	put_padded(b, value);
-}
-
-static size_t block_begin(struct buf *b, uint32_t type)
-{
-	size_t at = b->len;
-
-	put_u32(b, type);
-	put_u32(b, 0); /* length: see block_end() */
-	return at;
-}
-
-static void block_end(struct buf *b, size_t at)
-{
-	uint32_t len = (uint32_t)(b->len - at) + 4;
-
-	put_u32(b, len);
-	if (!b->bad)
-		memcpy(b->p + at + 4, &len, sizeof(len));
-}
-
-static void put_section(struct buf *b)
-{
-	size_t at = block_begin(b, NG_SHB);
-	struct utsname u = {.machine = "unknown"};
-	char os[sizeof(u.sysname) + sizeof(u.release) + 1];
-
-	(void)uname(&u);
-	snprintf(os, sizeof(os), "%s %s", u.sysname, u.release);
-	put_u32(b, NG_BYTE_ORDER);
-	put_u16(b, 1); /* version 1.0 */
-	put_u16(b, 0);
-	put_u32(b, UINT32_MAX); /* section length -1: not known */
-	put_u32(b, UINT32_MAX);
-	put_option(b, NG_SHB_HARDWARE, span_str(u.machine));
-	put_option(b, NG_SHB_OS, span_str(os));
-	put_option(b, NG_SHB_USERAPPL, span_str("sslcollector " SSLC_VERSION));
-	put_option(b, NG_OPT_END, span_of(NULL, 0));
-	block_end(b, at);
-}
-
-static void put_interface(struct buf *b)
-{
-	size_t at = block_begin(b, NG_IDB);
-	const uint8_t tsresol = 9; /* 10^-9 s */
-
-	put_u16(b, DLT_EN10MB); /* same value as LINKTYPE_ETHERNET */
-	put_u16(b, 0);
-	put_u32(b, PCAP_SNAPLEN);
-	put_option(b, NG_IF_NAME, span_str("sslcollector"));
-	put_option(b, NG_IF_TSRESOL, span_of(&tsresol, 1));
-	put_option(b, NG_OPT_END, span_of(NULL, 0));
-	block_end(b, at);
-}
-
-static int ng_header(struct pcap_sink *s)
-{
-	put_section(&s->out);
-	put_interface(&s->out);
-	return s->out.bad ? -ENOMEM : 0;
-}
-
-static void ng_packet(struct pcap_sink *s, struct span l2, uint64_t ts_ns)
-{
-	struct buf *b = &s->out;
-	size_t at = block_begin(b, NG_EPB);
-
-	put_u32(b, 0); /* interface */
-	put_u32(b, (uint32_t)(ts_ns >> 32));
-	put_u32(b, (uint32_t)ts_ns);
-	put_u32(b, (uint32_t)l2.len);
-	put_u32(b, (uint32_t)l2.len);
-	put_padded(b, l2);
-	if (s->comment.len) {
-		put_option(b, NG_OPT_COMMENT, buf_span(&s->comment));
-		put_option(b, NG_OPT_END, span_of(NULL, 0));
-	}
-	block_end(b, at);
-}
-
-static size_t ng_block_len(const uint8_t *block)
-{
-	uint32_t len;
-
-	memcpy(&len, block + 4, sizeof(len));
-	return len;
-}
-
-static ssize_t classic_write(void *cookie, const char *p, size_t n)
-{
-	struct pcap_sink *s = cookie;
-
-	wr_bytes(&s->out, p, n);
-	return s->out.bad ? 0 : (ssize_t)n;
-}
-
-static void classic_close(struct pcap_sink *s)
-{
-	if (s->dumper)
-		pcap_dump_close(s->dumper);
-	if (s->dead)
-		pcap_close(s->dead);
-	s->dumper = NULL;
-	s->dead = NULL;
-}
-
-/* libpcap writes the format into an unbuffered FILE that is nothing but our buffer. */
-static int classic_header(struct pcap_sink *s)
-{
-	FILE *f;
-
-	classic_close(s);
-	if (buf_reserve(&s->out, sizeof(struct pcap_file_header)))
-		return -ENOMEM;
-	s->dead = pcap_open_dead(DLT_EN10MB, PCAP_SNAPLEN);
-	if (!s->dead)
-		return -ENOMEM;
-	f = fopencookie(s, "w", (cookie_io_functions_t){.write = classic_write});
-	if (!f)
-		return -ENOMEM;
-	setvbuf(f, NULL, _IONBF, 0);
-	s->dumper =
-		pcap_dump_fopen(s->dead, f); /* owns f, also when it fails to write the header */
-	return s->dumper ? 0 : -ENOMEM;
-}
-
-static void classic_packet(struct pcap_sink *s, struct span l2, uint64_t ts_ns)
-{
-	struct pcap_pkthdr h = {.caplen = (uint32_t)l2.len, .len = (uint32_t)l2.len};
-
-	h.ts.tv_sec = (time_t)(ts_ns / NS_PER_S);
-	h.ts.tv_usec = (suseconds_t)(ts_ns % NS_PER_S / 1000);
-	pcap_dump((u_char *)s->dumper, &h, l2.p);
-}
-
-static size_t classic_block_len(const uint8_t *block)
-{
-	uint32_t caplen;
-
-	memcpy(&caplen, block + 8, sizeof(caplen));
-	return CLASSIC_RECORD + (size_t)caplen;
-}
-
-static const struct pcap_format format_ng = {ng_header, ng_packet, ng_block_len};
-static const struct pcap_format format_classic = {classic_header, classic_packet,
-						  classic_block_len};
-
-/* pid=… comm=… exe=… host=… flow=… confidence=… and, when packets show another one, port=…: words,
- * so that foreign names cannot forge a field. */
-static void comment_build(struct pcap_sink *s, const struct sink_flow *flow)
-{
-	const struct frame_flow_open *o = flow->open;
-	struct buf *b = &s->comment;
-	char num[80];
-
-	wr_bytes(b, num, (size_t)snprintf(num, sizeof(num), "pid=%u comm=", o->pid));
-	sink_put_word(b, o->comm);
-	wr_bytes(b, " exe=", 5);
-	sink_put_word(b, o->exe);
-	wr_bytes(b, " host=", 6);
-	sink_put_word(b, span_str(flow->host ? flow->host : ""));
-	wr_bytes(b, num,
-		 (size_t)snprintf(num, sizeof(num), " flow=%llu confidence=%s",
-				  (unsigned long long)o->flow, frame_confidence(o->confidence)));
-	if (sink_port(&s->sink.shape, o->server_port) != o->server_port)
-		wr_bytes(b, num, (size_t)snprintf(num, sizeof(num), " port=%u", o->server_port));
-}
 
 /* Bookkeeping of what left the buffer */
 
@@ -429,16 +207,16 @@ static void pcap_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 	size_t need;
 
 	buf_reset(&s->comment);
-	if (first && flow && flow->open && s->format == &format_ng)
-		comment_build(s, flow);
-	need = NG_EPB_FIXED + l2.len + s->comment.len + 16; /* padding, option headers */
+	if (first && flow && flow->open && s->format->has_comments)
+		pcapfmt_comment(&s->comment, flow, &s->sink.shape);
+	need = PCAPFMT_OVERHEAD + l2.len + s->comment.len;
 	if (s->fd < 0 || !make_room(s, need)) {
 		lose(s, lost_counter(s), 1);
 	} else if (buf_reserve(&s->out, need)) {
 		s->out.bad = false;
 		lose(s, &c_lost_memory, 1);
 	} else {
-		s->format->packet(s, l2, ts_ns);
+		s->format->packet(&s->out, l2, ts_ns, buf_span(&s->comment));
 		if (s->out.len - s->sent > PCAP_WRITE_AT && s->state == PCAP_WRITING)
 			pcap_push(s, 0);
 	}
@@ -462,14 +240,12 @@ static int refuse(const struct pcap_sink *s, const char *why)
 
 static int begin_output(struct pcap_sink *s)
 {
-	int err;
-
 	buf_reset(&s->out);
 	s->sent = 0;
 	s->head_len = 0;
-	err = s->format->header(s);
-	if (err)
-		return err;
+	s->format->header(&s->out);
+	if (s->out.bad)
+		return -ENOMEM;
 	s->head_len = s->out.len;
 	return 0;
 }
@@ -592,7 +368,6 @@ static void pcap_close_sink(struct sink *sink)
 		log_warn("sink_pcap: %s: closed lost=%llu", s->name, (unsigned long long)s->lost);
 	if (s->fd >= 0 && close(s->fd))
 		log_error("sink_pcap: %s: cannot close: %s", s->name, strerror(errno));
-	classic_close(s);
 	buf_cleanse(&s->out);
 	buf_fini(&s->comment);
 	free(s->name);
@@ -634,9 +409,9 @@ static int pcap_open_sink(struct sink **out, const struct sink_conf *conf)
 		return -ENOMEM;
 	s->sink.ops = &sink_pcap_ops;
 	s->fd = -1;
-	s->format = has_suffix(conf->target, ".pcap") ? &format_classic : &format_ng;
+	s->format = has_suffix(conf->target, ".pcap") ? &pcapfmt_classic : &pcapfmt_ng;
 	buf_init(&s->out, PCAP_BUF_MAX);
-	buf_init(&s->comment, PCAP_COMMENT_MAX);
+	buf_init(&s->comment, PCAPFMT_COMMENT_MAX);
 	s->name = strdup(is_stdout ? "standard output" : conf->target);
 	err = -ENOMEM;
 	if (!s->name)
