@@ -28,7 +28,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "resolve.h"
+#include "base/resolve.h"
 #include "trust.h"
 #include "zblock.h"
 

@@ -90,6 +90,13 @@ void sinks_tick(struct sink_set *set, uint64_t now_ns)
 			set->v[i]->ops->tick(set->v[i], now_ns);
 }
 
+void sinks_reopen(struct sink_set *set)
+{
+	for (unsigned i = 0; i < set->n; i++)
+		if (set->v[i]->ops->reopen)
+			set->v[i]->ops->reopen(set->v[i]);
+}
+
 void sinks_close(struct sink_set *set)
 {
 	while (set->n) {

@@ -35,6 +35,13 @@ struct sink_shape {
 };
 
 enum sink_choice { SINK_AUTO, SINK_YES, SINK_NO };
+/* When a file is finished and the next one begins, and how many are kept. 0: never, all. */
+struct sink_rotation {
+	uint64_t bytes; /* no file becomes larger; but each takes one packet at least */
+	unsigned seconds;
+	uint64_t keep_bytes; /* of all files together, the one being written included */
+	unsigned keep_files; /* finished ones */
+};
 
 struct sink_conf {
 	const char *kind;   /* "iface", "fan", "pcap", "text" */
@@ -44,6 +51,8 @@ struct sink_conf {
 	/* Of an interface: */
 	enum sink_choice bypass; /* past its queue and whoever listens on it */
 	enum sink_choice xdp;    /* AF_XDP, which is past both as well */
+	struct sink_rotation rotation; /* pcap, a file */
+	bool with_reader; /* pcap, a pipe: when its reader goes away, end this process (SIGTERM) */
 };
 
 struct sink_ops {
@@ -66,7 +75,8 @@ struct sink_ops {
 			struct span bytes, bool end, uint64_t ts_ns);
 	void (*flush)(struct sink *s); /* everything given so far leaves now; may be NULL */
 	void (*tick)(struct sink *s,
-		     uint64_t now_ns); /* about once a second: reopen, self-check; may be NULL */
+		     uint64_t now_ns);  /* about once a second: reopen, self-check; may be NULL */
+	void (*reopen)(struct sink *s); /* its file may have been moved away; may be NULL */
 	uint32_t (*mtu)(const struct sink *s); /* largest IP packet it takes; NULL: any */
 	bool (*cuts)(const struct sink *s);    /* takes large frames now; NULL: never */
 	void (*close)(struct sink *s);         /* flushes; accepts NULL */
@@ -95,6 +105,8 @@ void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow
 		   struct span bytes, bool end, uint64_t ts_ns);
 void sinks_flush(struct sink_set *set);
 void sinks_tick(struct sink_set *set, uint64_t now_ns);
+/** Files that were moved away are begun anew (SIGHUP). */
+void sinks_reopen(struct sink_set *set);
 void sinks_close(struct sink_set *set);
 
 /** The port to show for a server's real one. */

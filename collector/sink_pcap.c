@@ -9,6 +9,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +22,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "pcapfmt.h"
+#include "spool.h"
 
 #define PCAP_BUF_MAX  (4u << 20)   /* memory for a disk that is full or a reader that is slow */
 #define PCAP_WRITE_AT (256u << 10) /* do not wait for flush() with more than this */
@@ -31,6 +35,9 @@ static COUNTER_DEFINE(c_bytes, "sink_pcap_bytes", "bytes written to files and pi
 static COUNTER_DEFINE(c_lost_disk, "sink_pcap_lost_disk", "packets lost: the file took no more");
 static COUNTER_DEFINE(c_lost_reader, "sink_pcap_lost_reader",
 		      "packets lost: a pipe's reader was gone or too slow");
+static COUNTER_DEFINE(c_finished, "sink_pcap_files_finished", "files finished, the next one begun");
+static COUNTER_DEFINE(c_removed, "sink_pcap_files_removed",
+		      "finished files removed to keep within the limits");
 static COUNTER_DEFINE(c_lost_memory, "sink_pcap_lost_memory", "packets lost: out of memory");
 
 enum pcap_state {
@@ -45,17 +52,28 @@ struct pcap_sink {
 	const struct pcap_format *format;
 	char *name; /* for log lines and for opening again */
 	enum pcap_state state;
-	int fd;             /* -1 in PCAP_NO_READER only */
-	bool is_file;       /* regular: can be cut back */
-	bool is_fifo;       /* has a name: can be opened again */
-	struct buf out;     /* begins at a block border, holds whole blocks */
-	size_t head_len;    /* file header at the front of `out`; not a packet */
-	size_t sent;        /* bytes of the first block that a pipe has taken already */
-	off_t good;         /* regular: file length up to the last whole block */
+	int fd;          /* -1 in PCAP_NO_READER only */
+	bool is_file;    /* regular: can be cut back */
+	bool is_fifo;    /* has a name: can be opened again */
+	struct buf out;  /* begins at a block border, holds whole blocks */
+	size_t head_len; /* file header at the front of `out`; not a packet */
+	size_t sent;     /* bytes of the first block that a pipe has taken already */
+	off_t good;      /* regular: file length up to the last whole block */
+	off_t file_head; /* regular: length of the header in it */
+	struct sink_rotation rotation;
+	struct spool *spool;   /* NULL: no rotation */
+	uint64_t first_ts_ns;  /* of the file's first packet; 0: it has none */
+	uint64_t last_ts_ns;   /* of the packet given last */
+	uint64_t aged_from_ns; /* monotonic: the file's first tick with a packet in it; 0: none */
+	bool held;             /* no new file could be begun: not tried again until the tick */
+	off_t trimmed_at;      /* `good` when old files were looked for last */
+	bool reopen;           /* wanted, and not done yet */
+	bool with_reader;
+	bool is_stdout;
 	struct buf comment; /* scratch for the packet at hand */
 	uint64_t lost;      /* packets, since the start */
 	bool waited;        /* for a slow reader, since the last tick */
-	struct log_rate slow_rate;
+	struct log_rate slow_rate, next_rate;
 };
 
 /* Bookkeeping of what left the buffer */
@@ -146,6 +164,11 @@ static void reader_gone(struct pcap_sink *s, int err)
 	close(s->fd);
 	s->fd = -1;
 	s->state = PCAP_NO_READER;
+	if (s->with_reader) {
+		log_info("sink_pcap: %s: the reader is gone: this is the end", s->name);
+		(void)kill(getpid(), SIGTERM);
+		return;
+	}
 	log_error("sink_pcap: %s: %s: %s; packets for it are counted as lost%s", s->name,
 		  err == -EPIPE ? "the reader is gone" : "cannot write", strerror(-err),
 		  s->is_fifo ? " until another one opens it" : "");
@@ -200,6 +223,197 @@ static bool make_room(struct pcap_sink *s, size_t need)
 	return s->fd >= 0 && has_room(s, need);
 }
 
+/* Rotation */
+
+static bool has_packets(const struct pcap_sink *s)
+{
+	return s->good > s->file_head || s->out.len > s->head_len;
+}
+
+/* It is tried every second, not told every second. */
+static bool may_complain(struct pcap_sink *s)
+{
+	uint64_t held;
+
+	return log_rate_ok(&s->next_rate, PCAP_WARN_MS, &held);
+}
+
+static bool header_fits(struct pcap_sink *s, int fd, size_t *len)
+{
+	struct buf head;
+	int err = -ENOMEM;
+
+	buf_init(&head, PCAP_WRITE_AT);
+	s->format->header(&head);
+	*len = head.len;
+	if (!head.bad)
+		sink_write(fd, buf_span(&head), 0, &err);
+	buf_fini(&head);
+	if (err && may_complain(s))
+		log_error("sink_pcap: %s: cannot begin a new file: %s; the old one goes on, trying "
+			  "again every second",
+			  s->name, strerror(-err));
+	return !err;
+}
+
+/* `fd`, with a header of `len` bytes in it, takes over. What waits in the buffer goes into it. */
+static void take_over(struct pcap_sink *s, int fd, size_t len)
+{
+	if (close(s->fd))
+		log_error("sink_pcap: %s: cannot close: %s", s->name, strerror(errno));
+	s->fd = fd;
+	s->good = s->file_head = (off_t)len;
+	buf_consume(&s->out, s->head_len);
+	s->head_len = 0;
+	s->first_ts_ns = s->out.len ? s->last_ts_ns : 0;
+	s->aged_from_ns = 0;
+}
+
+/* The next file, beside the one being written: FILE.new. Its descriptor, or -1 (logged). */
+static int next_open(struct pcap_sink *s, const char *name, size_t *len)
+{
+	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+	int fd = open(name, flags, 0600);
+
+	if (fd < 0 && errno == EEXIST && !unlink(name)) /* left by a process that was killed */
+		fd = open(name, flags, 0600);
+	if (fd < 0) {
+		int err = errno;
+
+		if (may_complain(s))
+			log_error("sink_pcap: %s: cannot open: %s; %s goes on, trying again every "
+				  "second",
+				  name, strerror(err), s->name);
+	} else if (!header_fits(s, fd, len)) {
+		close(fd);
+		unlink(name);
+		fd = -1;
+	}
+	return fd;
+}
+
+static int finish_file(struct pcap_sink *s)
+{
+	int err = spool_finish(s->spool, s->first_ts_ns ? s->first_ts_ns : clock_wall_ns());
+
+	if (err == -ENOENT) {
+		log_warn("sink_pcap: %s: was taken away while it was written", s->name);
+		err = 0;
+	} else if (err) {
+		if (may_complain(s))
+			log_error("sink_pcap: %s: cannot give the finished file its name: %s",
+				  s->name, strerror(-err));
+	} else {
+		counter_inc(&c_finished);
+	}
+	return err;
+}
+
+static void trim_files(struct pcap_sink *s)
+{
+	const struct sink_rotation *r = &s->rotation;
+	uint64_t live = (uint64_t)s->good, left, keep = UINT64_MAX;
+	int n;
+
+	if (live < r->bytes) /* what it may become before we look again */
+		live = r->bytes;
+	s->trimmed_at = s->good;
+	if (!r->keep_bytes && !r->keep_files)
+		return;
+	if (r->keep_bytes)
+		keep = r->keep_bytes > live ? r->keep_bytes - live : 0;
+	n = spool_trim(s->spool, r->keep_files, keep, &left);
+	if (n > 0)
+		counter_add(&c_removed, (uint64_t)n);
+	else if (n < 0 && may_complain(s))
+		log_error("sink_pcap: %s: cannot look for old files: %s", s->name, strerror(-n));
+}
+
+/* The file is finished and another one begins, or everything stays as it is until the next tick. */
+static void rotate(struct pcap_sink *s)
+{
+	char next[PATH_MAX];
+	size_t len;
+	int fd;
+
+	pcap_push(s, 0);
+	s->held = true;
+	if (s->state != PCAP_WRITING)
+		return;
+	if (snprintf(next, sizeof(next), "%s.new", s->name) >= (int)sizeof(next))
+		return;
+	fd = next_open(s, next, &len);
+	if (fd < 0)
+		return;
+	if (finish_file(s)) {
+		close(fd);
+		unlink(next);
+		return;
+	}
+	if (rename(next, s->name))
+		log_error("sink_pcap: %s: cannot be named %s: %s", next, s->name, strerror(errno));
+	take_over(s, fd, len);
+	s->held = false;
+	trim_files(s);
+}
+
+/* logrotate(8) may have given the file another name. */
+static void reopen_file(struct pcap_sink *s)
+{
+	int fd = open(s->name, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC,
+		      0600);
+	struct stat is, was;
+	size_t len;
+
+	s->reopen = false;
+	if (fd < 0 || fstat(fd, &is) || fstat(s->fd, &was)) {
+		log_error("sink_pcap: %s: cannot open again: %s; the old one goes on", s->name,
+			  strerror(errno));
+	} else if (is.st_dev == was.st_dev && is.st_ino == was.st_ino) {
+		log_info("sink_pcap: %s: is still the same file", s->name);
+	} else if (!S_ISREG(is.st_mode) || is.st_uid != geteuid() || ftruncate(fd, 0)) {
+		log_error("sink_pcap: %s: is now something else; the old file goes on", s->name);
+	} else if (header_fits(s, fd, &len)) {
+		take_over(s, fd, len);
+		log_info("sink_pcap: %s: begun anew", s->name);
+		return;
+	} else {
+		s->reopen = true;
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
+static void pcap_reopen(struct sink *sink)
+{
+	struct pcap_sink *s = (struct pcap_sink *)sink;
+
+	if (!s->is_file || s->is_stdout)
+		return;
+	pcap_push(s, 0);
+	if (!s->spool)
+		reopen_file(s);
+	else if (has_packets(s))
+		rotate(s);
+}
+
+static bool is_full_size(const struct pcap_sink *s, size_t need)
+{
+	return s->rotation.bytes && has_packets(s) && !s->held &&
+	       (uint64_t)s->good + s->out.len + need > s->rotation.bytes;
+}
+
+static bool is_old(struct pcap_sink *s, uint64_t now_ns)
+{
+	if (!s->rotation.seconds || !has_packets(s))
+		return false;
+	if (!s->aged_from_ns)
+		s->aged_from_ns = now_ns;
+	return now_ns - s->aged_from_ns >= s->rotation.seconds * NS_PER_S;
+}
+
+/* Packets */
+
 static void pcap_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 			const struct sink_flow *flow, bool first)
 {
@@ -210,6 +424,8 @@ static void pcap_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 	if (first && flow && flow->open && s->format->has_comments)
 		pcapfmt_comment(&s->comment, flow, &s->sink.shape);
 	need = PCAPFMT_OVERHEAD + l2.len + s->comment.len;
+	if (is_full_size(s, need))
+		rotate(s);
 	if (s->fd < 0 || !make_room(s, need)) {
 		lose(s, lost_counter(s), 1);
 	} else if (buf_reserve(&s->out, need)) {
@@ -217,6 +433,9 @@ static void pcap_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 		lose(s, &c_lost_memory, 1);
 	} else {
 		s->format->packet(&s->out, l2, ts_ns, buf_span(&s->comment));
+		s->last_ts_ns = ts_ns;
+		if (!s->first_ts_ns)
+			s->first_ts_ns = ts_ns;
 		if (s->out.len - s->sent > PCAP_WRITE_AT && s->state == PCAP_WRITING)
 			pcap_push(s, 0);
 	}
@@ -247,6 +466,7 @@ static int begin_output(struct pcap_sink *s)
 	if (s->out.bad)
 		return -ENOMEM;
 	s->head_len = s->out.len;
+	s->file_head = s->good + (off_t)s->head_len;
 	return 0;
 }
 
@@ -328,6 +548,32 @@ static int open_named(struct pcap_sink *s)
 	return err;
 }
 
+/* A file that an earlier run left behind is finished: it is not begun anew. */
+static int keep_leftover(struct pcap_sink *s)
+{
+	struct stat st;
+
+	if (lstat(s->name, &st) || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || !st.st_size)
+		return 0;
+	s->first_ts_ns = (uint64_t)st.st_mtim.tv_sec * NS_PER_S;
+	return finish_file(s);
+}
+
+static int open_rotated(struct pcap_sink *s)
+{
+	int err = spool_new(&s->spool, s->name);
+
+	if (err)
+		return open_failed(s, err);
+	err = keep_leftover(s);
+	s->first_ts_ns = 0;
+	if (!err)
+		err = open_named(s);
+	if (!err && !s->is_file)
+		err = refuse(s, "is a FIFO: only files can be rotated");
+	return err;
+}
+
 /* Somebody reads the FIFO now: he gets a file of his own, from its header on. */
 static void reopen_fifo(struct pcap_sink *s)
 {
@@ -344,16 +590,39 @@ static void reopen_fifo(struct pcap_sink *s)
 	pcap_push(s, 0);
 }
 
+/* Between two packets nothing else would tell. */
+static bool is_without_reader(int fd)
+{
+	struct pollfd p = {.fd = fd};
+
+	return poll(&p, 1, 0) == 1 && (p.revents & (POLLERR | POLLHUP));
+}
+
 static void pcap_tick(struct sink *sink, uint64_t now_ns)
 {
 	struct pcap_sink *s = (struct pcap_sink *)sink;
 
-	(void)now_ns;
-	s->waited = false;
+	s->waited = s->held = false;
 	if (s->state == PCAP_NO_READER && s->is_fifo)
 		reopen_fifo(s);
 	else
 		pcap_push(s, 0);
+	if (s->with_reader && s->fd >= 0 && !s->is_file && is_without_reader(s->fd))
+		reader_gone(s, -EPIPE);
+	if (s->reopen)
+		reopen_file(s);
+	if (s->spool && is_old(s, now_ns))
+		rotate(s);
+	else if (s->spool && s->rotation.keep_bytes && s->good > s->trimmed_at)
+		trim_files(s);
+}
+
+static void last_file(struct pcap_sink *s)
+{
+	if (s->good > s->file_head)
+		(void)finish_file(s);
+	else
+		unlink(s->name); /* nothing but a header */
 }
 
 static void pcap_close_sink(struct sink *sink)
@@ -368,6 +637,9 @@ static void pcap_close_sink(struct sink *sink)
 		log_warn("sink_pcap: %s: closed lost=%llu", s->name, (unsigned long long)s->lost);
 	if (s->fd >= 0 && close(s->fd))
 		log_error("sink_pcap: %s: cannot close: %s", s->name, strerror(errno));
+	if (s->spool && s->file_head)
+		last_file(s);
+	spool_free(s->spool);
 	buf_cleanse(&s->out);
 	buf_fini(&s->comment);
 	free(s->name);
@@ -417,7 +689,13 @@ static int pcap_open_sink(struct sink **out, const struct sink_conf *conf)
 	if (!s->name)
 		goto fail;
 	sink_ignore_write_signals();
-	err = is_stdout ? adopt_stdout(s) : open_named(s);
+	s->is_stdout = is_stdout;
+	s->with_reader = conf->with_reader;
+	s->rotation = conf->rotation;
+	if (!is_stdout && (s->rotation.bytes || s->rotation.seconds))
+		err = open_rotated(s);
+	else
+		err = is_stdout ? adopt_stdout(s) : open_named(s);
 	if (err)
 		goto fail;
 	err = start_writing(s);
@@ -438,5 +716,6 @@ const struct sink_ops sink_pcap_ops = {
 	.packet = pcap_packet,
 	.flush = pcap_flush,
 	.tick = pcap_tick,
+	.reopen = pcap_reopen,
 	.close = pcap_close_sink,
 };

@@ -9,11 +9,13 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pcap/pcap.h>
 #include <poll.h>
 #include <pty.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -564,6 +566,294 @@ static void test_a_set_opens_all_or_none(void **state)
 	assert_int_equal(set.n, 0);
 }
 
+/* Rotation */
+
+static int open_rotated(struct sink **s, const char *name, struct sink_rotation rotation)
+{
+	const struct sink_conf conf = {.kind = "pcap", .target = name, .rotation = rotation};
+
+	return sink_pcap_ops.open(s, &conf);
+}
+
+/* Finished files of STEM in the order of their names, at most 32 with their paths; their number. */
+static unsigned finished(const char *stem, char names[32][300])
+{
+	struct dirent **v;
+	int n = scandir(dir, &v, NULL, alphasort);
+	unsigned found = 0;
+
+	for (int i = 0; i < n; i++) {
+		if (!strncmp(v[i]->d_name, stem, strlen(stem)) && strchr(v[i]->d_name, 'Z') &&
+		    found < 32)
+			snprintf(names[found++], 300, "%s/%s", dir, v[i]->d_name);
+		free(v[i]);
+	}
+	free(v);
+	return found;
+}
+
+/* Like read_back(), for files that do not begin with frame 0: their packets, each whole. */
+static unsigned count_packets(const char *name)
+{
+	char err[PCAP_ERRBUF_SIZE] = "";
+	pcap_t *p = pcap_open_offline(name, err);
+	struct pcap_pkthdr *h;
+	const u_char *data;
+	unsigned n = 0;
+	int ret;
+
+	if (!p)
+		fail_msg("libpcap: %s: %s", name, err);
+	while ((ret = pcap_next_ex(p, &h, &data)) == 1)
+		n++;
+	assert_int_equal(ret, PCAP_ERROR_BREAK);
+	pcap_close(p);
+	return n;
+}
+
+static void rotate_by_size(const char *name, const char *stem)
+{
+	char names[32][300];
+	struct sink *s = NULL;
+	struct stat st;
+	unsigned n, sum = 0;
+
+	assert_int_equal(open_rotated(&s, at(name), (struct sink_rotation){.bytes = 10000}), 0);
+	for (unsigned i = 0; i < 100; i++)
+		put(s, i, 1000, false);
+	sink_pcap_ops.flush(s);
+	n = finished(stem, names);
+	assert_in_range(n, 11, 13);
+	for (unsigned i = 0; i < n; i++) {
+		assert_int_equal(stat(names[i], &st), 0);
+		assert_in_range(st.st_size, 8000, 10000);
+		assert_int_equal(st.st_mode & 07777, 0600);
+		sum += count_packets(names[i]);
+	}
+	assert_int_equal(sum + count_packets(path), 100);
+	sink_pcap_ops.close(s);
+	assert_int_equal(stat(path, &st), -1); /* it got its lasting name like the others */
+	assert_int_equal(finished(stem, names), n + 1);
+	/* the first packet's time is in the name; the others were begun in its millisecond */
+	assert_non_null(strstr(names[0], "-20231114T221320.123Z."));
+	assert_non_null(strstr(names[1], "-20231114T221320.124Z."));
+}
+
+static void test_a_full_file_makes_room_for_the_next(void **state)
+{
+	(void)state;
+	rotate_by_size("r.pcapng", "r-");
+	rotate_by_size("q.pcap", "q-");
+}
+
+static void test_an_old_file_makes_room_for_the_next(void **state)
+{
+	const struct sink_rotation hourly = {.seconds = 3600};
+	char names[32][300];
+	struct sink *s = NULL;
+
+	(void)state;
+	assert_int_equal(open_rotated(&s, at("t.pcapng"), hourly), 0);
+	for (uint64_t h = 1; h < 5; h++)
+		sink_pcap_ops.tick(s, h * 3601000000000ull);
+	assert_int_equal(finished("t-", names), 0); /* nothing to keep */
+	put(s, 0, 60, true);
+	sink_pcap_ops.tick(s, 100000000000000ull);
+	sink_pcap_ops.tick(s, 103599000000000ull);
+	assert_int_equal(finished("t-", names), 0);
+	sink_pcap_ops.tick(s, 103600000000000ull);
+	assert_int_equal(finished("t-", names), 1);
+	assert_int_equal(read_back(names[0], true), 1);
+	sink_pcap_ops.close(s);
+	assert_int_equal(finished("t-", names), 1); /* the last one was empty */
+}
+
+static void test_only_so_many_files_are_kept(void **state)
+{
+	const struct sink_rotation keep = {.bytes = 5000, .keep_files = 3};
+	uint64_t removed = counter_value("sink_pcap_files_removed");
+	char names[32][300];
+	struct sink *s = NULL;
+
+	(void)state;
+	assert_int_equal(open_rotated(&s, at("n.pcapng"), keep), 0);
+	for (unsigned i = 0; i < 100; i++)
+		put(s, i, 1000, false);
+	assert_int_equal(finished("n-", names), 3);
+	assert_true(counter_value("sink_pcap_files_removed") - removed > 10);
+	/* the newest: together with the file being written they hold the last packets */
+	assert_null(strstr(names[0], "20.123Z"));
+	sink_pcap_ops.close(s);
+}
+
+static void test_files_take_no_more_than_their_budget(void **state)
+{
+	const struct sink_rotation keep = {.bytes = 5000, .keep_bytes = 20000};
+	char names[32][300], other[300];
+	struct sink *s = NULL;
+	struct stat st;
+	off_t sum = 0;
+	unsigned n;
+
+	(void)state;
+	/* neither of these is ours, whatever it looks like */
+	snprintf(other, sizeof(other), "%s/b-20200101T000000.000Z.pcapng.gz", dir);
+	close(open(other, O_CREAT | O_WRONLY, 0600));
+	assert_int_equal(open_rotated(&s, at("b.pcapng"), keep), 0);
+	for (unsigned i = 0; i < 100; i++) {
+		put(s, i, 1000, false);
+		n = finished("b-", names);
+		sum = 0;
+		for (unsigned k = 0; k < n; k++)
+			if (strcmp(names[k], other) && !stat(names[k], &st))
+				sum += st.st_size;
+		assert_int_equal(stat(path, &st), 0);
+		assert_in_range(sum + st.st_size, 0, 20000);
+	}
+	assert_true(sum > 10000);
+	sink_pcap_ops.close(s);
+	assert_int_equal(stat(other, &st), 0);
+}
+
+static void test_a_file_that_was_left_behind_is_kept(void **state)
+{
+	const struct sink_rotation size = {.bytes = 5000};
+	char names[32][300];
+	struct sink *s = NULL;
+
+	(void)state;
+	assert_int_equal(open_sink(&s, at("l.pcapng")), 0);
+	put(s, 0, 60, true);
+	sink_pcap_ops.close(s); /* not rotated: under its own name */
+	assert_int_equal(open_rotated(&s, path, size), 0);
+	assert_int_equal(finished("l-", names), 1);
+	assert_int_equal(read_back(names[0], true), 1);
+	assert_int_equal(count_packets(path), 0);
+	sink_pcap_ops.close(s);
+}
+
+static void test_a_full_disk_keeps_the_file_until_there_is_room(void **state)
+{
+	uint64_t lost = counter_value("sink_pcap_lost_disk");
+	char names[32][300];
+	struct sink *s = NULL;
+	unsigned n, sum = 0;
+
+	(void)state;
+	assert_int_equal(open_rotated(&s, at("v.pcapng"), (struct sink_rotation){.bytes = 10000}),
+			 0);
+	set_limit(5000);
+	for (unsigned i = 0; i < 50; i++)
+		put(s, i, 1000, false);
+	sink_pcap_ops.tick(s, 0);
+	assert_int_equal(finished("v-", names), 0);
+	set_limit(RLIM_INFINITY);
+	sink_pcap_ops.tick(s, 0);
+	put(s, 50, 1000, false);
+	sink_pcap_ops.close(s);
+	n = finished("v-", names);
+	assert_int_equal(n, 2);
+	for (unsigned i = 0; i < n; i++)
+		sum += count_packets(names[i]);
+	assert_int_equal(sum, 51);
+	assert_int_equal(counter_value("sink_pcap_lost_disk"), lost);
+}
+
+static void test_a_directory_without_room_for_a_new_file_keeps_the_old_one(void **state)
+{
+	char names[32][300], blocked[300];
+	struct sink *s = NULL;
+
+	(void)state;
+	assert_int_equal(open_rotated(&s, at("w.pcapng"), (struct sink_rotation){.bytes = 5000}),
+			 0);
+	snprintf(blocked, sizeof(blocked), "%s.new", path);
+	assert_int_equal(mkdir(blocked, 0700), 0); /* where the next file should be made */
+	for (unsigned i = 0; i < 20; i++)
+		put(s, i, 1000, false);
+	assert_int_equal(finished("w-", names), 0);
+	sink_pcap_ops.flush(s);
+	assert_int_equal(count_packets(path), 20);
+	assert_int_equal(rmdir(blocked), 0);
+	sink_pcap_ops.tick(s, 0);
+	put(s, 20, 1000, false);
+	assert_int_equal(finished("w-", names), 1);
+	assert_int_equal(count_packets(names[0]), 20);
+	sink_pcap_ops.close(s);
+}
+
+static void test_reopen_begins_a_new_file_when_the_old_one_was_moved(void **state)
+{
+	char moved[160];
+	struct sink *s = NULL;
+
+	(void)state;
+	assert_int_equal(open_sink(&s, at("hup.pcapng")), 0);
+	snprintf(moved, sizeof(moved), "%s/hup.1", dir);
+	for (unsigned i = 0; i < 3; i++)
+		put(s, i, 60, true);
+	sink_pcap_ops.reopen(s); /* it is still there: nothing happens */
+	put(s, 3, 60, true);
+	sink_pcap_ops.flush(s);
+	assert_int_equal(rename(path, moved), 0);
+	put(s, 4, 60, true); /* still the old one's */
+	sink_pcap_ops.reopen(s);
+	put(s, 5, 60, true);
+	sink_pcap_ops.close(s);
+	assert_int_equal(count_packets(moved), 5);
+	assert_int_equal(count_packets(path), 1);
+}
+
+static void test_reopen_finishes_a_rotated_file(void **state)
+{
+	char names[32][300];
+	struct sink *s = NULL;
+
+	(void)state;
+	assert_int_equal(open_rotated(&s, at("hr.pcapng"), (struct sink_rotation){.bytes = 100000}),
+			 0);
+	sink_pcap_ops.reopen(s);
+	assert_int_equal(finished("hr-", names), 0);
+	put(s, 0, 60, true);
+	sink_pcap_ops.reopen(s);
+	assert_int_equal(finished("hr-", names), 1);
+	assert_int_equal(read_back(names[0], true), 1);
+	sink_pcap_ops.close(s);
+}
+
+static volatile sig_atomic_t ended;
+
+static void on_term(int sig)
+{
+	(void)sig;
+	ended++;
+}
+
+static void test_a_reader_that_goes_away_may_end_everything(void **state)
+{
+	const struct sink_conf conf = {.kind = "pcap", .target = path, .with_reader = true};
+	struct sink *s = NULL;
+	int fd;
+
+	(void)state;
+	signal(SIGTERM, on_term);
+	assert_int_equal(mkfifo(at("last"), 0600), 0);
+	assert_int_equal(sink_pcap_ops.open(&s, &conf), 0);
+	sink_pcap_ops.tick(s, 0);
+	assert_int_equal(ended, 0); /* it has not come yet */
+	fd = open(path, O_RDONLY | O_NONBLOCK);
+	sink_pcap_ops.tick(s, 0);
+	put(s, 0, 60, true);
+	sink_pcap_ops.flush(s);
+	sink_pcap_ops.tick(s, 0);
+	assert_int_equal(ended, 0);
+	close(fd);
+	sink_pcap_ops.tick(s, 0); /* without a packet that would tell */
+	assert_int_equal(ended, 1);
+	sink_pcap_ops.close(s);
+	signal(SIGTERM, SIG_DFL);
+}
+
 static int make_dir(void **state)
 {
 	(void)state;
@@ -599,6 +889,16 @@ int main(void)
 		cmocka_unit_test(test_a_slow_reader_costs_packets_but_not_the_format),
 		cmocka_unit_test(test_a_reader_that_goes_away_costs_only_its_packets),
 		cmocka_unit_test(test_a_terminal_gets_no_packets),
+		cmocka_unit_test(test_a_full_file_makes_room_for_the_next),
+		cmocka_unit_test(test_an_old_file_makes_room_for_the_next),
+		cmocka_unit_test(test_only_so_many_files_are_kept),
+		cmocka_unit_test(test_files_take_no_more_than_their_budget),
+		cmocka_unit_test(test_a_file_that_was_left_behind_is_kept),
+		cmocka_unit_test(test_a_full_disk_keeps_the_file_until_there_is_room),
+		cmocka_unit_test(test_a_directory_without_room_for_a_new_file_keeps_the_old_one),
+		cmocka_unit_test(test_reopen_begins_a_new_file_when_the_old_one_was_moved),
+		cmocka_unit_test(test_reopen_finishes_a_rotated_file),
+		cmocka_unit_test(test_a_reader_that_goes_away_may_end_everything),
 		cmocka_unit_test(test_a_set_opens_all_or_none),
 	};
 

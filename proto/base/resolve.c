@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/log.h"
+#include "log.h"
 
 /* The thread writes list and err before `done`; the caller reads them after it. */
 struct resolve {

@@ -4,8 +4,8 @@
  * can neither be polled nor interrupted: each lookup has a thread of its own, which nobody waits
  * for. Never connects, never tries again.
  */
-#ifndef SSLC_AGENT_RESOLVE_H
-#define SSLC_AGENT_RESOLVE_H
+#ifndef SSLC_BASE_RESOLVE_H
+#define SSLC_BASE_RESOLVE_H
 
 #include <netdb.h>
 #include <stdbool.h>
