@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,10 +19,7 @@
 #include "base/log.h"
 
 static const struct sink_ops *const kinds[] = {
-	&sink_iface_ops,
-	&sink_fan_ops,
-	&sink_pcap_ops,
-	&sink_text_ops,
+	&sink_iface_ops, &sink_fan_ops, &sink_pcap_ops, &sink_tcp_ops, &sink_dial_ops, &sink_text_ops,
 };
 
 static const struct sink_ops *kind_find(const char *name)
@@ -132,6 +130,33 @@ void sink_put_word(struct buf *out, struct span foreign)
 		if (i < foreign.len)
 			put_escaped(out, foreign.p[i++]);
 	}
+}
+
+static int take_port(const char *text, uint16_t *port)
+{
+	char *end;
+	unsigned long v = strtoul(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end || !v || v > UINT16_MAX)
+		return -EINVAL;
+	*port = (uint16_t)v;
+	return 0;
+}
+
+int sink_split_address(const char *text, char host[256], uint16_t *port)
+{
+	bool bracket = *text == '[';
+	const char *begin = text + bracket, *end = begin + strcspn(begin, bracket ? "]" : ":");
+	const char *rest = end + (bracket && *end);
+
+	host[0] = '\0';
+	if (!*end && !bracket && begin[strspn(begin, "0123456789")] == '\0')
+		return take_port(begin, port);
+	if (end == begin || end - begin > 255 || (bracket && !*end) || (*rest && *rest != ':'))
+		return -EINVAL;
+	memcpy(host, begin, (size_t)(end - begin));
+	host[end - begin] = '\0';
+	return *rest ? take_port(rest + 1, port) : 0;
 }
 
 /* Opening the same pipe or terminal again gives flags that no other process shares with us. */

@@ -44,15 +44,17 @@ struct sink_rotation {
 };
 
 struct sink_conf {
-	const char *kind;   /* "iface", "fan", "pcap", "text" */
-	const char *target; /* interface name, or several with | between them; file name or "-";
-			       ignored by text */
+	const char *kind;   /* a name in the table of sink.c */
+	const char *target; /* interface, or several with | between them; file or "-";
+			       [ADDR:]PORT or HOST[:PORT]; "-" for text */
 	struct sink_shape shape;
 	/* Of an interface: */
 	enum sink_choice bypass; /* past its queue and whoever listens on it */
 	enum sink_choice xdp;    /* AF_XDP, which is past both as well */
 	struct sink_rotation rotation; /* pcap, a file */
 	bool with_reader; /* pcap, a pipe: when its reader goes away, end this process (SIGTERM) */
+	bool pcapng;      /* PCAP-over-IP: not classic pcap */
+	uint32_t vni;     /* VXLAN, GENEVE */
 };
 
 struct sink_ops {
@@ -90,6 +92,8 @@ struct sink { /* first member of each kind's own struct */
 extern const struct sink_ops sink_iface_ops; /* AF_XDP or AF_PACKET */
 extern const struct sink_ops sink_fan_ops;   /* one of several interfaces, a connection each */
 extern const struct sink_ops sink_pcap_ops;  /* pcapng, or classic when the name ends in .pcap */
+extern const struct sink_ops sink_tcp_ops;   /* PCAP-over-IP: listens */
+extern const struct sink_ops sink_dial_ops;  /* PCAP-over-IP: connects */
 extern const struct sink_ops sink_text_ops;  /* one readable line a message on stdout */
 
 #define SINKS_MAX 16
@@ -123,6 +127,11 @@ static inline uint16_t sink_port(const struct sink_shape *shape, uint16_t server
 /** Append `foreign` as one word: printable ASCII stays; spaces, backslashes and all else become
  * \xHH. */
 void sink_put_word(struct buf *out, struct span foreign);
+/**
+ * PORT, ADDR:PORT, HOST[:PORT] or [ADDR][:PORT] → host, "" when there is none, and *port, which is
+ * left alone when there is none. 0, or -EINVAL.
+ */
+int sink_split_address(const char *text, char host[256], uint16_t *port) WARN_UNUSED;
 /**
  * A descriptor of one's own for standard output; the caller closes it. Pipes and terminals become
  * non-blocking (only for us: a new open file description). fd, or -errno.
