@@ -358,6 +358,11 @@ void forge_init(struct forge_flow *f, const struct frame_flow_open *open, uint32
 	}
 }
 
+void forge_fit(struct forge_flow *f, uint32_t mtu)
+{
+	f->mss = choose_mss(f->family, f->mss, mtu);
+}
+
 static void emit_syn(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint8_t flags)
 {
 	uint8_t options[] = {2,

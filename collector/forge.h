@@ -72,6 +72,8 @@ struct forge_flow {
  */
 void forge_init(struct forge_flow *f, const struct frame_flow_open *open, uint32_t incarnation,
 		uint32_t mtu);
+/** Segments from now on fit into `mtu`; they become smaller only, as a TCP's do. */
+void forge_fit(struct forge_flow *f, uint32_t mtu);
 /** Handshake and window update. Called implicitly by the first data or gap. */
 void forge_handshake(struct forge_flow *f, struct forge_out *out, uint64_t ts_ns);
 /** Segments, PSH on the last when end, an ACK from the peer when end and every FORGE_ACK_EVERY

@@ -10,6 +10,7 @@
 
 #define MTU_DEFAULT 1500u /* of sinks that take any packet */
 #define STATE_ALIGN 8u
+#define TAG_LEN     4u /* IEEE 802.1Q */
 
 _Static_assert(sizeof(struct sink_shape) % sizeof(uint16_t) == 0 &&
 		       _Alignof(struct sink_shape) == _Alignof(uint16_t),
@@ -225,10 +226,15 @@ struct forge_out outlet_out(struct outlet_emission *e)
 				  .frame = e->outlet->frame};
 }
 
-/* A link carries one tag beyond its MTU, not two. */
+/* A link carries one tag beyond its MTU, not two; a tunnel none. */
 uint32_t outlet_mtu(const struct outlet *o, const struct outlet_flow *flow)
 {
-	return smallest_mtu(o) - (o->shape.vlan && flow->lane ? 4 : 0);
+	unsigned tags = (o->shape.vlan ? 1 : 0) + (flow->lane ? 1 : 0), free = tags ? 1 : 0;
+
+	for (unsigned i = 0; i < o->n; i++)
+		if (o->sinks[i]->ops->counts_tags)
+			free = 0;
+	return smallest_mtu(o) - TAG_LEN * (tags - free);
 }
 
 /* The native outlet: one TCP connection of the same bytes */
@@ -269,6 +275,7 @@ static unsigned native_data(struct outlet *o, void *state, const struct outlet_f
 	struct forge_out out = outlet_out(&e);
 	struct counted before = count_from(state);
 
+	forge_fit(state, outlet_mtu(o, flow)); /* a path may carry less than it did */
 	forge_data(state, &out, dir, bytes, end, ts_ns);
 	return sent_since(state, before);
 }

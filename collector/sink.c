@@ -19,7 +19,8 @@
 #include "base/log.h"
 
 static const struct sink_ops *const kinds[] = {
-	&sink_iface_ops, &sink_fan_ops, &sink_pcap_ops, &sink_tcp_ops, &sink_dial_ops, &sink_text_ops,
+	&sink_iface_ops, &sink_fan_ops,   &sink_pcap_ops,   &sink_tcp_ops,
+	&sink_dial_ops,  &sink_vxlan_ops, &sink_geneve_ops, &sink_text_ops,
 };
 
 static const struct sink_ops *kind_find(const char *name)

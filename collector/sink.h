@@ -81,7 +81,8 @@ struct sink_ops {
 	void (*reopen)(struct sink *s); /* its file may have been moved away; may be NULL */
 	uint32_t (*mtu)(const struct sink *s); /* largest IP packet it takes; NULL: any */
 	bool (*cuts)(const struct sink *s);    /* takes large frames now; NULL: never */
-	void (*close)(struct sink *s);         /* flushes; accepts NULL */
+	bool counts_tags;              /* VLAN tags are not free beyond mtu() as on Ethernet */
+	void (*close)(struct sink *s); /* flushes; accepts NULL */
 };
 
 struct sink { /* first member of each kind's own struct */
@@ -94,7 +95,9 @@ extern const struct sink_ops sink_fan_ops;   /* one of several interfaces, a con
 extern const struct sink_ops sink_pcap_ops;  /* pcapng, or classic when the name ends in .pcap */
 extern const struct sink_ops sink_tcp_ops;   /* PCAP-over-IP: listens */
 extern const struct sink_ops sink_dial_ops;  /* PCAP-over-IP: connects */
-extern const struct sink_ops sink_text_ops;  /* one readable line a message on stdout */
+extern const struct sink_ops sink_vxlan_ops;
+extern const struct sink_ops sink_geneve_ops;
+extern const struct sink_ops sink_text_ops; /* one readable line a message on stdout */
 
 #define SINKS_MAX 16
 

@@ -170,6 +170,54 @@ static void test_each_mtu_has_its_segments(void **state)
 	free(r);
 }
 
+static void test_a_path_that_carries_less_gets_smaller_segments(void **state)
+{
+	static const uint8_t zero[20000];
+	struct rig *r = rig_new();
+	struct capture *a = add(r, &iface_like, 1450, NULL);
+
+	(void)state;
+	outlets_init(&r->set, &r->sinks);
+	outlets_begin(&r->set, r->states, &r->flow, TS);
+	(void)outlets_data(&r->set, r->states, &r->flow, FLOW_S2C, span_of(zero, sizeof(zero)),
+			   true, TS + 1);
+	assert_null(a->check.err);
+	a->mtu = a->check.mtu = 1350; /* the check refuses what is larger */
+	(void)outlets_data(&r->set, r->states, &r->flow, FLOW_S2C, span_of(zero, sizeof(zero)),
+			   true, TS + 2);
+	a->mtu = 1450; /* never larger again */
+	(void)outlets_data(&r->set, r->states, &r->flow, FLOW_S2C, span_of(zero, sizeof(zero)),
+			   true, TS + 3);
+	assert_null(a->check.err);
+	assert_int_equal(a->check.payload_bytes, 3 * sizeof(zero));
+	free(r);
+}
+
+static void test_a_tunnel_has_no_room_for_tags(void **state)
+{
+	static const struct sink_ops tunnel_like = {
+		.name = "vxlan", .packet = on_packet, .mtu = mtu, .counts_tags = true};
+	static const struct sink_shape tagged = {.vlan = 9};
+	struct rig *r = rig_new();
+	struct capture *a = add(r, &tunnel_like, 1450, NULL);
+	struct capture *b = add(r, &tunnel_like, 1450, &tagged);
+
+	(void)state;
+	outlets_init(&r->set, &r->sinks);
+	b->check.outer_vlan = 9;
+	converse(r);
+	assert_int_equal(a->check.flow[0].mss, 1410);
+	assert_int_equal(b->check.flow[0].mss, 1406);
+	r->flow.lane = 3;
+	memset(r->states, 0, sizeof(r->states));
+	a->check = (struct check){.mtu = 1450};
+	b->check = (struct check){.mtu = 1450, .outer_vlan = 9};
+	converse(r);
+	assert_int_equal(a->check.flow[0].mss, 1406);
+	assert_int_equal(b->check.flow[0].mss, 1402);
+	free(r);
+}
+
 static void test_a_file_alone_has_segments_of_an_ethernet(void **state)
 {
 	struct rig *r = rig_new();
@@ -298,6 +346,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_outputs_of_one_shape_share_their_packets),
 		cmocka_unit_test(test_each_mtu_has_its_segments),
+		cmocka_unit_test(test_a_path_that_carries_less_gets_smaller_segments),
+		cmocka_unit_test(test_a_tunnel_has_no_room_for_tags),
 		cmocka_unit_test(test_a_file_alone_has_segments_of_an_ethernet),
 		cmocka_unit_test(test_addresses_tags_and_ports_are_the_outputs),
 		cmocka_unit_test(test_without_packet_outputs_nothing_is_kept),

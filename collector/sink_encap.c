@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sink_encap: packets to a sensor elsewhere, each frame in a UDP datagram: VXLAN (RFC 7348) or
+ * GENEVE (RFC 8926). Both directions of a connection leave from one source port, so that a receiver
+ * that spreads datagrams over its queues keeps them in order; different connections from different
+ * ones. Datagrams are never fragmented: the frames are made for what the path carries. What cannot
+ * leave is counted under its reason, and tried again with the next frame.
+ */
+#include "sink.h"
+
+#include <errno.h>
+#include <linux/if_ether.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+
+#define ENCAP_PORTS     64 /* source ports: enough for the queues of any network card */
+#define ENCAP_BATCH     64 /* frames a flush */
+#define ENCAP_HEAD      8u /* of VXLAN, and of GENEVE without options */
+#define ENCAP_SLOT      (ENCAP_HEAD + 65536u) /* more than the largest datagram; touched as used */
+#define ENCAP_MTU_MIN   256u                  /* no path that is in use carries less than 576 */
+#define ENCAP_RETRY_NS  50000
+#define ENCAP_RETRY_MAX 8 /* tries in all for one flush, then frames are dropped */
+#define ENCAP_SNDBUF    (1 << 20)
+#define ENCAP_WARN_MS   30000
+
+static COUNTER_DEFINE(c_packets, "sink_encap_packets", "packets sent in VXLAN or GENEVE");
+static COUNTER_DEFINE(c_bytes, "sink_encap_bytes", "bytes of these packets");
+static COUNTER_DEFINE(c_nobufs, "sink_encap_lost_nobufs",
+		      "packets lost: the socket or the interface took no more");
+static COUNTER_DEFINE(c_size, "sink_encap_lost_size", "packets lost: larger than the path's MTU");
+static COUNTER_DEFINE(c_unreachable, "sink_encap_lost_unreachable",
+		      "packets lost: there is no way to the receiver");
+static COUNTER_DEFINE(c_refused, "sink_encap_refused",
+		      "answers that nothing listens on the receiver's port");
+
+struct encap_sink {
+	struct sink sink;
+	char *name;
+	struct sockaddr_storage to;
+	socklen_t to_len;
+	uint8_t head[ENCAP_HEAD]; /* before each frame */
+	int fd[ENCAP_PORTS];      /* one source port each; all -1 while there is no way */
+	uint32_t mtu;             /* of the frames inside */
+	uint8_t *arena;           /* ENCAP_BATCH slots, each with `head` in front */
+	unsigned n;               /* frames waiting in the batch */
+	uint8_t via[ENCAP_BATCH]; /* which fd */
+	struct iovec iov[ENCAP_BATCH];
+	bool is_jammed;  /* the last flush gave up: no waiting until a frame leaves again */
+	bool is_failing; /* nothing has left since an error */
+	struct log_rate nobufs_rate, size_rate, way_rate, refused_rate;
+};
+
+/* Headers */
+
+static void put_vni(uint8_t *p, uint32_t vni)
+{
+	p[0] = (uint8_t)(vni >> 16);
+	p[1] = (uint8_t)(vni >> 8);
+	p[2] = (uint8_t)vni;
+}
+
+/* RFC 7348, section 5: the I flag, and a VNI that is valid by it. */
+static void head_vxlan(uint8_t head[ENCAP_HEAD], uint32_t vni)
+{
+	head[0] = 0x08;
+	put_vni(head + 4, vni);
+}
+
+/* RFC 8926, section 3.4: no options; Transparent Ethernet Bridging. */
+static void head_geneve(uint8_t head[ENCAP_HEAD], uint32_t vni)
+{
+	head[2] = ETH_P_TEB >> 8;
+	head[3] = ETH_P_TEB & 0xff;
+	put_vni(head + 4, vni);
+}
+
+/* What is around the IP packet inside. */
+static uint32_t overhead(const struct encap_sink *s)
+{
+	return (s->to.ss_family == AF_INET6 ? 40 : 20) + sizeof(struct udphdr) + ENCAP_HEAD +
+	       ETH_HLEN;
+}
+
+/* Which way */
+
+static uint64_t mix(uint64_t h)
+{
+	h ^= h >> 32;
+	h *= 0x9e3779b97f4a7c15ull;
+	return h ^ h >> 29;
+}
+
+static uint64_t end_hash(const uint8_t addr[16], uint16_t port)
+{
+	uint64_t w[2];
+
+	memcpy(w, addr, sizeof(w));
+	return mix(mix(w[0] + port) + w[1]);
+}
+
+/* Of the real connection, the same for both directions, and for all that is made of it. */
+static unsigned way_of(const struct sink_flow *flow)
+{
+	const struct frame_flow_open *o = flow ? flow->open : NULL;
+
+	if (!o)
+		return 0;
+	return (unsigned)(mix(end_hash(o->client_addr, o->client_port) +
+			      end_hash(o->server_addr, o->server_port)) %
+			  ENCAP_PORTS);
+}
+
+/* Sockets */
+
+static void sockets_close(struct encap_sink *s)
+{
+	for (unsigned i = 0; i < ENCAP_PORTS; i++) {
+		if (s->fd[i] >= 0)
+			close(s->fd[i]);
+		s->fd[i] = -1;
+	}
+}
+
+/* Never fragmented; and over IPv4 without a checksum, as the RFCs have it: all that is inside has
+ * one. */
+static int socket_prepare(const struct encap_sink *s, int fd)
+{
+	int one = 1, sndbuf = ENCAP_SNDBUF, discover = IP_PMTUDISC_DO;
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
+	if (s->to.ss_family == AF_INET6) {
+		discover = IPV6_PMTUDISC_DO;
+		return setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &discover, sizeof(discover));
+	}
+	(void)setsockopt(fd, SOL_SOCKET, SO_NO_CHECK, &one, sizeof(one));
+	return setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &discover, sizeof(discover));
+}
+
+/* The kernel chooses the ports, in its ephemeral range. */
+static int sockets_open(struct encap_sink *s)
+{
+	int err = 0;
+
+	for (unsigned i = 0; !err && i < ENCAP_PORTS; i++) {
+		s->fd[i] = socket(s->to.ss_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (s->fd[i] < 0 || socket_prepare(s, s->fd[i]) ||
+		    connect(s->fd[i], (struct sockaddr *)&s->to, s->to_len))
+			err = -errno;
+	}
+	if (err)
+		sockets_close(s);
+	return err;
+}
+
+static void mtu_refresh(struct encap_sink *s)
+{
+	bool v6 = s->to.ss_family == AF_INET6;
+	int path = 0;
+	socklen_t len = sizeof(path);
+	uint32_t mtu;
+
+	if (s->fd[0] < 0 || getsockopt(s->fd[0], v6 ? IPPROTO_IPV6 : IPPROTO_IP,
+				       v6 ? IPV6_MTU : IP_MTU, &path, &len))
+		return;
+	if (path > 65535)
+		path = 65535; /* what a datagram's length can say */
+	mtu = (uint32_t)path > ENCAP_MTU_MIN + overhead(s) ? (uint32_t)path - overhead(s)
+							   : ENCAP_MTU_MIN;
+	if (mtu != s->mtu && s->mtu)
+		log_info("sink_encap: %s: the path's MTU is now %d", s->name, path);
+	s->mtu = mtu;
+}
+
+static void no_way(struct encap_sink *s, int err, unsigned packets)
+{
+	uint64_t held;
+
+	counter_add(&c_unreachable, packets);
+	s->is_failing = true;
+	if (log_rate_ok(&s->way_rate, ENCAP_WARN_MS, &held))
+		log_warn("sink_encap: %s: cannot be reached: %s; packets are counted as lost "
+			 "total=%llu",
+			 s->name, strerror(-err), (unsigned long long)counter_get(&c_unreachable));
+}
+
+/* Sending */
+
+static void lose_nobufs(struct encap_sink *s)
+{
+	uint64_t held;
+
+	counter_inc(&c_nobufs);
+	s->is_jammed = true;
+	if (log_rate_ok(&s->nobufs_rate, ENCAP_WARN_MS, &held))
+		log_warn("sink_encap: %s: takes no more packets; they are counted as lost "
+			 "total=%llu",
+			 s->name, (unsigned long long)counter_get(&c_nobufs));
+}
+
+static void lose_size(struct encap_sink *s)
+{
+	uint64_t held;
+
+	counter_inc(&c_size);
+	if (log_rate_ok(&s->size_rate, ENCAP_WARN_MS, &held))
+		log_warn("sink_encap: %s: packets larger than the path's MTU are lost total=%llu",
+			 s->name, (unsigned long long)counter_get(&c_size));
+	mtu_refresh(s);
+}
+
+/* An answer to an earlier datagram. A sensor that only listens to its interface sees them all the
+ * same. */
+static void refused(struct encap_sink *s)
+{
+	uint64_t held;
+
+	counter_inc(&c_refused);
+	if (log_rate_ok(&s->refused_rate, ENCAP_WARN_MS, &held))
+		log_info(
+			"sink_encap: %s: its host says that nothing listens on that port; a sensor "
+			"on its interface sees the packets all the same",
+			s->name);
+}
+
+static void pause_a_little(void)
+{
+	struct timespec t = {.tv_nsec = ENCAP_RETRY_NS};
+
+	(void)nanosleep(&t, NULL);
+}
+
+struct patience {
+	unsigned tries;   /* that waited for a full queue */
+	unsigned refused; /* answers to what was sent before: as many as datagrams at most */
+};
+
+/* What a failed send means for its first frame. Returns the frames to go on by: 0 tries it again.
+ */
+static unsigned send_failed(struct encap_sink *s, int err, struct patience *p)
+{
+	switch (err) {
+	case -EINTR:
+		return 0;
+	case -ECONNREFUSED:
+		refused(s);
+		if (p->refused++ < ENCAP_BATCH)
+			return 0;
+		no_way(s, err, 1);
+		return 1;
+	case -ENOBUFS:
+	case -EAGAIN:
+		if (!s->is_jammed && p->tries++ < ENCAP_RETRY_MAX) {
+			pause_a_little();
+			return 0;
+		}
+		lose_nobufs(s);
+		return 1;
+	case -EMSGSIZE:
+		lose_size(s);
+		return 1;
+	default: /* ENETUNREACH, EHOSTUNREACH, EPERM of a packet filter … */
+		no_way(s, err, 1);
+		return 1;
+	}
+}
+
+static void sent(struct encap_sink *s, const struct mmsghdr *m, unsigned n)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		bytes += m[i].msg_hdr.msg_iov->iov_len - ENCAP_HEAD;
+	counter_add(&c_packets, n);
+	counter_add(&c_bytes, bytes);
+	s->is_jammed = s->is_failing = false;
+}
+
+/* The frames of one way, in order. */
+static void send_way(struct encap_sink *s, int fd, struct mmsghdr *m, unsigned n)
+{
+	struct patience p = {0};
+	unsigned at = 0;
+
+	while (at < n) {
+		int done = sendmmsg(fd, m + at, n - at, 0);
+
+		if (done > 0) {
+			sent(s, m + at, (unsigned)done);
+			at += (unsigned)done;
+		} else {
+			at += send_failed(s, done ? -errno : -EAGAIN, &p);
+		}
+	}
+}
+
+static void encap_flush(struct sink *sink)
+{
+	struct encap_sink *s = (struct encap_sink *)sink;
+	uint64_t left = s->n == ENCAP_BATCH ? UINT64_MAX : (1ull << s->n) - 1;
+	struct mmsghdr m[ENCAP_BATCH];
+
+	while (left) {
+		unsigned way = s->via[__builtin_ctzll(left)], n = 0;
+
+		for (unsigned i = (unsigned)__builtin_ctzll(left); i < s->n; i++) {
+			if (!(left >> i & 1) || s->via[i] != way)
+				continue;
+			m[n++] = (struct mmsghdr){
+				.msg_hdr = {.msg_iov = &s->iov[i], .msg_iovlen = 1}};
+			left &= ~(1ull << i);
+		}
+		send_way(s, s->fd[way], m, n);
+	}
+	s->n = 0;
+}
+_Static_assert(ENCAP_BATCH == 64, "one bit each");
+
+static uint8_t *slot(const struct encap_sink *s)
+{
+	return s->arena + s->n * ENCAP_SLOT + ENCAP_HEAD;
+}
+
+static uint8_t *encap_room(struct sink *sink, size_t len)
+{
+	struct encap_sink *s = (struct encap_sink *)sink;
+
+	return s->fd[0] >= 0 && len <= ENCAP_SLOT - ENCAP_HEAD ? slot(s) : NULL;
+}
+
+static void encap_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
+			 const struct sink_flow *flow, bool first)
+{
+	struct encap_sink *s = (struct encap_sink *)sink;
+
+	(void)ts_ns;
+	(void)first;
+	if (s->fd[0] < 0) {
+		counter_inc(&c_unreachable);
+		return;
+	}
+	if (l2.len > ENCAP_SLOT - ENCAP_HEAD) {
+		lose_size(s);
+		return;
+	}
+	if (l2.p != slot(s))
+		memcpy(slot(s), l2.p, l2.len);
+	memcpy(slot(s) - ENCAP_HEAD, s->head, ENCAP_HEAD);
+	s->iov[s->n] =
+		(struct iovec){.iov_base = slot(s) - ENCAP_HEAD, .iov_len = ENCAP_HEAD + l2.len};
+	s->via[s->n++] = (uint8_t)way_of(flow);
+	if (s->n == ENCAP_BATCH)
+		encap_flush(sink);
+}
+
+/* Once a second */
+
+/* Also when addresses of this host have changed, and with them the sockets' own. */
+static void find_way(struct encap_sink *s)
+{
+	bool had = s->fd[0] >= 0;
+	int err;
+
+	sockets_close(s);
+	err = sockets_open(s);
+	if (err)
+		no_way(s, err, 0);
+	else if (!had)
+		log_info("sink_encap: %s: there is a way again", s->name);
+	s->is_failing = err != 0;
+}
+
+static void encap_tick(struct sink *sink, uint64_t now_ns)
+{
+	struct encap_sink *s = (struct encap_sink *)sink;
+
+	(void)now_ns;
+	encap_flush(sink);
+	if (s->is_failing)
+		find_way(s);
+	mtu_refresh(s);
+}
+
+static uint32_t encap_mtu(const struct sink *sink)
+{
+	return ((const struct encap_sink *)sink)->mtu;
+}
+
+/* Opening */
+
+static int resolve_name(struct encap_sink *s, const char *target, uint16_t port)
+{
+	const struct addrinfo hints = {.ai_socktype = SOCK_DGRAM};
+	struct addrinfo *list = NULL;
+	char host[256], service[8];
+	int err = sink_split_address(target, host, &port);
+
+	if (err || !host[0])
+		return -EINVAL;
+	snprintf(service, sizeof(service), "%u", port);
+	err = getaddrinfo(host, service, &hints, &list);
+	if (err) {
+		log_error("sink_encap: %s: %s", target, gai_strerror(err));
+		return -EHOSTUNREACH;
+	}
+	memcpy(&s->to, list->ai_addr, list->ai_addrlen);
+	s->to_len = list->ai_addrlen;
+	freeaddrinfo(list);
+	return 0;
+}
+
+static void encap_close(struct sink *sink)
+{
+	struct encap_sink *s = (struct encap_sink *)sink;
+
+	if (!s)
+		return;
+	if (s->fd[0] >= 0)
+		encap_flush(sink);
+	sockets_close(s);
+	if (s->arena)
+		explicit_bzero(s->arena, ENCAP_BATCH * ENCAP_SLOT);
+	free(s->arena);
+	free(s->name);
+	free(s);
+}
+
+static struct encap_sink *encap_alloc(const struct sink_ops *ops, const char *target)
+{
+	struct encap_sink *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->sink.ops = ops;
+	for (unsigned i = 0; i < ENCAP_PORTS; i++)
+		s->fd[i] = -1;
+	s->arena = calloc(ENCAP_BATCH, ENCAP_SLOT);
+	s->name = strdup(target);
+	if (s->arena && s->name)
+		return s;
+	encap_close(&s->sink);
+	return NULL;
+}
+
+static int encap_open(struct sink **out, const struct sink_conf *conf, const struct sink_ops *ops,
+		      uint16_t port, void (*head)(uint8_t *, uint32_t))
+{
+	struct encap_sink *s = encap_alloc(ops, conf->target);
+	int err = -ENOMEM;
+
+	if (!s)
+		goto fail;
+	head(s->head, conf->vni);
+	err = resolve_name(s, conf->target, port);
+	if (err)
+		goto fail;
+	s->mtu = ETH_DATA_LEN - overhead(s); /* until there is a way */
+	err = sockets_open(s);
+	if (err == -EMFILE || err == -ENFILE || err == -ENOMEM)
+		goto fail;
+	if (err)
+		no_way(s, err, 0);
+	mtu_refresh(s);
+	*out = &s->sink;
+	return 0;
+fail:
+	log_error("sink_encap: %s: not opened: %s", conf->target, strerror(-err));
+	if (s)
+		encap_close(&s->sink);
+	return err;
+}
+
+static int vxlan_open(struct sink **out, const struct sink_conf *conf)
+{
+	return encap_open(out, conf, &sink_vxlan_ops, 4789, head_vxlan);
+}
+
+static int geneve_open(struct sink **out, const struct sink_conf *conf)
+{
+	return encap_open(out, conf, &sink_geneve_ops, 6081, head_geneve);
+}
+
+const struct sink_ops sink_vxlan_ops = {
+	.name = "vxlan",
+	.open = vxlan_open,
+	.room = encap_room,
+	.packet = encap_packet,
+	.flush = encap_flush,
+	.tick = encap_tick,
+	.mtu = encap_mtu,
+	.counts_tags = true,
+	.close = encap_close,
+};
+
+const struct sink_ops sink_geneve_ops = {
+	.name = "geneve",
+	.open = geneve_open,
+	.room = encap_room,
+	.packet = encap_packet,
+	.flush = encap_flush,
+	.tick = encap_tick,
+	.mtu = encap_mtu,
+	.counts_tags = true,
+	.close = encap_close,
+};
