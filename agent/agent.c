@@ -10,6 +10,7 @@
 #include "agent.h"
 
 #include "base/clock.h"
+#include "base/hangup.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/notify.h"
@@ -37,12 +38,14 @@
 #define HOLD_MS      2
 #define STUCK_NS     250000000ull /* nothing was acknowledged: no rate that could be kept to */
 
+#define SIGNALS 4
 #define SOURCES 2
 
 struct agent {
 	const struct agent_conf *conf; /* borrowed */
 	struct event_base *base;
-	struct event *input[SOURCES], *more, *tick, *flush, *sig[3];
+	struct event *input[SOURCES], *more, *tick, *flush, *sig[SIGNALS];
+	enum hangup hangup;
 	uint64_t flushed_ns;             /* CLOCK_MONOTONIC of the last flush */
 	uint64_t first_seq;              /* oldest block of the queue, */
 	uint64_t moved_ns;               /* and when it was found to be another one than before */
@@ -303,6 +306,11 @@ static void on_signal(evutil_socket_t sig, short what, void *ctx)
 	struct agent *a = ctx;
 
 	(void)what;
+	if (sig == SIGHUP && a->hangup == HANGUP_REOPENS) {
+		if (a->conf->uplink->reopen)
+			a->conf->uplink->reopen(a->conf->uplink_ctx);
+		return;
+	}
 	if (sig != SIGUSR1) {
 		event_base_loopbreak(a->base);
 		return;
@@ -390,7 +398,7 @@ static int open_sources(struct agent *a)
 
 static int open_loop(struct agent *a)
 {
-	static const int signals[3] = {SIGINT, SIGTERM, SIGUSR1};
+	static const int signals[SIGNALS] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
 	const struct timeval second = {.tv_sec = 1};
 
 	a->base = event_base_new();
@@ -409,7 +417,8 @@ static int open_loop(struct agent *a)
 	a->flush = event_new(a->base, -1, 0, on_flush, a);
 	if (!a->more || !a->tick || !a->flush || event_add(a->tick, &second))
 		return -ENOMEM;
-	for (int i = 0; i < 3; i++) {
+	a->hangup = hangup_means();
+	for (int i = 0; i < SIGNALS - (a->hangup == HANGUP_IGNORED); i++) {
 		a->sig[i] = evsignal_new(a->base, signals[i], on_signal, a);
 		if (!a->sig[i] || event_add(a->sig[i], NULL))
 			return -ENOMEM;
@@ -431,7 +440,7 @@ static void drain(struct agent *a)
 
 static void close_all(struct agent *a)
 {
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < SIGNALS; i++)
 		if (a->sig[i])
 			event_free(a->sig[i]);
 	for (int i = 0; i < SOURCES; i++)
@@ -463,6 +472,7 @@ static void hold_signals(int how)
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
 	pthread_sigmask(how, &set, NULL);
 }
 

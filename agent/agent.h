@@ -12,6 +12,7 @@
 struct uplink_ops {
 	int (*start)(void *ctx, struct ship *ship); /* logs its own error */
 	void (*stop)(void *ctx, unsigned drain_ms); /* also when start failed */
+	void (*reopen)(void *ctx); /* its files may have been moved away; may be NULL */
 };
 
 struct agent_conf {

@@ -148,7 +148,15 @@ static void local_stop(void *ctx, unsigned drain_ms)
 	l->collector = NULL;
 }
 
-static const struct uplink_ops local_ops = {.start = local_start, .stop = local_stop};
+static void local_reopen(void *ctx)
+{
+	struct local *l = ctx;
+
+	collector_local_reopen(l->collector);
+}
+
+static const struct uplink_ops local_ops = {
+	.start = local_start, .stop = local_stop, .reopen = local_reopen};
 
 /* --- modes --------------------------------------------------------------------------------------
  */

@@ -197,7 +197,8 @@ static int parse_argv(struct cli *cli, int argc, char **argv)
 
 static bool has_output(const struct settings *s)
 {
-	return s->output.n || s->write.n || settings_is_on(&s->print);
+	return s->output.n || s->write.n || s->pcap_over_ip.n || s->pcap_over_ip_to.n ||
+	       s->vxlan.n || s->geneve.n || settings_is_on(&s->print);
 }
 
 /*
@@ -214,7 +215,8 @@ static void forget_contradicted(struct settings *file, const struct settings *cl
 	if (cli->interface.any || cli->to.any)
 		file->collect = nothing;
 	if (cli->to.any || has_output(cli))
-		file->output = file->write = file->print = nothing;
+		file->output = file->write = file->pcap_over_ip = file->pcap_over_ip_to =
+			file->vxlan = file->geneve = file->print = nothing;
 	if (has_output(cli))
 		file->to = nothing;
 	if (cli->ca.any || cli->cert.any || cli->key.any)
@@ -258,13 +260,14 @@ static int choose_collector(const struct settings *s)
 {
 	if (s->to.any)
 		return usage_error("-C with -t: passing on to a further collector is not available "
-				   "in this version; use -C with -o, -w or --print");
+				   "in this version; use -C with an output");
 	if (s->interface.any)
 		return usage_error("-C with -I %s: a collector monitors no interface; say one of "
 				   "them, or run two sslcollector",
 				   s->interface.word);
 	if (!has_output(s))
-		return usage_error("-C: where to? Add -o IFACE, -w FILE or --print");
+		return usage_error(
+			"-C: where to? Add -o IFACE, -w FILE, --print or another output");
 	return 0;
 }
 
@@ -277,7 +280,7 @@ static int choose_mode(const struct settings *s, enum options_mode *mode)
 		return usage_error("say what to mirror with -I IFACE (or -I any), or -C to be a "
 				   "collector");
 	if (s->to.any && has_output(s))
-		return usage_error("-t with -o, -w or --print: an endpoint either sends to a "
+		return usage_error("-t with an output: an endpoint either sends to a "
 				   "collector or makes packets itself; say one of them");
 	*mode = s->to.any ? MODE_AGENT : MODE_ALONE;
 	return 0;

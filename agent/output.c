@@ -12,9 +12,15 @@
 
 #include "value.h"
 
-#define MTU_MIN  128u /* headers and the smallest segment that forge makes */
-#define MTU_MAX  65535u
-#define VLAN_MAX 4094u /* IEEE 802.1Q: 0 and 4095 name no VLAN */
+#define MTU_MIN        128u /* headers and the smallest segment that forge makes */
+#define MTU_MAX        65535u
+#define VNI_MAX        0xffffffu   /* 24 bits */
+#define ROTATE_MIN     (64u << 10) /* smaller files cost more than they hold */
+#define ROTATE_MAX     (1ull << 40)
+#define ROTATE_MAX_S   (366u * 86400)
+#define KEEP_MAX       (1ull << 50)
+#define KEEP_FILES_MAX 100000u /* they are looked through at each new one */
+#define VLAN_MAX       4094u   /* IEEE 802.1Q: 0 and 4095 name no VLAN */
 
 struct key {
 	const char *name;
@@ -147,6 +153,86 @@ static int take_port_map(struct sink_conf *c, const char *name, const char *text
 	return err;
 }
 
+/* Files */
+
+static int take_rotate_size(struct sink_conf *c, const char *name, const char *text)
+{
+	size_t bytes = 0;
+	int err = value_size(name, text, ROTATE_MIN, ROTATE_MAX, &bytes);
+
+	c->rotation.bytes = bytes;
+	return err;
+}
+
+static int take_rotate_time(struct sink_conf *c, const char *name, const char *text)
+{
+	return value_duration(name, text, ROTATE_MAX_S, &c->rotation.seconds);
+}
+
+static int take_keep_size(struct sink_conf *c, const char *name, const char *text)
+{
+	size_t bytes = 0;
+	int err = value_size(name, text, 2 * ROTATE_MIN, KEEP_MAX, &bytes);
+
+	c->rotation.keep_bytes = bytes;
+	return err;
+}
+
+static int take_keep_files(struct sink_conf *c, const char *name, const char *text)
+{
+	return value_number(name, text, 1, KEEP_FILES_MAX, &c->rotation.keep_files);
+}
+
+static int take_stop_with_reader(struct sink_conf *c, const char *name, const char *text)
+{
+	c->with_reader = true;
+	return text ? usage_error("%s: takes no value", name) : 0;
+}
+
+/* What they mean together. */
+static int check_rotation(const struct sink_conf *c, const char *name)
+{
+	const struct sink_rotation *r = &c->rotation;
+	bool rotates = r->bytes || r->seconds;
+
+	if ((r->keep_bytes || r->keep_files) && !rotates)
+		return usage_error("%s %s: keep-size and keep-files need rotate-size or "
+				   "rotate-time",
+				   name, c->target);
+	if (rotates && !strcmp(c->target, "-"))
+		return usage_error("%s -: standard output cannot be rotated", name);
+	if (r->keep_bytes && r->keep_bytes < 2 * r->bytes)
+		return usage_error("%s %s: keep-size: must be at least twice rotate-size: one file "
+				   "finished, one being written",
+				   name, c->target);
+	return 0;
+}
+
+/* Streams and tunnels */
+
+static int take_format(struct sink_conf *c, const char *name, const char *text)
+{
+	static const char *const words[] = {"pcap", "pcapng", NULL};
+	unsigned which = 0;
+	int err = value_choice(name, text, words, &which);
+
+	c->pcapng = which == 1;
+	return err;
+}
+
+static int take_vni(struct sink_conf *c, const char *name, const char *text)
+{
+	return value_number(name, text, 1, VNI_MAX, &c->vni);
+}
+
+/* Tells apart what sensors must not mix: it has to be said. */
+static int check_vni(const struct sink_conf *c, const char *name)
+{
+	return c->vni ? 0
+		      : usage_error("%s %s: which network? Add its number: %s,vni=1", name,
+				    c->target, c->target);
+}
+
 static const struct key keys[] = {
 	{"mtu", OF_PACKETS, false, take_mtu},
 	{"vlan", OF_PACKETS, false, take_vlan},
@@ -156,6 +242,13 @@ static const struct key keys[] = {
 	{"bypass", OF_IFACE, false, take_bypass},
 	{"xdp", OF_IFACE, false, take_xdp},
 	{"gso", OF_IFACE, true, take_gso},
+	{"vni", OF_TUNNEL, false, take_vni},
+	{"format", OF_STREAM, false, take_format},
+	{"rotate-size", OF_FILE, false, take_rotate_size},
+	{"rotate-time", OF_FILE, false, take_rotate_time},
+	{"keep-size", OF_FILE, false, take_keep_size},
+	{"keep-files", OF_FILE, false, take_keep_files},
+	{"stop-with-reader", OF_FILE, true, take_stop_with_reader},
 	{.name = NULL},
 };
 
@@ -246,6 +339,10 @@ int output_parse(struct sink_conf *out, const char *name, unsigned of, const cha
 		err = take_keys(&c, name, of, rest + 1);
 	if (!err)
 		err = check_keys(&c, name);
+	if (!err && of == OF_FILE)
+		err = check_rotation(&c, name);
+	if (!err && of == OF_TUNNEL)
+		err = check_vni(&c, name);
 	if (err)
 		free(target);
 	else

@@ -11,7 +11,9 @@
 /* Which outputs a key is for. */
 #define OF_IFACE   1u
 #define OF_FILE    2u
-#define OF_PACKETS (OF_IFACE | OF_FILE)
+#define OF_STREAM  4u /* PCAP-over-IP */
+#define OF_TUNNEL  8u /* VXLAN, GENEVE */
+#define OF_PACKETS (OF_IFACE | OF_FILE | OF_STREAM | OF_TUNNEL)
 
 /**
  * Parse `word`, said for an output of the kind `of` (one bit). `name` is how messages name what it

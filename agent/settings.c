@@ -126,6 +126,60 @@ static int take_write(struct options *o, const char *name, const char *word)
 	return err ? err : add_sink_take(o, &c);
 }
 
+static int take_serve(struct options *o, const char *name, const char *word)
+{
+	struct sink_conf c = {.kind = "pcap-over-ip"};
+	char host[256], *checked = NULL;
+	uint16_t port = 0;
+	int err = output_parse(&c, name, OF_STREAM, word);
+
+	if (err)
+		return err;
+	if (sink_split_address(c.target, host, &port) || !port)
+		err = usage_error("%s: %s: [ADDR:]PORT is needed, as in 57012 or [::]:57012", name,
+				  c.target);
+	else if (host[0])
+		err = value_address(name, host, &checked);
+	free(checked);
+	if (err)
+		free((char *)c.target);
+	return err ? err : add_sink_take(o, &c);
+}
+
+/* HOST[:PORT] with keys; port: 0 when one has to be said. */
+static int take_receiver(struct options *o, const char *name, const char *word, const char *kind,
+			 unsigned of, uint16_t port)
+{
+	struct sink_conf c = {.kind = kind};
+	char *host = NULL;
+	int err = output_parse(&c, name, of, word);
+
+	if (err)
+		return err;
+	err = value_host(name, c.target, &host, &port);
+	if (!err && !port)
+		err = usage_error("%s: %s: which port? Say HOST:PORT", name, c.target);
+	free(host);
+	if (err)
+		free((char *)c.target);
+	return err ? err : add_sink_take(o, &c);
+}
+
+static int take_serve_to(struct options *o, const char *name, const char *word)
+{
+	return take_receiver(o, name, word, "pcap-over-ip-to", OF_STREAM, 0);
+}
+
+static int take_vxlan(struct options *o, const char *name, const char *word)
+{
+	return take_receiver(o, name, word, "vxlan", OF_TUNNEL, 4789);
+}
+
+static int take_geneve(struct options *o, const char *name, const char *word)
+{
+	return take_receiver(o, name, word, "geneve", OF_TUNNEL, 6081);
+}
+
 static int take_print(struct options *o, const char *name, const char *word)
 {
 	struct sink_conf c = {.kind = "text"};
@@ -391,6 +445,14 @@ const struct setting settings_table[] = {
 		into, "IFACE,...", "packets onto IFACE, which should carry nothing else; A|B: shared out"},
 	{"write", "-w", KIND_LIST, PLACE_BOTH, RUN, AT(write), take_write,
 		into, "FILE,...", "packets into FILE: pcapng, or pcap if it ends in .pcap; -: stdout"},
+	{"pcap-over-ip", "--pcap-over-ip", KIND_LIST, PLACE_BOTH, RUN, AT(pcap_over_ip), take_serve,
+		into, "[ADDR:]PORT", "a capture for all who connect, on loopback without ADDR"},
+	{"pcap-over-ip-to", "--pcap-over-ip-to", KIND_LIST, PLACE_BOTH, RUN, AT(pcap_over_ip_to),
+		take_serve_to, into, "HOST:PORT", "the same, to one receiver that is connected to"},
+	{"vxlan", "--vxlan", KIND_LIST, PLACE_BOTH, RUN, AT(vxlan), take_vxlan,
+		into, "HOST,vni=N", "packets in VXLAN to HOST[:PORT] (default port 4789)"},
+	{"geneve", "--geneve", KIND_LIST, PLACE_BOTH, RUN, AT(geneve), take_geneve,
+		into, "HOST,vni=N", "packets in GENEVE to HOST[:PORT] (default port 6081)"},
 	{"print", "--print", KIND_FLAG, PLACE_BOTH, RUN, AT(print), take_print,
 		into, NULL, "one line a message on stdout"},
 	{"port-map", "--port-map", KIND_WORD, PLACE_BOTH, SHOW, AT(port_map), take_port_map,
@@ -507,8 +569,13 @@ static void print_option(const struct setting *d)
 
 	if (d->spoken[1] != '-')
 		snprintf(letter, sizeof(letter), "-%c,", d->spoken[1]);
-	snprintf(name, sizeof(name), "%s %s", d->name, d->value ? d->value : "");
-	printf("  %s --%-17s %s\n", letter, name, d->help);
+	snprintf(name, sizeof(name), "%s%s%s", d->name, d->value ? " " : "",
+		 d->value ? d->value : "");
+	/* where the name is long, its words begin below, where all others do */
+	if (strlen(name) > 18)
+		printf("  %s --%s\n%26s%s\n", letter, name, "", d->help);
+	else
+		printf("  %s --%-17s %s\n", letter, name, d->help);
 }
 
 void settings_print_help(void)

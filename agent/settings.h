@@ -16,7 +16,7 @@
 #define STATE_DIR_DEFAULT "/var/lib/sslcollector"
 #define RUN_DIR_DEFAULT   "/run/sslcollector"
 
-#define SETTINGS_MAX 40 /* rows of the table, its end included */
+#define SETTINGS_MAX 48 /* rows of the table, its end included */
 
 /* What was said about one setting; its kind tells the member that counts. All zero: nothing. What
  * the pointers reach belongs to argv, or to the file as it was loaded. */
@@ -32,7 +32,8 @@ struct said {
 
 struct settings {
 	struct said interface, filter, collect, listen, port;
-	struct said to, output, write, print, port_map;
+	struct said to, output, write, pcap_over_ip, pcap_over_ip_to, vxlan, geneve, print,
+		port_map;
 	struct said state_dir, ca, cert, key, insecure, expires;
 	struct said starttls, tls_in_tls, compress, queue, ring, backlog, shed, max_overhead,
 		flow_hook, probes;

@@ -10,6 +10,7 @@
 #include <event2/event.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 
 #include "acceptor.h"
 #include "base/clock.h"
+#include "base/hangup.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/notify.h"
@@ -33,7 +35,8 @@
 struct middle {
 	struct sink_set sinks;
 	struct sessions *sessions;
-	uint64_t tick_ns; /* when the once-a-second work is due */
+	uint64_t tick_ns;   /* when the once-a-second work is due */
+	atomic_bool reopen; /* files may have been moved away; said by any thread */
 };
 
 struct collector {
@@ -41,7 +44,8 @@ struct collector {
 	struct ingest_hub *hub;
 	struct acceptor *acceptor;
 	struct event_base *base;
-	struct event *sigint, *sigterm, *sigusr1, *timer;
+	struct event *sigint, *sigterm, *sigusr1, *sighup, *timer;
+	enum hangup hangup;
 	bool stop;
 };
 
@@ -81,6 +85,8 @@ static uint64_t middle_round(struct middle *m, bool *second)
 		m->tick_ns = now_ns + NS_PER_S;
 		sinks_tick(&m->sinks, now_ns);
 	}
+	if (atomic_exchange(&m->reopen, false))
+		sinks_reopen(&m->sinks);
 	sinks_flush(&m->sinks);
 	if (wait_ns > m->tick_ns - now_ns)
 		wait_ns = m->tick_ns - now_ns;
@@ -104,6 +110,18 @@ static void on_usr1(evutil_socket_t fd, short what, void *ctx)
 	(void)what;
 	(void)ctx;
 	metrics_dump(stderr, true);
+}
+
+static void on_hup(evutil_socket_t fd, short what, void *ctx)
+{
+	struct collector *c = ctx;
+
+	(void)fd;
+	(void)what;
+	if (c->hangup == HANGUP_ENDS)
+		c->stop = true;
+	else
+		atomic_store(&c->middle.reopen, true);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *ctx)
@@ -145,13 +163,16 @@ static int loop_open(struct collector *c)
 	c->sigint = signal_new(c, SIGINT, on_stop);
 	c->sigterm = signal_new(c, SIGTERM, on_stop);
 	c->sigusr1 = signal_new(c, SIGUSR1, on_usr1);
+	c->hangup = hangup_means();
+	if (c->hangup != HANGUP_IGNORED)
+		c->sighup = signal_new(c, SIGHUP, on_hup);
 	c->timer = evtimer_new(c->base, on_timer, c);
 	return c->sigint && c->sigterm && c->sigusr1 && c->timer ? 0 : -ENOMEM;
 }
 
 static void loop_close(struct collector *c)
 {
-	struct event *const all[] = {c->sigint, c->sigterm, c->sigusr1, c->timer};
+	struct event *const all[] = {c->sigint, c->sigterm, c->sigusr1, c->sighup, c->timer};
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
 		if (all[i])
@@ -356,6 +377,11 @@ int collector_local_tick(struct collector_local *c)
 	/* Rounded up: called a little late rather than twice. At most a second, see middle_round().
 	 */
 	return (int)((middle_round(&c->middle, &second) + NS_PER_MS - 1) / NS_PER_MS);
+}
+
+void collector_local_reopen(struct collector_local *c)
+{
+	atomic_store(&c->middle.reopen, true);
 }
 
 void collector_local_free(struct collector_local *c)

@@ -29,6 +29,8 @@ int collector_local_new(struct collector_local **out, const struct sink_conf *si
 int collector_local_frames(struct collector_local *c, struct span frames) WARN_UNUSED;
 /** Flush and run timers; returns ms until the next call is due, at most 1000. */
 int collector_local_tick(struct collector_local *c);
+/** Files that were moved away are begun anew, within a second. From any thread. */
+void collector_local_reopen(struct collector_local *c);
 /** Reset what is open, flush, close the sinks. Accepts NULL. */
 void collector_local_free(struct collector_local *c);
 

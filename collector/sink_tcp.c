@@ -759,7 +759,7 @@ const struct sink_ops sink_tcp_ops = {
 };
 
 const struct sink_ops sink_dial_ops = {
-	.name = "pcap-over-ip-connect",
+	.name = "pcap-over-ip-to",
 	.open = tcp_open,
 	.packet = tcp_packet,
 	.flush = tcp_flush,

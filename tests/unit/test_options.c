@@ -111,6 +111,24 @@ static size_t describe_shape(const struct sink_shape *s, char *out, size_t size)
 	return n;
 }
 
+static size_t describe_keys(const struct sink_conf *c, char *out, size_t size)
+{
+	const struct sink_rotation *r = &c->rotation;
+	size_t n = 0;
+
+	if (r->bytes || r->seconds)
+		n += (size_t)snprintf(out + n, size - n, ",rotate=%llu/%u,keep=%llu/%u",
+				      (unsigned long long)r->bytes, r->seconds,
+				      (unsigned long long)r->keep_bytes, r->keep_files);
+	if (c->with_reader)
+		n += (size_t)snprintf(out + n, size - n, ",reader");
+	if (c->pcapng)
+		n += (size_t)snprintf(out + n, size - n, ",ng");
+	if (c->vni)
+		n += (size_t)snprintf(out + n, size - n, ",vni=%u", c->vni);
+	return n;
+}
+
 static void describe(const struct options *o, char *out, size_t size)
 {
 	static const char *const modes[] = {"agent",    "alone",  "collector", "enroll", "token",
@@ -164,6 +182,7 @@ static void describe(const struct options *o, char *out, size_t size)
 			n += (size_t)snprintf(out + n, size - n, ",bypass=%d", o->sinks[i].bypass);
 		if (o->sinks[i].xdp)
 			n += (size_t)snprintf(out + n, size - n, ",xdp=%d", o->sinks[i].xdp);
+		n += describe_keys(&o->sinks[i], out + n, size - n);
 	}
 }
 
@@ -386,8 +405,8 @@ static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
 		 "passing on to a further collector is not available in this version"},
 		{"-C|-t|ids1|-o|x", "not available in this version"},
 		{"-C|-I|eth0|-o|x", "-C with -I eth0"},
-		{"-I|e|-t|h|-o|x", "-t with -o, -w or --print"},
-		{"-I|e|-t|h|--print", "-t with -o, -w or --print"},
+		{"-I|e|-t|h|-o|x", "-t with an output: "},
+		{"-I|e|-t|h|--print", "-t with an output: "},
 		{"-I|e|-o|e", "-o e: is the monitored interface"},
 		{"-I|e|-o|lo", "-o lo: this host would receive"},
 		{"-C|-o|lo", "-o lo: this host would receive"},
@@ -467,6 +486,64 @@ static void test_an_output_has_keys(void **state)
 	assert_taken("-C|-o|x\\|y\\|xy,vlan=3|-o|z", NULL, "collector fan:x|y|xy,vlan=3 iface:z");
 	assert_taken("", "collect: yes\noutput: [\"x,vlan=4094\"]\nport-map: 443:80\n",
 		     "collector iface:x,vlan=4094,443:80");
+}
+
+static void test_other_outputs_have_their_words(void **state)
+{
+	(void)state;
+	assert_taken("-C|-w|a,rotate-size=64K,rotate-time=1h,keep-size=1M,keep-files=9|-w|b,"
+		     "rotate-time=2",
+		     NULL,
+		     "collector pcap:a,rotate=65536/3600,keep=1048576/9 "
+		     "pcap:b,rotate=0/2,keep=0/0");
+	assert_taken("-I|e|-w|-,stop-with-reader", NULL, "alone iface=e pcap:-,reader");
+	assert_taken("-C|--pcap-over-ip|57012|--pcap-over-ip|[::1]:57013,format=pcapng", NULL,
+		     "collector pcap-over-ip:57012 pcap-over-ip:[::1]:57013,ng");
+	assert_taken("-I|e|--pcap-over-ip|0.0.0.0:1,mtu=9000,format=pcap", NULL,
+		     "alone iface=e pcap-over-ip:0.0.0.0:1,mtu=9000");
+	assert_taken("-C|--pcap-over-ip-to|host:99", NULL, "collector pcap-over-ip-to:host:99");
+	assert_taken("-C|--vxlan|host,vni=1|--geneve|[2001:db8::1]:99,vni=16777215,vlan=5", NULL,
+		     "collector vxlan:host,vni=1 geneve:[2001:db8::1]:99,vlan=5,vni=16777215");
+	assert_taken("", "collect: yes\npcap-over-ip: [57012]\nvxlan: [\"h:1,vni=2\"]\n",
+		     "collector pcap-over-ip:57012 vxlan:h:1,vni=2");
+	/* an output of the command line replaces all of the file's */
+	assert_taken("-C|--geneve|h,vni=3", "pcap-over-ip: [57012]\nvxlan: [\"h:1,vni=2\"]\n",
+		     "collector geneve:h,vni=3");
+	assert_taken("-I|e|-t|h", "pcap-over-ip-to: [\"h:1\"]\n", "agent iface=e host=h");
+}
+
+static void test_wrong_words_of_other_outputs_are_told(void **state)
+{
+	static const char *const rows[][2] = {
+		{"-C|-w|a,rotate-size=63K", "-w a: rotate-size: 63K: must be 64K to 1048576M"},
+		{"-C|-w|a,rotate-size=1h", "-w a: rotate-size: 1h"},
+		{"-C|-w|a,rotate-time=1M", "-w a: rotate-time: 1M"},
+		{"-C|-w|a,rotate-time=367d", "must be 1s to 366d"},
+		{"-C|-w|a,keep-size=1G", "-w a: keep-size and keep-files need rotate-size or "},
+		{"-C|-w|a,keep-files=1", "-w a: keep-size and keep-files need rotate-size or "},
+		{"-C|-w|a,rotate-size=1M,keep-files=0", "keep-files: 0: must be a number from 1"},
+		{"-C|-w|a,rotate-size=1M,keep-size=2047K",
+		 "-w a: keep-size: must be at least twice rotate-size"},
+		{"-C|-w|-,rotate-size=1M", "-w -: standard output cannot be rotated"},
+		{"-C|-w|-,stop-with-reader=1", "-w -: stop-with-reader: takes no value"},
+		{"-C|-o|x,rotate-size=1M", "-o x: rotate-size: is no key of this output"},
+		{"-C|--pcap-over-ip|0", "--pcap-over-ip: 0: [ADDR:]PORT is needed"},
+		{"-C|--pcap-over-ip|host", "--pcap-over-ip: host: [ADDR:]PORT is needed"},
+		{"-C|--pcap-over-ip|::1:80", "--pcap-over-ip: ::1:80: [ADDR:]PORT is needed"},
+		{"-C|--pcap-over-ip|host:80", "--pcap-over-ip: host: "},
+		{"-C|--pcap-over-ip|80,format=cap", "format: cap: must be one of pcap, pcapng"},
+		{"-C|--pcap-over-ip|80|--pcap-over-ip|80", "80: the same output is named twice"},
+		{"-C|--pcap-over-ip-to|host", "--pcap-over-ip-to: host: which port? Say HOST:PORT"},
+		{"-C|--vxlan|host", "--vxlan host: which network? Add its number: host,vni=1"},
+		{"-C|--vxlan|host,vni=0", "--vxlan host: vni: 0: must be a number from 1 to "},
+		{"-C|--geneve|host,vni=16777216", "must be a number from 1 to 16777215"},
+		{"-C|--geneve|::1,vni=1", "--geneve: ::1: an IPv6 address is written [ADDR]"},
+		{"-I|e|-t|h|--vxlan|h,vni=1", "-t with an output: "},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		assert_refused(rows[i][0], NULL, rows[i][1]);
 }
 
 static void test_wrong_keys_of_an_output_are_told(void **state)
@@ -660,7 +737,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 29); /* as many keys as the parser knows */
+	assert_int_equal(n, 34); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)
@@ -693,6 +770,8 @@ int main(void)
 		cmocka_unit_test(test_subcommands_are_for_people),
 		cmocka_unit_test(test_wrong_usage_is_one_line_that_says_what_to_do),
 		cmocka_unit_test(test_an_output_has_keys),
+		cmocka_unit_test(test_other_outputs_have_their_words),
+		cmocka_unit_test(test_wrong_words_of_other_outputs_are_told),
 		cmocka_unit_test(test_wrong_keys_of_an_output_are_told),
 		cmocka_unit_test(test_a_message_carries_no_terminal_escape),
 		cmocka_unit_test(test_the_file_supplies_what_was_not_said),

@@ -286,7 +286,7 @@ static void test_a_receiver_is_called_again_and_again(void **state)
 {
 	uint64_t begun = counter_named("sink_tcp_readers");
 	uint64_t lost = counter_named("sink_tcp_lost_gone");
-	struct sink_conf conf = {.kind = "pcap-over-ip-connect", .target = target};
+	struct sink_conf conf = {.kind = "pcap-over-ip-to", .target = target};
 	struct sink *s = NULL;
 	uint16_t port;
 	int fd = listener(&port), call;
