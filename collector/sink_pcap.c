@@ -35,7 +35,7 @@ static COUNTER_DEFINE(c_bytes, "sink_pcap_bytes", "bytes written to files and pi
 static COUNTER_DEFINE(c_lost_disk, "sink_pcap_lost_disk", "packets lost: the file took no more");
 static COUNTER_DEFINE(c_lost_reader, "sink_pcap_lost_reader",
 		      "packets lost: a pipe's reader was gone or too slow");
-static COUNTER_DEFINE(c_finished, "sink_pcap_files_finished", "files finished, the next one begun");
+static COUNTER_DEFINE(c_finished, "sink_pcap_files_closed", "files finished, the next one begun");
 static COUNTER_DEFINE(c_removed, "sink_pcap_files_removed",
 		      "finished files removed to keep within the limits");
 static COUNTER_DEFINE(c_lost_memory, "sink_pcap_lost_memory", "packets lost: out of memory");

@@ -316,7 +316,7 @@ static void reader_heard(struct tcp_sink *s, struct reader *r)
 
 	if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
 		return;
-	if (n < 0 || s->dials) {
+	if (n < 0) {
 		reader_gone(s, r);
 		return;
 	}
