@@ -498,14 +498,15 @@ int agent_run(const struct agent_conf *conf)
 	if (!err) {
 		open_control(&a);
 		hold_signals(SIG_UNBLOCK);
-		notify_ready();
+		if (!conf->quiet)
+			notify_ready();
 		event_base_dispatch(a.base);
 		notify_stopping();
 		drain(&a);
 	}
 	if (started)
 		conf->uplink->stop(conf->uplink_ctx, err ? 0 : AGENT_DRAIN_MS);
-	if (!err)
+	if (!err && !conf->quiet)
 		metrics_dump(stderr, false);
 	close_all(&a);
 	return err || a.failed ? 1 : 0;

@@ -27,6 +27,7 @@ struct agent_conf {
 	bool outer_tls;                          /* see struct capture_conf */
 	unsigned max_overhead, overhead_retry_s; /* see struct capture_conf */
 	const char *run_dir;                     /* where the control socket lies */
+	bool quiet;                              /* standard error is for errors alone */
 	const struct uplink_ops *uplink;
 	void *uplink_ctx;
 };

@@ -8,6 +8,7 @@
 #include "doctor.h"
 #include "enable.h"
 #include "enroll.h"
+#include "extcap.h"
 #include "options.h"
 #include "report.h"
 #include "run.h"
@@ -191,6 +192,7 @@ static int run_agent(const struct options *o)
 		.max_overhead = o->max_overhead,
 		.overhead_retry_s = o->overhead_retry_s,
 		.run_dir = o->run_dir,
+		.quiet = o->quiet,
 		.uplink = o->mode == MODE_AGENT ? &remote_ops : &local_ops,
 		.uplink_ctx = o->mode == MODE_AGENT ? (void *)&remote : (void *)&local,
 	};
@@ -329,15 +331,25 @@ static int run(const struct options *o)
 
 int main(int argc, char **argv)
 {
+	bool for_wireshark = extcap_is_asked(argc, argv);
 	struct options o;
 	int status;
 
+	if (for_wireshark) {
+		close_doors();
+		status = extcap_answer(argc, argv, &argv, &argc);
+		if (status >= 0)
+			return status;
+	}
 	if (argc == 2 && !strcmp(argv[1], TRIAL_WORD))
 		return trial_child();
 	if (options_parse(&o, argc, argv))
 		return 2;
 	if (o.verbose)
 		log_set_level(LOG_DEBUG);
+	o.quiet = for_wireshark; /* which takes all that is said there for an error */
+	if (for_wireshark)
+		log_set_level(LOG_ERROR);
 	if (o.mode != MODE_RUN) /* another program keeps what it was given */
 		close_doors();
 	status = run(&o);

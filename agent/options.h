@@ -68,6 +68,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	int nice;                   /* --nice N, -20 to 19; NICE_DEFAULT: nothing was said */
 	unsigned token_ttl_s;       /* token --expires DURATION (s, m, h, d); default 1h */
 	bool verbose;
+	bool quiet; /* no option: standard error is for errors alone */
 	struct sink_conf sinks[SINKS_MAX];
 	unsigned n_sinks;
 	struct sink_shape

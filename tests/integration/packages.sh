@@ -24,6 +24,9 @@ done
 # Debian's multiarch directory, or the distribution's own.
 libdir=lib$([ -e /etc/debian_version ] && printf '/%s' "$(gcc -print-multiarch)" || { [ -d /usr/lib64 ] && echo 64; })
 files+=$'\n'usr/$libdir/libsslcollector-preload.so
+for dir in "$libdir" libexec; do
+	files+=$'\n'usr/$dir/wireshark/extcap/sslcollector
+done
 
 fail() { printf 'FAIL: %s\n' "$*"; exit 1; }
 skip() { printf 'SKIP: %s\n' "$*"; exit 77; }
