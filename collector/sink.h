@@ -49,8 +49,8 @@ struct sink_conf {
 			       [ADDR:]PORT or HOST[:PORT]; "-" for text */
 	struct sink_shape shape;
 	/* Of an interface: */
-	enum sink_choice bypass; /* past its queue and whoever listens on it */
-	enum sink_choice xdp;    /* AF_XDP, which is past both as well */
+	enum sink_choice bypass;       /* past its queue and whoever listens on it */
+	enum sink_choice xdp;          /* AF_XDP, which is past both as well */
 	struct sink_rotation rotation; /* pcap, a file */
 	bool with_reader; /* pcap, a pipe: when its reader goes away, end this process (SIGTERM) */
 	bool pcapng;      /* PCAP-over-IP: not classic pcap */
@@ -127,6 +127,11 @@ static inline uint16_t sink_port(const struct sink_shape *shape, uint16_t server
 
 /* What the kinds share. */
 
+/**
+ * One of n, 0 to n - 1, by the addresses and ports of a real connection: the same for both
+ * directions, for whatever is forged from it, after a restart and at every collector.
+ */
+unsigned sink_flow_choice(const struct frame_flow_open *o, unsigned n);
 /** Append `foreign` as one word: printable ASCII stays; spaces, backslashes and all else become
  * \xHH. */
 void sink_put_word(struct buf *out, struct span foreign);

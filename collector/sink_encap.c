@@ -92,35 +92,6 @@ static uint32_t overhead(const struct encap_sink *s)
 	       ETH_HLEN;
 }
 
-/* Which way */
-
-static uint64_t mix(uint64_t h)
-{
-	h ^= h >> 32;
-	h *= 0x9e3779b97f4a7c15ull;
-	return h ^ h >> 29;
-}
-
-static uint64_t end_hash(const uint8_t addr[16], uint16_t port)
-{
-	uint64_t w[2];
-
-	memcpy(w, addr, sizeof(w));
-	return mix(mix(w[0] + port) + w[1]);
-}
-
-/* Of the real connection, the same for both directions, and for all that is made of it. */
-static unsigned way_of(const struct sink_flow *flow)
-{
-	const struct frame_flow_open *o = flow ? flow->open : NULL;
-
-	if (!o)
-		return 0;
-	return (unsigned)(mix(end_hash(o->client_addr, o->client_port) +
-			      end_hash(o->server_addr, o->server_port)) %
-			  ENCAP_PORTS);
-}
-
 /* Sockets */
 
 static void sockets_close(struct encap_sink *s)
@@ -358,7 +329,8 @@ static void encap_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 	memcpy(slot(s) - ENCAP_HEAD, s->head, ENCAP_HEAD);
 	s->iov[s->n] =
 		(struct iovec){.iov_base = slot(s) - ENCAP_HEAD, .iov_len = ENCAP_HEAD + l2.len};
-	s->via[s->n++] = (uint8_t)way_of(flow);
+	s->via[s->n++] =
+		(uint8_t)(flow && flow->open ? sink_flow_choice(flow->open, ENCAP_PORTS) : 0);
 	if (s->n == ENCAP_BATCH)
 		encap_flush(sink);
 }

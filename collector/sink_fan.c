@@ -18,41 +18,11 @@ struct fan_sink {
 	struct sink_set to;
 };
 
-static uint64_t load_u64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-/* MurmurHash3's finalizer: every input bit reaches every output bit. */
-static uint64_t mix(uint64_t v)
-{
-	v = (v ^ v >> 33) * 0xff51afd7ed558ccdull;
-	v = (v ^ v >> 33) * 0xc4ceb9fe1a85ec53ull;
-	return v ^ v >> 33;
-}
-
-static uint64_t mix_end(const uint8_t addr[16], uint16_t port)
-{
-	return mix(mix(mix(load_u64(addr)) + load_u64(addr + 8)) + port);
-}
-
-/* The sum does not tell the ends apart: a connection seen the other way round goes the same way. */
-static unsigned fan_choose(const struct frame_flow_open *o, unsigned n)
-{
-	uint64_t h = mix(mix_end(o->client_addr, o->client_port) +
-			 mix_end(o->server_addr, o->server_port));
-
-	return (unsigned)((h >> 32) * n >> 32); /* evenly, whatever n is */
-}
-
 static struct sink *fan_pick(struct sink *sink, const struct sink_flow *flow)
 {
 	struct fan_sink *s = (struct fan_sink *)sink;
 
-	return s->to.v[fan_choose(flow->open, s->to.n)];
+	return s->to.v[sink_flow_choice(flow->open, s->to.n)];
 }
 
 static void fan_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
