@@ -225,6 +225,12 @@ static int take_vni(struct sink_conf *c, const char *name, const char *text)
 	return value_number(name, text, 1, VNI_MAX, &c->vni);
 }
 
+static int take_tunnel_gso(struct sink_conf *c, const char *name, const char *text)
+{
+	c->gso = true;
+	return text ? usage_error("%s: takes no value", name) : 0;
+}
+
 /* Tells apart what sensors must not mix: it has to be said. */
 static int check_vni(const struct sink_conf *c, const char *name)
 {
@@ -243,6 +249,7 @@ static const struct key keys[] = {
 	{"xdp", OF_IFACE, false, take_xdp},
 	{"gso", OF_IFACE, true, take_gso},
 	{"vni", OF_TUNNEL, false, take_vni},
+	{"gso", OF_TUNNEL, true, take_tunnel_gso},
 	{"format", OF_STREAM, false, take_format},
 	{"rotate-size", OF_FILE, false, take_rotate_size},
 	{"rotate-time", OF_FILE, false, take_rotate_time},

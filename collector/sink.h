@@ -55,6 +55,7 @@ struct sink_conf {
 	bool with_reader; /* pcap, a pipe: when its reader goes away, end this process (SIGTERM) */
 	bool pcapng;      /* PCAP-over-IP: not classic pcap */
 	uint32_t vni;     /* VXLAN, GENEVE */
+	bool gso;         /* the same: several frames go to the kernel as one, to be cut */
 };
 
 struct sink_ops {

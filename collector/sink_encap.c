@@ -12,7 +12,7 @@
 #include <linux/if_ether.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/udp.h>
+#include <linux/udp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +33,7 @@
 #define ENCAP_RETRY_MAX 8 /* tries in all for one flush, then frames are dropped */
 #define ENCAP_SNDBUF    (1 << 20)
 #define ENCAP_WARN_MS   30000
+#define ENCAP_RUN_MAX   65000u /* bytes that go to the kernel as one datagram to be cut */
 
 static COUNTER_DEFINE(c_packets, "sink_encap_packets", "packets sent in VXLAN or GENEVE");
 static COUNTER_DEFINE(c_bytes, "sink_encap_bytes", "bytes of these packets");
@@ -56,6 +57,7 @@ struct encap_sink {
 	unsigned n;               /* frames waiting in the batch */
 	uint8_t via[ENCAP_BATCH]; /* which fd */
 	struct iovec iov[ENCAP_BATCH];
+	bool gso;        /* the kernel may get several frames as one datagram, to cut it */
 	bool is_jammed;  /* the last flush gave up: no waiting until a frame leaves again */
 	bool is_failing; /* nothing has left since an error */
 	struct log_rate nobufs_rate, size_rate, way_rate, refused_rate;
@@ -114,7 +116,8 @@ static int socket_prepare(const struct encap_sink *s, int fd)
 		discover = IPV6_PMTUDISC_DO;
 		return setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &discover, sizeof(discover));
 	}
-	(void)setsockopt(fd, SOL_SOCKET, SO_NO_CHECK, &one, sizeof(one));
+	if (!s->gso) /* what is cut needs one */
+		(void)setsockopt(fd, SOL_SOCKET, SO_NO_CHECK, &one, sizeof(one));
 	return setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &discover, sizeof(discover));
 }
 
@@ -246,32 +249,102 @@ static unsigned send_failed(struct encap_sink *s, int err, struct patience *p)
 	}
 }
 
-static void sent(struct encap_sink *s, const struct mmsghdr *m, unsigned n)
+/* What one sendmmsg(2) takes: messages of one frame, or of several that the kernel cuts. */
+struct burst {
+	struct mmsghdr m[ENCAP_BATCH];
+	unsigned frames[ENCAP_BATCH]; /* in each message */
+	union {
+		struct cmsghdr head; /* for its alignment */
+		uint8_t bytes[CMSG_SPACE(sizeof(uint16_t))];
+	} control[ENCAP_BATCH];
+	unsigned n;
+};
+
+/* How many frames from the first on the kernel can cut again: equal ones, and a last smaller one.
+ */
+static unsigned run_len(const struct iovec *v, unsigned n)
+{
+	size_t total = v[0].iov_len;
+	unsigned k = 1;
+
+	while (k < n && v[k].iov_len == v[0].iov_len && total + v[k].iov_len <= ENCAP_RUN_MAX)
+		total += v[k++].iov_len;
+	if (k < n && v[k].iov_len < v[0].iov_len && total + v[k].iov_len <= ENCAP_RUN_MAX)
+		k++;
+	return k;
+}
+
+static void message_add(struct burst *b, struct iovec *v, unsigned frames)
+{
+	struct msghdr *h = &b->m[b->n].msg_hdr;
+	uint16_t size = (uint16_t)v[0].iov_len;
+
+	*h = (struct msghdr){.msg_iov = v, .msg_iovlen = frames};
+	if (frames > 1) {
+		h->msg_control = b->control[b->n].bytes;
+		h->msg_controllen = sizeof(b->control[b->n].bytes);
+		*CMSG_FIRSTHDR(h) = (struct cmsghdr){.cmsg_level = IPPROTO_UDP,
+						     .cmsg_type = UDP_SEGMENT,
+						     .cmsg_len = CMSG_LEN(sizeof(size))};
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(h)), &size, sizeof(size));
+	}
+	b->frames[b->n++] = frames;
+}
+
+static void burst_build(struct burst *b, struct iovec *v, unsigned n, bool gso)
+{
+	b->n = 0;
+	for (unsigned at = 0; at < n; at += b->frames[b->n - 1])
+		message_add(b, v + at, gso ? run_len(v + at, n - at) : 1);
+}
+
+static void sent(struct encap_sink *s, const struct iovec *v, unsigned n)
 {
 	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < n; i++)
-		bytes += m[i].msg_hdr.msg_iov->iov_len - ENCAP_HEAD;
+		bytes += v[i].iov_len - ENCAP_HEAD;
 	counter_add(&c_packets, n);
 	counter_add(&c_bytes, bytes);
 	s->is_jammed = s->is_failing = false;
 }
 
+/* A message of several frames failed where one frame may not: true when that is to be tried. */
+static bool try_singly(struct encap_sink *s, const struct burst *b, int err)
+{
+	if (b->frames[0] == 1 || (err != -EIO && err != -EINVAL && err != -EMSGSIZE))
+		return false;
+	if (err != -EMSGSIZE && s->gso) {
+		s->gso = false;
+		log_warn("sink_encap: %s: gso: the way there does not cut datagrams: %s; each is "
+			 "sent by itself",
+			 s->name, strerror(-err));
+	}
+	return true;
+}
+
 /* The frames of one way, in order. */
-static void send_way(struct encap_sink *s, int fd, struct mmsghdr *m, unsigned n)
+static void send_way(struct encap_sink *s, int fd, struct iovec *v, unsigned n)
 {
 	struct patience p = {0};
+	bool gso = s->gso;
 	unsigned at = 0;
+	struct burst b;
 
 	while (at < n) {
-		int done = sendmmsg(fd, m + at, n - at, 0);
+		int done, err;
 
-		if (done > 0) {
-			sent(s, m + at, (unsigned)done);
-			at += (unsigned)done;
-		} else {
-			at += send_failed(s, done ? -errno : -EAGAIN, &p);
+		burst_build(&b, v + at, n - at, gso);
+		done = sendmmsg(fd, b.m, b.n, 0);
+		err = done < 0 ? -errno : -EAGAIN;
+		for (int i = 0; i < done; i++) {
+			sent(s, v + at, b.frames[i]);
+			at += b.frames[i];
 		}
+		if (done <= 0 && try_singly(s, &b, err))
+			gso = false;
+		else if (done <= 0)
+			at += send_failed(s, err, &p);
 	}
 }
 
@@ -279,23 +352,22 @@ static void encap_flush(struct sink *sink)
 {
 	struct encap_sink *s = (struct encap_sink *)sink;
 	uint64_t left = s->n == ENCAP_BATCH ? UINT64_MAX : (1ull << s->n) - 1;
-	struct mmsghdr m[ENCAP_BATCH];
+	struct iovec v[ENCAP_BATCH];
 
 	while (left) {
-		unsigned way = s->via[__builtin_ctzll(left)], n = 0;
+		unsigned first = (unsigned)__builtin_ctzll(left), way = s->via[first], n = 0;
 
-		for (unsigned i = (unsigned)__builtin_ctzll(left); i < s->n; i++) {
+		for (unsigned i = first; i < s->n; i++) {
 			if (!(left >> i & 1) || s->via[i] != way)
 				continue;
-			m[n++] = (struct mmsghdr){
-				.msg_hdr = {.msg_iov = &s->iov[i], .msg_iovlen = 1}};
+			v[n++] = s->iov[i];
 			left &= ~(1ull << i);
 		}
-		send_way(s, s->fd[way], m, n);
+		send_way(s, s->fd[way], v, n);
 	}
 	s->n = 0;
 }
-_Static_assert(ENCAP_BATCH == 64, "one bit each");
+_Static_assert(ENCAP_BATCH == 64, "one bit each; and no more than the kernel cuts at once");
 
 static uint8_t *slot(const struct encap_sink *s)
 {
@@ -433,6 +505,7 @@ static int encap_open(struct sink **out, const struct sink_conf *conf, const str
 	if (!s)
 		goto fail;
 	head(s->head, conf->vni);
+	s->gso = conf->gso;
 	err = resolve_name(s, conf->target, port);
 	if (err)
 		goto fail;

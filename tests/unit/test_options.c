@@ -124,6 +124,8 @@ static size_t describe_keys(const struct sink_conf *c, char *out, size_t size)
 		n += (size_t)snprintf(out + n, size - n, ",reader");
 	if (c->pcapng)
 		n += (size_t)snprintf(out + n, size - n, ",ng");
+	if (c->gso)
+		n += (size_t)snprintf(out + n, size - n, ",gso");
 	if (c->vni)
 		n += (size_t)snprintf(out + n, size - n, ",vni=%u", c->vni);
 	return n;
@@ -502,6 +504,7 @@ static void test_other_outputs_have_their_words(void **state)
 	assert_taken("-I|e|--pcap-over-ip|0.0.0.0:1,mtu=9000,format=pcap", NULL,
 		     "alone iface=e pcap-over-ip:0.0.0.0:1,mtu=9000");
 	assert_taken("-C|--pcap-over-ip-to|host:99", NULL, "collector pcap-over-ip-to:host:99");
+	assert_taken("-C|--vxlan|host,vni=1,gso", NULL, "collector vxlan:host,gso,vni=1");
 	assert_taken("-C|--vxlan|host,vni=1|--geneve|[2001:db8::1]:99,vni=16777215,vlan=5", NULL,
 		     "collector vxlan:host,vni=1 geneve:[2001:db8::1]:99,vlan=5,vni=16777215");
 	assert_taken("", "collect: yes\npcap-over-ip: [57012]\nvxlan: [\"h:1,vni=2\"]\n",
@@ -535,6 +538,7 @@ static void test_wrong_words_of_other_outputs_are_told(void **state)
 		{"-C|--pcap-over-ip|80|--pcap-over-ip|80", "80: the same output is named twice"},
 		{"-C|--pcap-over-ip-to|host", "--pcap-over-ip-to: host: which port? Say HOST:PORT"},
 		{"-C|--vxlan|host", "--vxlan host: which network? Add its number: host,vni=1"},
+		{"-C|--vxlan|host,vni=1,gso=yes", "--vxlan host: gso: takes no value"},
 		{"-C|--vxlan|host,vni=0", "--vxlan host: vni: 0: must be a number from 1 to "},
 		{"-C|--geneve|host,vni=16777216", "must be a number from 1 to 16777215"},
 		{"-C|--geneve|::1,vni=1", "--geneve: ::1: an IPv6 address is written [ADDR]"},

@@ -186,6 +186,42 @@ static void test_frames_of_a_connection_keep_their_order(void **state)
 	close(fd);
 }
 
+/* Of all lengths, in runs of equal ones with shorter and longer ones between them. */
+static void test_what_the_kernel_cuts_arrives_as_it_was(void **state)
+{
+	uint64_t sent = counter_named("sink_encap_packets");
+	struct sink_conf conf = {.kind = "vxlan", .target = target, .vni = 1, .gso = true};
+	uint8_t got[70000];
+	int fd = receiver(AF_INET);
+	struct sink *s = NULL;
+
+	(void)state;
+	assert_int_equal(sink_vxlan_ops.open(&s, &conf), 0);
+	for (unsigned i = 0; i < 600; i++) {
+		size_t len = i % 13 < 9 ? 1464 : i % 13 == 9 ? 700 : i % 13 == 10 ? 54 : 9000;
+
+		put(s, NULL, (uint8_t)i, len);
+		if (i % 50 == 49)
+			s->ops->flush(s);
+		if (i % 50 != 49)
+			continue;
+		for (unsigned k = i - 49; k <= i; k++) {
+			len = k % 13 < 9 ? 1464 : k % 13 == 9 ? 700 : k % 13 == 10 ? 54 : 9000;
+			take(fd, got, sizeof(got), (ssize_t)len + 8);
+			assert_int_equal(got[0], 8);
+			for (size_t b = 8; b < len + 8; b++)
+				assert_int_equal(got[b], (uint8_t)k);
+		}
+	}
+	assert_int_equal(counter_named("sink_encap_packets"), sent + 600);
+	put(s, NULL, 1, 65485 + 15); /* too large, first of a run: alone lost */
+	put(s, NULL, 2, 60);
+	s->ops->flush(s);
+	take(fd, got, sizeof(got), 68);
+	s->ops->close(s);
+	close(fd);
+}
+
 static void test_a_frame_can_be_built_where_it_leaves(void **state)
 {
 	uint8_t got[256], *room;
@@ -306,6 +342,7 @@ int main(void)
 		cmocka_unit_test(test_geneve_is_as_rfc_8926_draws_it),
 		cmocka_unit_test(test_a_connection_has_one_source_port_in_both_directions),
 		cmocka_unit_test(test_frames_of_a_connection_keep_their_order),
+		cmocka_unit_test(test_what_the_kernel_cuts_arrives_as_it_was),
 		cmocka_unit_test(test_a_frame_can_be_built_where_it_leaves),
 		cmocka_unit_test(test_what_is_too_large_is_counted_and_the_rest_goes),
 		cmocka_unit_test(test_a_port_without_a_listener_stops_nothing),
