@@ -3,8 +3,8 @@
  * sink_encap: packets to a sensor elsewhere, each frame in a UDP datagram: VXLAN (RFC 7348) or
  * GENEVE (RFC 8926). Both directions of a connection leave from one source port, so that a receiver
  * that spreads datagrams over its queues keeps them in order; different connections from different
- * ones. Datagrams are never fragmented: the frames are made for what the path carries. What cannot
- * leave is counted under its reason, and tried again with the next frame.
+ * ones. Datagrams are not fragmented: the frames are made for what the path carries. What cannot
+ * leave is counted under its reason, and its connection ends there (cut.h).
  */
 #include "sink.h"
 
@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "cut.h"
 
 #define ENCAP_PORTS     64 /* source ports: enough for the queues of any network card */
 #define ENCAP_BATCH     64 /* frames a flush */
@@ -33,6 +34,9 @@
 #define ENCAP_RETRY_MAX 8 /* tries in all for one flush, then frames are dropped */
 #define ENCAP_SNDBUF    (1 << 20)
 #define ENCAP_WARN_MS   30000
+#define ENCAP_RESETS    32     /* of cut connections, at once before other packets */
+#define ENCAP_CUT_AGE_S 600    /* a connection that was cut so long ago is over for any sensor */
+#define ENCAP_ERRORS    64     /* answers taken from a socket's queue a second */
 #define ENCAP_RUN_MAX   65000u /* bytes that go to the kernel as one datagram to be cut */
 
 static COUNTER_DEFINE(c_packets, "sink_encap_packets", "packets sent in VXLAN or GENEVE");
@@ -42,6 +46,14 @@ static COUNTER_DEFINE(c_nobufs, "sink_encap_lost_nobufs",
 static COUNTER_DEFINE(c_size, "sink_encap_lost_size", "packets lost: larger than the path's MTU");
 static COUNTER_DEFINE(c_unreachable, "sink_encap_lost_unreachable",
 		      "packets lost: there is no way to the receiver");
+static COUNTER_DEFINE(c_fragmented, "sink_encap_fragmented",
+		      "packets sent in fragments: the path's MTU had just shrunk");
+static COUNTER_DEFINE(c_cut, "sink_encap_flows_cut",
+		      "connections ended in a tunnel because it lost a packet of them");
+static COUNTER_DEFINE(c_cut_packets, "sink_encap_lost_cut",
+		      "packets lost: of connections that were cut before");
+static COUNTER_DEFINE(c_resets, "sink_encap_resets",
+		      "packets made to end connections that were cut");
 static COUNTER_DEFINE(c_refused, "sink_encap_refused",
 		      "answers that nothing listens on the receiver's port");
 
@@ -57,6 +69,8 @@ struct encap_sink {
 	unsigned n;               /* frames waiting in the batch */
 	uint8_t via[ENCAP_BATCH]; /* which fd */
 	struct iovec iov[ENCAP_BATCH];
+	struct cut *cut; /* connections that have lost a packet here */
+	uint64_t now_ns; /* of the last tick */
 	bool gso;        /* the kernel may get several frames as one datagram, to cut it */
 	bool is_jammed;  /* the last flush gave up: no waiting until a frame leaves again */
 	bool is_failing; /* nothing has left since an error */
@@ -94,6 +108,39 @@ static uint32_t overhead(const struct encap_sink *s)
 	       ETH_HLEN;
 }
 
+/* Which way */
+
+static uint16_t get_u16(const uint8_t *p)
+{
+	return (uint16_t)(p[0] << 8 | p[1]);
+}
+
+/*
+ * By the addresses and ports that the frame shows: what an IDS takes for one connection stays in
+ * order. Frames that forge does not make go the first way.
+ */
+static unsigned way_of(struct span l2)
+{
+	struct frame_flow_open o = {.flow = 0};
+	size_t ip = ETH_HLEN, addr = 16, tcp;
+	uint16_t type = 0;
+
+	while (ip + 4 <= l2.len && (type = get_u16(l2.p + ip - 2)) == ETH_P_8021Q)
+		ip += 4;
+	if (type == ETH_P_IP)
+		addr = 4;
+	else if (type != ETH_P_IPV6)
+		return 0;
+	tcp = ip + (type == ETH_P_IP ? 20 : 40); /* no options */
+	if (tcp + 4 > l2.len)
+		return 0;
+	memcpy(o.client_addr, l2.p + tcp - 2 * addr, addr);
+	memcpy(o.server_addr, l2.p + tcp - addr, addr);
+	o.client_port = get_u16(l2.p + tcp);
+	o.server_port = get_u16(l2.p + tcp + 2);
+	return sink_flow_choice(&o, ENCAP_PORTS);
+}
+
 /* Sockets */
 
 static void sockets_close(struct encap_sink *s)
@@ -110,9 +157,13 @@ static void sockets_close(struct encap_sink *s)
 static int socket_prepare(const struct encap_sink *s, int fd)
 {
 	int one = 1, sndbuf = ENCAP_SNDBUF, discover = IP_PMTUDISC_DO;
+	bool v6 = s->to.ss_family == AF_INET6;
 
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
-	if (s->to.ss_family == AF_INET6) {
+	/* else a packet that the interface's queue drops would count as sent */
+	(void)setsockopt(fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_RECVERR : IP_RECVERR, &one,
+			 sizeof(one));
+	if (v6) {
 		discover = IPV6_PMTUDISC_DO;
 		return setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &discover, sizeof(discover));
 	}
@@ -135,6 +186,18 @@ static int sockets_open(struct encap_sink *s)
 	if (err)
 		sockets_close(s);
 	return err;
+}
+
+/* What came back is told by sends as well; the queue only takes memory. */
+static void errors_drain(const struct encap_sink *s)
+{
+	uint8_t nothing[1];
+
+	for (unsigned i = 0; i < ENCAP_PORTS && s->fd[i] >= 0; i++)
+		for (unsigned n = 0; n < ENCAP_ERRORS; n++)
+			if (recv(s->fd[i], nothing, sizeof(nothing),
+				 MSG_ERRQUEUE | MSG_TRUNC | MSG_DONTWAIT) < 0)
+				break;
 }
 
 static void mtu_refresh(struct encap_sink *s)
@@ -166,6 +229,73 @@ static void no_way(struct encap_sink *s, int err, unsigned packets)
 		log_warn("sink_encap: %s: cannot be reached: %s; packets are counted as lost "
 			 "total=%llu",
 			 s->name, strerror(-err), (unsigned long long)counter_get(&c_unreachable));
+}
+
+/* Connections that have lost a packet */
+
+static struct span frame_of(const struct iovec *v)
+{
+	return span_of((uint8_t *)v->iov_base + ENCAP_HEAD, v->iov_len - ENCAP_HEAD);
+}
+
+static bool frame_lost(struct encap_sink *s, struct span l2)
+{
+	bool is_new = cut_lost(s->cut, l2, s->now_ns);
+
+	if (is_new)
+		counter_inc(&c_cut);
+	return is_new;
+}
+
+/* v[0] is lost: none of its connection's may follow. Returns how many of the n are left, it
+ * included. */
+static unsigned way_lost(struct encap_sink *s, struct iovec *v, unsigned n)
+{
+	unsigned kept = 1;
+
+	if (!frame_lost(s, frame_of(v)))
+		return n;
+	for (unsigned i = 1; i < n; i++) {
+		struct span l2 = frame_of(&v[i]);
+		size_t len =
+			cut_replace(s->cut, (uint8_t *)v[i].iov_base + ENCAP_HEAD, l2.len, false);
+
+		if (len != l2.len)
+			counter_inc(&c_cut_packets);
+		if (!len)
+			continue;
+		if (len != l2.len)
+			counter_inc(&c_resets);
+		v[kept] = v[i];
+		v[kept++].iov_len = ENCAP_HEAD + len;
+	}
+	return kept;
+}
+
+/* What is told of a cut connection: that it is over. */
+static void resets_send(struct encap_sink *s)
+{
+	uint8_t datagram[ENCAP_HEAD + CUT_FRAME_MAX];
+
+	memcpy(datagram, s->head, ENCAP_HEAD);
+	for (unsigned i = 0; i < ENCAP_RESETS; i++) {
+		struct span rst = cut_next(s->cut);
+		int fd;
+
+		if (!rst.len)
+			break;
+		memcpy(datagram + ENCAP_HEAD, rst.p, rst.len);
+		/* the first error may be an answer to what was sent before */
+		fd = s->fd[way_of(rst)];
+		if (send(fd, datagram, ENCAP_HEAD + rst.len, 0) < 0 &&
+		    send(fd, datagram, ENCAP_HEAD + rst.len, 0) < 0) {
+			(void)frame_lost(s, span_of(datagram + ENCAP_HEAD, rst.len));
+			break; /* it waits for the next time */
+		}
+		counter_inc(&c_resets);
+		counter_inc(&c_packets);
+		counter_add(&c_bytes, rst.len);
+	}
 }
 
 /* Sending */
@@ -216,36 +346,39 @@ static void pause_a_little(void)
 
 struct patience {
 	unsigned tries;   /* that waited for a full queue */
-	unsigned refused; /* answers to what was sent before: as many as datagrams at most */
+	unsigned answers; /* to what was sent before: as many as datagrams at most */
+	bool again;       /* the last error may have been an answer, too */
 };
 
-/* What a failed send means for its first frame. Returns the frames to go on by: 0 tries it again.
- */
-static unsigned send_failed(struct encap_sink *s, int err, struct patience *p)
+/* What a failed send means for its first frame. True: it is lost; false: it is tried again. */
+static bool send_failed(struct encap_sink *s, int err, struct patience *p)
 {
 	switch (err) {
 	case -EINTR:
-		return 0;
+		return false;
 	case -ECONNREFUSED:
 		refused(s);
-		if (p->refused++ < ENCAP_BATCH)
-			return 0;
+		if (p->answers++ < ENCAP_BATCH)
+			return false;
 		no_way(s, err, 1);
-		return 1;
+		return true;
 	case -ENOBUFS:
 	case -EAGAIN:
 		if (!s->is_jammed && p->tries++ < ENCAP_RETRY_MAX) {
 			pause_a_little();
-			return 0;
+			return false;
 		}
 		lose_nobufs(s);
-		return 1;
+		return true;
 	case -EMSGSIZE:
 		lose_size(s);
-		return 1;
-	default: /* ENETUNREACH, EHOSTUNREACH, EPERM of a packet filter … */
+		return true;
+	default: /* ENETUNREACH, EHOSTUNREACH, EPERM of a packet filter …, or such an answer */
+		p->again = !p->again;
+		if (p->again)
+			return false;
 		no_way(s, err, 1);
-		return 1;
+		return true;
 	}
 }
 
@@ -323,6 +456,35 @@ static bool try_singly(struct encap_sink *s, const struct burst *b, int err)
 	return true;
 }
 
+static void fragments_set(const struct encap_sink *s, int fd, bool may)
+{
+	bool v6 = s->to.ss_family == AF_INET6;
+	int discover = v6 ? (may ? IPV6_PMTUDISC_DONT : IPV6_PMTUDISC_DO)
+			  : (may ? IP_PMTUDISC_DONT : IP_PMTUDISC_DO);
+
+	(void)setsockopt(fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP,
+			 v6 ? IPV6_MTU_DISCOVER : IP_MTU_DISCOVER, &discover, sizeof(discover));
+}
+
+/*
+ * A frame that was made before the path's MTU shrank. The few of that moment go in fragments: they
+ * are all that is left to be told of their bytes, and later ones fit.
+ */
+static bool send_fragmented(struct encap_sink *s, int fd, const struct iovec *v)
+{
+	bool ok;
+
+	fragments_set(s, fd, true);
+	ok = send(fd, v->iov_base, v->iov_len, 0) >= 0;
+	fragments_set(s, fd, false);
+	if (!ok)
+		return false;
+	counter_inc(&c_fragmented);
+	sent(s, v, 1);
+	mtu_refresh(s);
+	return true;
+}
+
 /* The frames of one way, in order. */
 static void send_way(struct encap_sink *s, int fd, struct iovec *v, unsigned n)
 {
@@ -340,11 +502,16 @@ static void send_way(struct encap_sink *s, int fd, struct iovec *v, unsigned n)
 		for (int i = 0; i < done; i++) {
 			sent(s, v + at, b.frames[i]);
 			at += b.frames[i];
+			p.again = false;
 		}
-		if (done <= 0 && try_singly(s, &b, err))
+		if (done <= 0 && try_singly(s, &b, err)) {
 			gso = false;
-		else if (done <= 0)
-			at += send_failed(s, err, &p);
+		} else if (done <= 0 && err == -EMSGSIZE && send_fragmented(s, fd, v + at)) {
+			at++;
+		} else if (done <= 0 && send_failed(s, err, &p)) {
+			n = at + way_lost(s, v + at, n - at);
+			at++;
+		}
 	}
 }
 
@@ -354,6 +521,8 @@ static void encap_flush(struct sink *sink)
 	uint64_t left = s->n == ENCAP_BATCH ? UINT64_MAX : (1ull << s->n) - 1;
 	struct iovec v[ENCAP_BATCH];
 
+	if (cut_any(s->cut) && s->fd[0] >= 0 && !s->is_jammed)
+		resets_send(s);
 	while (left) {
 		unsigned first = (unsigned)__builtin_ctzll(left), way = s->via[first], n = 0;
 
@@ -387,13 +556,20 @@ static void encap_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 	struct encap_sink *s = (struct encap_sink *)sink;
 
 	(void)ts_ns;
+	(void)flow;
 	(void)first;
+	if (cut_any(s->cut) && cut_drops(s->cut, l2)) {
+		counter_inc(&c_cut_packets);
+		return;
+	}
 	if (s->fd[0] < 0) {
 		counter_inc(&c_unreachable);
+		(void)frame_lost(s, l2);
 		return;
 	}
 	if (l2.len > ENCAP_SLOT - ENCAP_HEAD) {
 		lose_size(s);
+		(void)frame_lost(s, l2);
 		return;
 	}
 	if (l2.p != slot(s))
@@ -401,8 +577,7 @@ static void encap_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 	memcpy(slot(s) - ENCAP_HEAD, s->head, ENCAP_HEAD);
 	s->iov[s->n] =
 		(struct iovec){.iov_base = slot(s) - ENCAP_HEAD, .iov_len = ENCAP_HEAD + l2.len};
-	s->via[s->n++] =
-		(uint8_t)(flow && flow->open ? sink_flow_choice(flow->open, ENCAP_PORTS) : 0);
+	s->via[s->n++] = (uint8_t)way_of(l2);
 	if (s->n == ENCAP_BATCH)
 		encap_flush(sink);
 }
@@ -428,8 +603,11 @@ static void encap_tick(struct sink *sink, uint64_t now_ns)
 {
 	struct encap_sink *s = (struct encap_sink *)sink;
 
-	(void)now_ns;
+	s->now_ns = now_ns;
+	s->is_jammed = false;
 	encap_flush(sink);
+	errors_drain(s);
+	cut_expire(s->cut, now_ns, ENCAP_CUT_AGE_S * NS_PER_S);
 	if (s->is_failing)
 		find_way(s);
 	mtu_refresh(s);
@@ -472,6 +650,7 @@ static void encap_close(struct sink *sink)
 	if (s->fd[0] >= 0)
 		encap_flush(sink);
 	sockets_close(s);
+	cut_free(s->cut);
 	if (s->arena)
 		explicit_bzero(s->arena, ENCAP_BATCH * ENCAP_SLOT);
 	free(s->arena);
@@ -490,7 +669,7 @@ static struct encap_sink *encap_alloc(const struct sink_ops *ops, const char *ta
 		s->fd[i] = -1;
 	s->arena = calloc(ENCAP_BATCH, ENCAP_SLOT);
 	s->name = strdup(target);
-	if (s->arena && s->name)
+	if (s->arena && s->name && !cut_new(&s->cut))
 		return s;
 	encap_close(&s->sink);
 	return NULL;

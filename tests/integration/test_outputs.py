@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run, many outputs: files that rotate, PCAP over IP to tshark, to tcpdump and to a receiver that is
 called, VXLAN over IPv4 and GENEVE over IPv6. All show the same connections, byte by byte; Suricata reads
-the tunnels; a path whose MTU shrinks gets smaller segments; SIGHUP begins a moved file anew."""
+the tunnels; a path whose MTU shrinks gets smaller segments; what a narrow one drops is counted, and ends only
+its connections in that tunnel; SIGHUP begins a moved file anew."""
 import signal
 import struct
 import time
@@ -89,6 +90,7 @@ def main(t):
         settle(t.dir / "all.pcapng",
                lambda s: sum(f"/big?{what} ".encode() in f.data[0] and f.end != "open" for f in s) == 2)
 
+    began = time.time()
     ask("first")
     arrived("first")
     (t.dir / "moved.pcapng").rename(t.dir / "moved.1")
@@ -99,19 +101,31 @@ def main(t):
     ask("second")
     arrived("second")
     time.sleep(0.5)
-    t.drain(agent, col)
     equal(losses(col), {}, "losses")
+    # a way that takes only some of it: counted, ended, and nobody else's trouble
+    sh("tc", "-n", t.col, "qdisc", "add", "dev", "vx0", "root", "tbf", "rate", "2mbit", "burst", "4k", "limit", "9k")
+    ask("third")
+    arrived("third")
+    sh("tc", "-n", t.col, "qdisc", "del", "dev", "vx0", "root")
+    time.sleep(1.5)
+    t.drain(agent, col)
+    lost = losses(col)
+    check(lost.get("collector:sink_encap_lost_nobufs") and all("encap" in k for k in lost), "losses:", lost)
+    cut = col.counters()["sink_encap_flows_cut"]
+    fact("a narrow way:", lost, f"connections cut: {cut}")
     for p in (shark, dump, nc):
         p.wait(10)
     time.sleep(1)
     tap.stop()
 
     want = flows(t.dir / "all.pcapng")
-    equal(len(want), 20, "connections")
+    equal(len(want), 30, "connections")
+    times = [p.ts for f in want for _, p in f.packets]  # none runs backwards in a connection: flows() has looked
+    check(began - 0.5 < min(times) and max(times) < time.time(), "not the time of the capture:", min(times), began)
     said = told(want)
     for name in ("shark.pcapng", "dump.pcap", "called.pcap"):
         equal(told(flows(t.dir / name)) == said, True, f"{name} tells the same")
-    fact("tshark, tcpdump and the receiver that was called: the same 20 connections")
+    fact("tshark, tcpdump and the receiver that was called: the same 30 connections")
 
     parts = sorted(spool.iterdir())
     check(len(parts) > 10 and all(p.name.endswith("Z.pcapng") and p.stat().st_size <= 65536 for p in parts),
@@ -129,10 +143,15 @@ def main(t):
 
     vxlan = unwrap(t, t.dir / "vx1.pcap", 4789, "0800000000000700", 1500)
     geneve = unwrap(t, t.dir / "vx1.pcap", 6081, "0000655812345600", 1500)
+    narrow = {x[0] for x in said if b"third" in x[2]}
     for name, plain in (("VXLAN", vxlan), ("GENEVE", geneve)):
-        equal(told(flows(plain)) == said, True, f"{name} tells the same")
+        seen = flows(plain)  # each sound: also those that were cut are whole up to their end
+        equal([x for x in told(seen) if x[0] not in narrow] == [x for x in said if x[0] not in narrow], True,
+              f"{name} tells the same")
+        cut -= sum(f.rsts != [] and f.nxt[0] is not None for f in seen)
         equal(sh("tshark", "-r", plain, "-o", "tcp.check_checksum:TRUE", "-Y", COMPLAINT).splitlines()[:3], [],
               f"tshark's complaints about {name}")
+    check(cut >= 0, "more connections end with RST than were cut")
     equal(segment_sizes(vxlan), {1410, 1390, 1310, 1290}, "MSS in VXLAN: less 50, IPv4 and IPv6 inside, two MTUs")
     equal(segment_sizes(geneve), {1390, 1370, 1290, 1270}, "MSS in GENEVE over IPv6: less 70")
     # each by itself: the same connection twice would be a repetition to both readers
@@ -141,14 +160,16 @@ def main(t):
         sh("tcpdump", "-r", t.dir / "vx1.pcap", "-w", one, f"udp dst port {port}")
         rows = sh("tshark", "-r", one, "-o", "http.tls.port:0", "-d", "tcp.port==443,http", "-Y", "http.request",
                   "-T", "fields", "-e", field, "-e", "http.request.uri", timeout=60).splitlines()
+        rows = [x for x in rows if "third" not in x]
         equal(sorted(rows), sorted(f"{vni}\t{u}" for u in URIS * 2), f"tshark's requests in {name}")
     # both in one run of Suricata, for it needs seconds to start: the second as if it had come later
     later, both = t.dir / "later.pcap", t.dir / "both.pcap"
     sh("editcap", "-F", "pcap", "-t", 1000, t.dir / "outer-6081.pcap", later)
     sh("mergecap", "-F", "pcap", "-w", both, t.dir / "outer-4789.pcap", later)
     seen = [(r["http"]["url"], ":" in r["src_ip"]) for r in t.suricata_read(both, "") if r.get("event_type") == "http"]
+    seen = [x for x in seen if "third" not in x[0]]
     equal(sorted(seen), sorted((u, v6) for u in URIS * 2 for v6 in (False, True)), "Suricata's events in both tunnels")
     fact("VXLAN and GENEVE: the same connections, decoded by tshark and by Suricata; segments follow the path")
 
 
-run(main, needs=["nginx", "curl", "tcpdump", "tshark", "editcap", "mergecap", "nc", "suricata"])
+run(main, needs=["nginx", "curl", "tc", "tcpdump", "tshark", "editcap", "mergecap", "nc", "suricata"])

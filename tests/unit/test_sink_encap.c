@@ -120,16 +120,37 @@ static void test_geneve_is_as_rfc_8926_draws_it(void **state)
 	check_head(&sink_geneve_ops, AF_INET6, want, 65535 - 70);
 }
 
-static struct frame_flow_open flow_of(unsigned i)
+/* A frame of connection i, from its client or from its server: IPv6, in a VLAN, when i is odd. The
+ * number stands in its last byte. */
+static void put_frame(struct sink *s, unsigned i, bool back, uint8_t flags, uint8_t number)
 {
-	struct frame_flow_open o = {
-		.client_addr = {10, 0, (uint8_t)(i >> 8), (uint8_t)i},
-		.server_addr = {10, 1, 2, 3},
-		.client_port = (uint16_t)(40000 + i),
-		.server_port = 443,
-	};
-	return o;
+	uint8_t f[14 + 4 + 40 + 20 + 1] = {0}, *ip = f + 14, *tcp;
+	unsigned len = i % 2 ? 16 : 4;
+
+	if (i % 2) {
+		memcpy(f + 12, (uint8_t[]){0x81, 0, 0, 9, 0x86, 0xdd}, 6);
+		ip += 4;
+		tcp = ip + 40;
+		memcpy(ip, (uint8_t[]){0x60, 0, 0, 0, 0, 21, 6, 64}, 8);
+	} else {
+		f[12] = 8;
+		tcp = ip + 20;
+		memcpy(ip, (uint8_t[]){0x45, 0, 0, 41, 0, 0, 0, 0, 64, 6}, 10);
+	}
+	tcp[-2 * (int)len + (back ? (int)len : 0)] = 10;
+	tcp[-1 - (back ? 0 : (int)len)] = (uint8_t)i;
+	tcp[-2 * (int)len + (back ? 0 : (int)len)] = 99;
+	tcp[back ? 2 : 0] = (uint8_t)(128 + i / 256);
+	tcp[back ? 3 : 1] = (uint8_t)i;
+	tcp[back ? 0 : 2] = 443 >> 8;
+	tcp[back ? 1 : 3] = 443 & 0xff;
+	tcp[12] = 0x50;
+	tcp[13] = flags;
+	tcp[20] = number;
+	s->ops->packet(s, span_of(f, (size_t)(tcp + 21 - f)), 1, NULL, false);
 }
+
+#define FRAME_LEN(i) ((i) % 2 ? 79 : 55)
 
 static void test_a_connection_has_one_source_port_in_both_directions(void **state)
 {
@@ -141,18 +162,11 @@ static void test_a_connection_has_one_source_port_in_both_directions(void **stat
 
 	(void)state;
 	for (unsigned i = 0; i < 200; i++) {
-		struct frame_flow_open o = flow_of(i), back = o;
-
-		put(s, &o, (uint8_t)i, 60);
-		/* the same connection, as its other end would name it */
-		memcpy(back.client_addr, o.server_addr, 16);
-		memcpy(back.server_addr, o.client_addr, 16);
-		back.client_port = o.server_port;
-		back.server_port = o.client_port;
-		put(s, &back, (uint8_t)i, 61);
+		put_frame(s, i, false, 0x10, 1);
+		put_frame(s, i, true, 0x10, 2);
 		s->ops->flush(s);
-		port[i] = take(fd, got, sizeof(got), 68);
-		assert_int_equal(take(fd, got, sizeof(got), 69), port[i]);
+		port[i] = take(fd, got, sizeof(got), 8 + FRAME_LEN(i));
+		assert_int_equal(take(fd, got, sizeof(got), 8 + FRAME_LEN(i)), port[i]);
 		assert_in_range(port[i], 1024, 65535);
 		others += i && port[i] != port[i - 1];
 	}
@@ -171,15 +185,12 @@ static void test_frames_of_a_connection_keep_their_order(void **state)
 	struct sink *s = open_sink(&sink_geneve_ops, 1);
 
 	(void)state;
-	for (unsigned i = 0; i < 150; i++) {
-		struct frame_flow_open o = flow_of(i % 5);
-
-		put(s, &o, (uint8_t)i, 60);
-	}
+	for (unsigned i = 0; i < 150; i++)
+		put_frame(s, 2 * (i % 5), i / 5 % 2, 0x10, (uint8_t)i);
 	s->ops->flush(s);
 	for (unsigned i = 0; i < 150; i++) {
-		take(fd, got, sizeof(got), 68);
-		assert_int_equal(got[8] / 5, next[got[8] % 5]++);
+		take(fd, got, sizeof(got), 8 + 55);
+		assert_int_equal(got[62] / 5, next[got[62] % 5]++);
 	}
 	assert_int_equal(counter_named("sink_encap_packets"), sent + 150);
 	s->ops->close(s);
@@ -316,6 +327,25 @@ static void test_no_way_is_counted_and_tried_again(void **state)
 	s->ops->close(s);
 }
 
+static void test_a_connection_ends_where_it_lost_a_packet(void **state)
+{
+	uint64_t lost = counter_named("sink_encap_lost_unreachable");
+	uint64_t cut = counter_named("sink_encap_flows_cut"),
+		 behind = counter_named("sink_encap_lost_cut");
+	struct sink *s;
+
+	(void)state;
+	snprintf(target, sizeof(target), "255.255.255.255");
+	s = open_sink(&sink_vxlan_ops, 1);
+	for (unsigned c = 0; c < 3; c++)
+		for (unsigned i = 0; i < 10; i++)
+			put_frame(s, c, i % 2, 0x10, 0);
+	assert_int_equal(counter_named("sink_encap_flows_cut"), cut + 3);
+	assert_int_equal(counter_named("sink_encap_lost_unreachable"), lost + 3);
+	assert_int_equal(counter_named("sink_encap_lost_cut"), behind + 27);
+	s->ops->close(s);
+}
+
 static void test_a_host_without_an_address_is_an_error(void **state)
 {
 	struct sink_conf conf = {.kind = "vxlan", .target = "no such host", .vni = 1};
@@ -347,6 +377,7 @@ int main(void)
 		cmocka_unit_test(test_what_is_too_large_is_counted_and_the_rest_goes),
 		cmocka_unit_test(test_a_port_without_a_listener_stops_nothing),
 		cmocka_unit_test(test_no_way_is_counted_and_tried_again),
+		cmocka_unit_test(test_a_connection_ends_where_it_lost_a_packet),
 		cmocka_unit_test(test_a_host_without_an_address_is_an_error),
 	};
 
