@@ -152,7 +152,7 @@ static void sockets_close(struct encap_sink *s)
 	}
 }
 
-/* Never fragmented; and over IPv4 without a checksum, as the RFCs have it: all that is inside has
+/* Not fragmented; and over IPv4 without a checksum, as the RFCs have it: all that is inside has
  * one. */
 static int socket_prepare(const struct encap_sink *s, int fd)
 {

@@ -66,7 +66,8 @@ struct pcap_sink {
 	uint64_t last_ts_ns;   /* of the packet given last */
 	uint64_t aged_from_ns; /* monotonic: the file's first tick with a packet in it; 0: none */
 	bool held;             /* no new file could be begun: not tried again until the tick */
-	off_t trimmed_at;      /* `good` when old files were looked for last */
+	uint64_t kept;         /* bytes of finished files, when they were looked through last */
+	bool has_looked;       /* through them, since the start */
 	bool reopen;           /* wanted, and not done yet */
 	bool with_reader;
 	bool is_stdout;
@@ -309,20 +310,27 @@ static int finish_file(struct pcap_sink *s)
 	return err;
 }
 
+/* What may remain of the finished files: the one being written has its share. */
+static uint64_t may_keep(const struct pcap_sink *s)
+{
+	uint64_t live = (uint64_t)s->good, keep = s->rotation.keep_bytes;
+
+	if (live < s->rotation.bytes) /* what it may become before we look again */
+		live = s->rotation.bytes;
+	if (!keep)
+		return UINT64_MAX;
+	return keep > live ? keep - live : 0;
+}
+
 static void trim_files(struct pcap_sink *s)
 {
 	const struct sink_rotation *r = &s->rotation;
-	uint64_t live = (uint64_t)s->good, left, keep = UINT64_MAX;
 	int n;
 
-	if (live < r->bytes) /* what it may become before we look again */
-		live = r->bytes;
-	s->trimmed_at = s->good;
+	s->has_looked = true;
 	if (!r->keep_bytes && !r->keep_files)
 		return;
-	if (r->keep_bytes)
-		keep = r->keep_bytes > live ? r->keep_bytes - live : 0;
-	n = spool_trim(s->spool, r->keep_files, keep, &left);
+	n = spool_trim(s->spool, r->keep_files, may_keep(s), &s->kept);
 	if (n > 0)
 		counter_add(&c_removed, (uint64_t)n);
 	else if (n < 0 && may_complain(s))
@@ -613,7 +621,7 @@ static void pcap_tick(struct sink *sink, uint64_t now_ns)
 		reopen_file(s);
 	if (s->spool && is_old(s, now_ns))
 		rotate(s);
-	else if (s->spool && s->rotation.keep_bytes && s->good > s->trimmed_at)
+	else if (s->spool && (!s->has_looked || s->kept > may_keep(s)))
 		trim_files(s);
 }
 

@@ -684,6 +684,13 @@ static void test_only_so_many_files_are_kept(void **state)
 	/* the newest: together with the file being written they hold the last packets */
 	assert_null(strstr(names[0], "20.123Z"));
 	sink_pcap_ops.close(s);
+	assert_int_equal(finished("n-", names), 4);
+	/* another run, with less patience, looks at once */
+	assert_int_equal(
+		open_rotated(&s, path, (struct sink_rotation){.bytes = 5000, .keep_files = 2}), 0);
+	sink_pcap_ops.tick(s, 0);
+	assert_int_equal(finished("n-", names), 2);
+	sink_pcap_ops.close(s);
 }
 
 static void test_files_take_no_more_than_their_budget(void **state)
