@@ -1218,6 +1218,49 @@ static void test_mtu_is_asked_for_every_handshake(void **state)
 	rig_free(r);
 }
 
+/* Two outputs that want different packets are told the same. */
+static void test_each_look_of_packets_has_its_own_connection(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(2, 2, 5000);
+	struct capture *other = calloc(1, sizeof(*other));
+	struct check *c[2] = {&r->capture.check, &other->check};
+
+	(void)state;
+	sessions_free(r->t);
+	other->sink = (struct sink){.ops = &capture_ops, .shape = {.mtu = 600, .vlan = 77}};
+	other->mtu = 9000;
+	other->check.mtu = 600;
+	other->check.outer_vlan = 77;
+	other->check.pattern = pattern;
+	r->set.v[r->set.n++] = &other->sink;
+	assert_int_equal(sessions_new(&r->t, NULL, &r->set), 0);
+	r->a = sessions_origin(r->t, (const uint8_t *)"aaaaaaaaaaaaaaaa", span_str("web1"));
+	put_open(r, r->a, &m);
+	put_data(r, r->a, 1, FLOW_C2S, 0, 3000, T0 + 1);
+	put_data(r, r->a, 1, FLOW_S2C, 0, 50000, T0 + 2);
+	put_gap(r, r->a, 1, FLOW_S2C, 50000, 100, T0 + 3);
+	(void)sessions_tick(r->t, r->now + NS_PER_S); /* pokes both */
+	put_close(r, r->a, 1, FLOW_END_FIN, T0 + 2 * NS_PER_S);
+	put_open(r, r->a, &n); /* the same tuple */
+	put_data(r, r->a, 2, FLOW_C2S, 0, 10, T0 + 3 * NS_PER_S);
+	sessions_close_all(r->t, r->now);
+	for (int i = 0; i < 2; i++) {
+		assert_null(c[i]->err);
+		assert_int_equal(c[i]->payload_bytes, 53010);
+		assert_int_equal(c[i]->gap, 100);
+		assert_int_equal(c[i]->fins, 2);
+		assert_int_equal(c[i]->rsts, 1);
+		assert_int_equal(check_open_flows(c[i]), 0);
+		assert_int_equal(c[i]->last->mss, i ? 560 : 1460);
+	}
+	assert_int_equal(c[0]->repeated, c[1]->repeated);
+	assert_int_equal(grown(r, "session_bytes"), 53010); /* told once */
+	assert_int_equal(other->message_bytes, 53010);
+	rig_free(r);
+	free(other);
+}
+
 static void test_other_transports_are_counted_not_forged(void **state)
 {
 	struct rig *r = rig_new(NULL);
@@ -1410,6 +1453,7 @@ int main(void)
 		cmocka_unit_test(test_both_sides_are_poked_when_both_wait),
 		cmocka_unit_test(test_time_of_a_flow_is_monotone),
 		cmocka_unit_test(test_mtu_is_asked_for_every_handshake),
+		cmocka_unit_test(test_each_look_of_packets_has_its_own_connection),
 		cmocka_unit_test(test_other_transports_are_counted_not_forged),
 		cmocka_unit_test(test_storms_of_frames_always_give_valid_packets),
 	};
