@@ -435,7 +435,8 @@ static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, 
 	queue_push(&s->processes, &p->node);
 	s->n_processes++;
 	counter_set(&processes_served, s->n_processes);
-	p->ring.shared->flags = s->conf.outer_tls ? SSLC_SHIM_OUTER : 0;
+	p->ring.shared->flags = (s->conf.outer_tls ? SSLC_SHIM_OUTER : 0) |
+				(s->conf.inner_only ? 0 : SSLC_SHIM_CLEAR);
 	p->ring.shared->beat_ns = clock_mono_ns();
 	log_debug("preload: process %u (%.16s) is mirrored by its library", pid, pc.comm);
 	return 0;

@@ -61,6 +61,12 @@ struct holder {
 	uint64_t born; /* shimproc.records then */
 };
 
+/* Bytes said before TLS on a connection that is not known yet. */
+struct clear {
+	struct clear *next;
+	struct sslc_ev_data ev; /* its bytes follow */
+};
+
 enum fate { UNBOUND, BOUND, LOST, OTHER };
 
 /* A TLS object of a process. */
@@ -72,6 +78,8 @@ struct object {
 	enum fate fate;
 	uint64_t next[2];  /* position expected, by enum sslc_dir */
 	uint64_t loose[2]; /* bytes told without a connection */
+	struct clear *clear, **clear_end;
+	bool is_cut; /* not all of them */
 };
 
 struct shimproc {
@@ -81,6 +89,7 @@ struct shimproc {
 	uint64_t holes; /* bytes that were not told, as was seen */
 	uint64_t id;    /* unlike a process's number not used again */
 	uint64_t records;
+	size_t clear_bytes; /* of memory, of all objects */
 };
 
 /* A child may come that knows this number. */
@@ -95,6 +104,7 @@ struct shimflows {
 	uint64_t last_id, last_process;
 	struct forked forked[FORKED]; /* the last ones */
 	uint32_t n_forked;
+	struct object *binding; /* whose connection is about to be opened; or NULL */
 };
 
 int shimflows_new(struct shimflows **out, const struct shimflows_conf *conf)
@@ -181,7 +191,67 @@ static uint64_t next_id(struct shimflows *t, uint64_t now_ns)
 	return id;
 }
 
-static struct sflow *open_flow(struct shimflows *t, const struct shimproc *p,
+/* --- before TLS ---------------------------------------------------------------------------------
+ */
+
+/* They come right before the record BIND of their object. */
+static void on_clear(struct shimproc *p, struct object *o, const struct shimring_record *r)
+{
+	size_t size = sizeof(struct clear) + r->rec.len;
+	struct clear *c;
+
+	if (o->fate != UNBOUND)
+		return;
+	c = size <= SHIMFLOW_CLEAR_MAX - p->clear_bytes ? calloc(1, size) : NULL;
+	if (!c) {
+		counter_inc(&tables_full);
+		o->is_cut = true;
+		return;
+	}
+	c->ev.conn = conn_id(p, o->ssl, o->life);
+	c->ev.ev.ts_ns = r->rec.ts_ns;
+	c->ev.pos = r->rec.pos;
+	c->ev.tid = r->rec.thread;
+	c->ev.len = r->rec.len;
+	c->ev.dir = r->rec.dir;
+	memcpy(c->ev.data, r->bytes, r->rec.len);
+	if (!o->clear)
+		o->clear_end = &o->clear;
+	*o->clear_end = c;
+	o->clear_end = &c->next;
+	p->clear_bytes += size;
+}
+
+/* A byte where none can be: the stages behind know then that some are missing. */
+static void tell_cut(const struct shimflows *t, const struct shimproc *p, const struct object *o,
+		     uint64_t flow, uint64_t ts_ns)
+{
+	struct {
+		struct sslc_ev_data ev;
+		uint64_t byte;
+	} cut = {.ev = {.conn = conn_id(p, o->ssl, o->life), .pos = SSLC_SHIM_CLEAR_MAX, .len = 1}};
+
+	emit(t, &cut.ev, sizeof(cut), SSLC_EV_CLEAR, flow, ts_ns);
+}
+
+/* flow: 0: nobody's. */
+static void take_clear(const struct shimflows *t, struct shimproc *p, struct object *o,
+		       uint64_t flow)
+{
+	struct clear *c;
+
+	while ((c = o->clear)) {
+		if (flow)
+			emit(t, &c->ev, sizeof(c->ev) + c->ev.len, SSLC_EV_CLEAR, flow,
+			     c->ev.ev.ts_ns);
+		o->clear = c->next;
+		p->clear_bytes -= sizeof(*c) + c->ev.len;
+		explicit_bzero(c->ev.data, c->ev.len);
+		free(c);
+	}
+}
+
+static struct sflow *open_flow(struct shimflows *t, struct shimproc *p,
 			       const struct sslc_shim_rec *r, struct sslc_ev_open *ev,
 			       uint64_t cookie)
 {
@@ -205,6 +275,10 @@ static struct sflow *open_flow(struct shimflows *t, const struct shimproc *p,
 	ev->tid = p->conf.pid;
 	ev->uid = p->conf.uid;
 	memcpy(ev->comm, p->conf.comm, sizeof(ev->comm));
+	if (t->binding)
+		take_clear(t, p, t->binding, f->id);
+	if (t->binding && (t->binding->is_cut || r->flags & SSLC_SHIM_CUT))
+		tell_cut(t, p, t->binding, f->id, r->ts_ns);
 	emit(t, ev, sizeof(*ev), SSLC_EV_OPEN, f->id, r->ts_ns);
 	return f;
 }
@@ -455,8 +529,9 @@ static struct object *get_object(struct shimproc *p, const struct sslc_shim_rec 
 	return o;
 }
 
-static void drop_object(struct shimproc *p, struct object *o)
+static void drop_object(const struct shimflows *t, struct shimproc *p, struct object *o)
 {
+	take_clear(t, p, o, 0);
 	put_flow(o->flow);
 	hmap_remove(&p->objects, &o->node);
 	free(o);
@@ -483,7 +558,10 @@ static void on_bind(struct shimflows *t, struct shimproc *p, const struct sslc_s
 
 	if (!o)
 		return;
+	t->binding = o;
 	f = flow_of(t, p, r, &err);
+	t->binding = NULL;
+	take_clear(t, p, o, 0);
 	if (f)
 		f->refs++;
 	put_flow(o->flow);
@@ -623,7 +701,7 @@ static void on_forget(struct shimflows *t, struct shimproc *p, const struct sslc
 
 	on_reached(t, p, r);
 	if (o)
-		drop_object(p, o);
+		drop_object(t, p, o);
 }
 
 static void on_early(const struct shimflows *t, const struct shimproc *p,
@@ -640,10 +718,16 @@ static void on_early(const struct shimflows *t, const struct shimproc *p,
 
 void shimflows_record(struct shimflows *t, struct shimproc *p, const struct shimring_record *r)
 {
+	struct object *o;
 	int err = 0;
 
 	p->records++;
 	switch (r->rec.type) {
+	case SSLC_SHIM_CLEAR_BYTES:
+		o = get_object(p, &r->rec);
+		if (o)
+			on_clear(p, o, r);
+		break;
 	case SSLC_SHIM_DATA_BYTES:
 		on_data(t, p, r);
 		break;
@@ -706,7 +790,7 @@ void shimflows_leave(struct shimflows *t, struct shimproc *p, const struct shimp
 	while ((n = hmap_any(&p->holders, NULL)))
 		release(t, p, hmap_entry(n, struct holder, node), end->has_heirs, end->now_ns);
 	while ((n = hmap_any(&p->objects, NULL)))
-		drop_object(p, hmap_entry(n, struct object, node));
+		drop_object(t, p, hmap_entry(n, struct object, node));
 	hmap_fini(&p->holders);
 	hmap_fini(&p->objects);
 	queue_remove(&p->node);

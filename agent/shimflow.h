@@ -17,8 +17,9 @@
 struct shimflows;
 struct shimproc; /* one process; until shimflows_leave() */
 
-#define SHIMFLOW_OBJECTS_MAX 65536u /* of one process; as many as the library keeps */
-#define SHIMFLOW_FDS_MAX     65536u /* of one process */
+#define SHIMFLOW_OBJECTS_MAX 65536u     /* of one process; as many as the library keeps */
+#define SHIMFLOW_FDS_MAX     65536u     /* of one process */
+#define SHIMFLOW_CLEAR_MAX   (1u << 20) /* bytes of memory of one process, before TLS */
 #define SHIMFLOW_LINGER_NS                                                                         \
 	1000000000ull /* a child's word that it has the socket, too, may be late */
 

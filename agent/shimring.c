@@ -150,6 +150,7 @@ static bool is_sound(const struct sslc_shim_rec *r, uint64_t room)
 		return false;
 	switch (r->type) {
 	case SSLC_SHIM_DATA_BYTES:
+	case SSLC_SHIM_CLEAR_BYTES:
 		return r->len && r->len <= r->size - sizeof(*r);
 	case SSLC_SHIM_BIND:
 	case SSLC_SHIM_END:

@@ -133,13 +133,15 @@ static void tell_bind(struct object *o, uint32_t gen, uint64_t ts_ns, bool is_la
 {
 	struct sslc_shim_rec rec = record_of(o, SSLC_SHIM_BIND, ts_ns);
 
+	rec.flags = is_late ? SSLC_SHIM_LATE : 0;
+	if (o->fd < (int)SSLC_SHIM_FDS && UNLIKELY(shim_clear[o->fd]))
+		rec.flags |= clear_tell(o->fd, o->ssl, o->life) ? 0 : SSLC_SHIM_CUT;
 	rec.fd = o->fd;
 	rec.fd_gen = o->fd_gen;
 	rec.pos = o->pos[SSLC_DIR_IN] - o->missed[SSLC_DIR_IN];
 	rec.pos2 = o->pos[SSLC_DIR_OUT] - o->missed[SSLC_DIR_OUT];
 	o->missed[SSLC_DIR_IN] = o->missed[SSLC_DIR_OUT] = 0;
 	last_bound[sock_slot(o->fd)] = (uint16_t)(o - objects[0]);
-	rec.flags = is_late ? SSLC_SHIM_LATE : 0;
 	o->gen = gen;
 	shim_bound[sock_slot(o->fd)] |= SOCK_BOUND;
 	ring_bound(o->fd);

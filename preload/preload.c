@@ -27,6 +27,7 @@ __attribute__((constructor)) static void begin(void)
 		return;
 	gnutls_init();
 	match_init();
+	clear_init();
 	if (is_asked_for() || lib_is_used())
 		ring_set_up();
 	else

@@ -10,6 +10,7 @@
  *     lib.c libc.c                             which library's function is the real one
  *     calls.c                                  objects, positions, which call counts
  *     match.c                                  descriptors of objects that have none
+ *     clear.c                                  what is said before TLS begins
  *     ring.c                                   records into shared memory
  *     link.c                                   the agent's socket
  */
@@ -22,6 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "event.h"
 #include "shim.h"
@@ -224,6 +226,23 @@ static inline uint32_t sock_slot(int fd)
 void sock_init(void);
 /** Before fork(): from now on all descriptors are shared. */
 void sock_share(void);
+
+/* --- clear.c ------------------------------------------------------------------------------------
+ */
+
+/* What is known of a descriptor on which TLS may begin; 0: nothing, and operations on it cost no
+ * more than this look. Below SSLC_SHIM_FDS. */
+extern uint32_t shim_clear[SSLC_SHIM_FDS];
+void clear_init(void);
+/** A new socket. */
+void clear_fresh(int fd, bool is_client);
+/** An operation on a descriptor with shim_clear[] has moved n bytes, the first ones of v. */
+void clear_op(int fd, enum sslc_dir dir, const struct iovec *v, size_t n_v, size_t n);
+/** Of descriptors with shim_clear[]: the number will mean another file; another number means the
+ * same; the object is bound to it, so what was said before is told (false: it is not whole). */
+void clear_gone(int fd);
+void clear_dup(int from, int to);
+bool clear_tell(int fd, uint64_t ssl, uint32_t life);
 
 /* --- proc.c -------------------------------------------------------------------------------------
  */

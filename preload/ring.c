@@ -144,6 +144,7 @@ static void publish(struct sslc_shim_ring *r, uint64_t size)
 	r->rec_size = sizeof(struct sslc_shim_rec);
 	r->data_size = size;
 	r->run_dir = link_run_dir();
+	r->flags = SSLC_SHIM_CLEAR;
 	r->beat_ns = now();
 	r->kin = kin;
 	kin = 0;

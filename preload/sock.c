@@ -114,8 +114,13 @@ static void gone(int fd)
 {
 	uint32_t slot = sock_slot(fd);
 	uint8_t bits = shim_bound[slot];
+	bool is_clear = fd >= 0 && fd < (int)SSLC_SHIM_FDS && shim_clear[fd];
 
-	if (LIKELY(!bits) || fd < 0 || !ring_is_own())
+	if (LIKELY(!bits && !is_clear) || fd < 0 || !ring_is_own())
+		return;
+	if (is_clear)
+		clear_gone(fd);
+	if (!bits)
 		return;
 	shim_bound[slot] = 0;
 	if (shim_own->ring && call_closes(fd))
@@ -151,6 +156,11 @@ static bool has_loose(void)
 	return UNLIKELY(atomic_load_explicit(&shim_has_loose, memory_order_relaxed));
 }
 
+static bool is_clear(int fd)
+{
+	return fd >= 0 && fd < (int)SSLC_SHIM_FDS && UNLIKELY(shim_clear[fd]);
+}
+
 /* Bytes went through; the first of them are at p. */
 static void passed(int fd, enum sslc_dir dir, const void *p, size_t n)
 {
@@ -164,6 +174,9 @@ static void passed(int fd, enum sslc_dir dir, const void *p, size_t n)
 static ssize_t received(int fd, const void *p, ssize_t n, bool is_asked, bool is_peek)
 {
 	if (n > 0) {
+		if (!is_peek && is_clear(fd))
+			clear_op(fd, SSLC_DIR_IN, &(struct iovec){(void *)(uintptr_t)p, (size_t)n},
+				 1, (size_t)n);
 		if (!is_peek)
 			passed(fd, SSLC_DIR_IN, p, (size_t)n);
 		return n;
@@ -179,13 +192,21 @@ static ssize_t received(int fd, const void *p, ssize_t n, bool is_asked, bool is
 	return n;
 }
 
-static ssize_t sent(int fd, const void *p, size_t first, ssize_t n)
+static ssize_t sent_from(int fd, const void *p, size_t first, ssize_t n)
 {
 	if (n > 0)
 		passed(fd, SSLC_DIR_OUT, p, first < (size_t)n ? first : (size_t)n);
 	else if (n < 0 && UNLIKELY(shim_bound[sock_slot(fd)]) && shim_own->ring)
 		failed(fd);
 	return n;
+}
+
+static ssize_t sent(int fd, const void *p, ssize_t n)
+{
+	if (n > 0 && is_clear(fd))
+		clear_op(fd, SSLC_DIR_OUT, &(struct iovec){(void *)(uintptr_t)p, (size_t)n}, 1,
+			 (size_t)n);
+	return sent_from(fd, p, n > 0 ? (size_t)n : 0, n);
 }
 
 /* The first part that is not empty. */
@@ -205,6 +226,9 @@ static ssize_t received_parts(int fd, const struct iovec *v, size_t n_v, ssize_t
 		n > 0 && !shim_thread.depth && !has_loose() ? NULL : first_of(v, n_v);
 	size_t had;
 
+	if (n > 0 && v && !is_peek && is_clear(fd))
+		clear_op(fd, SSLC_DIR_IN, v, n_v, (size_t)n);
+
 	if (!first)
 		return n;
 	had = n > 0 && (size_t)n < first->iov_len ? (size_t)n : first->iov_len;
@@ -217,10 +241,12 @@ static ssize_t sent_parts(int fd, const struct iovec *v, size_t n_v, ssize_t n)
 {
 	const struct iovec *first;
 
+	if (n > 0 && v && is_clear(fd))
+		clear_op(fd, SSLC_DIR_OUT, v, n_v, (size_t)n);
 	if (n > 0 && !shim_thread.depth && !has_loose())
 		return n;
 	first = first_of(v, n_v);
-	return sent(fd, first->iov_base, first->iov_len, n);
+	return sent_from(fd, first->iov_base, first->iov_len, n);
 }
 
 /* --- receiving ----------------------------------------------------------------------------------
@@ -281,18 +307,18 @@ EXPORT ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t len, size_t roo
 
 EXPORT ssize_t write(int fd, const void *buf, size_t len)
 {
-	return sent(fd, buf, len, NEXT(write)(fd, buf, len));
+	return sent(fd, buf, NEXT(write)(fd, buf, len));
 }
 
 EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
-	return sent(fd, buf, len, NEXT(send)(fd, buf, len, flags));
+	return sent(fd, buf, NEXT(send)(fd, buf, len, flags));
 }
 
 EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *addr,
 		      socklen_t addr_len)
 {
-	return sent(fd, buf, len, NEXT(sendto)(fd, buf, len, flags, addr, addr_len));
+	return sent(fd, buf, NEXT(sendto)(fd, buf, len, flags, addr, addr_len));
 }
 
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
@@ -328,18 +354,28 @@ EXPORT int shutdown(int fd, int how)
 	return ret;
 }
 
+static int duplicated(int from, int to)
+{
+	int saved = errno;
+
+	if (to >= 0 && to != from && to < (int)SSLC_SHIM_FDS && is_clear(from) && ring_is_own())
+		clear_dup(from, to);
+	errno = saved;
+	return to;
+}
+
 EXPORT int dup2(int from, int to)
 {
 	if (from != to)
 		gone(to);
-	return NEXT(dup2)(from, to);
+	return duplicated(from, NEXT(dup2)(from, to));
 }
 
 EXPORT int dup3(int from, int to, int flags)
 {
 	if (from != to)
 		gone(to);
-	return NEXT(dup3)(from, to, flags);
+	return duplicated(from, NEXT(dup3)(from, to, flags));
 }
 
 static void all_gone(unsigned first, unsigned last)
@@ -370,15 +406,23 @@ EXPORT int fclose(FILE *f)
 
 EXPORT int socket(int domain, int type, int protocol)
 {
-	return fresh(NEXT(socket)(domain, type, protocol));
+	int fd = fresh(NEXT(socket)(domain, type, protocol));
+
+	if ((domain == AF_INET || domain == AF_INET6) && (type & 0xf) == SOCK_STREAM)
+		clear_fresh(fd, true);
+	return fd;
 }
 
 EXPORT int accept(int fd, struct sockaddr *restrict addr, socklen_t *restrict len)
 {
-	return fresh(NEXT(accept)(fd, addr, len));
+	fd = fresh(NEXT(accept)(fd, addr, len));
+	clear_fresh(fd, false);
+	return fd;
 }
 
 EXPORT int accept4(int fd, struct sockaddr *restrict addr, socklen_t *restrict len, int flags)
 {
-	return fresh(NEXT(accept4)(fd, addr, len, flags));
+	fd = fresh(NEXT(accept4)(fd, addr, len, flags));
+	clear_fresh(fd, false);
+	return fd;
 }

@@ -91,33 +91,37 @@
 #define SSLC_SHIM_QUIET     16u    /* see above */
 #define SSLC_SHIM_CHUNK     16384u /* bytes of plaintext in one record, at most */
 #define SSLC_SHIM_WRITERS   8160u  /* threads beyond share an entry */
+#define SSLC_SHIM_CLEAR_MAX 16384u /* bytes before TLS of one direction, at most */
 #define SSLC_SHIM_STALL_NS  2000000000ull
 #define SSLC_SHIM_SILENT_NS 3000000000ull /* an agent whose beat is older is gone */
 
 enum sslc_shim_type {
 	SSLC_SHIM_PAD = 0,
 	SSLC_SHIM_DATA_BYTES = 1, /* len bytes of plaintext follow, at pos of direction dir */
-	SSLC_SHIM_BIND = 2,    /* the object uses descriptor fd of generation fd_gen; pos, pos2: how
-				* far   it has come in and out. Comes before the first bytes of each
-				* object,   and again for each new generation of the agent's. */
-	SSLC_SHIM_END = 3,     /* what (enum sslc_sock_what) happened to descriptor fd of that
-				* generation;    SSLC_SOCK_DESTROYED: this process closes it */
-	SSLC_SHIM_FORGET = 4,  /* the object is gone; pos, pos2: how far it came in and out */
-	SSLC_SHIM_GAP = 5,     /* pos2 bytes at pos that were never in the process's memory */
-	SSLC_SHIM_HOLD = 7,    /* a child says that it has its parent's descriptor fd, too; the
-				* generation is   its own ring's */
-	SSLC_SHIM_EARLY = 6,   /* 0-RTT data of the object: what is 1 when they were accepted */
-	SSLC_SHIM_REACHED = 9, /* pos, pos2: how far the object has come in and out; its last
-				* bytes were lost, and its descriptor's end comes next */
-	SSLC_SHIM_FORK = 10,   /* a child is about to be made; pos: kin, a random number */
+	SSLC_SHIM_BIND = 2,   /* the object uses descriptor fd of generation fd_gen; pos, pos2: how
+			       * far   it has come in and out. Comes before the first bytes of each
+			       * object,   and again for each new generation of the agent's. */
+	SSLC_SHIM_END = 3,    /* what (enum sslc_sock_what) happened to descriptor fd of that
+			       * generation;    SSLC_SOCK_DESTROYED: this process closes it */
+	SSLC_SHIM_FORGET = 4, /* the object is gone; pos, pos2: how far it came in and out */
+	SSLC_SHIM_GAP = 5,    /* pos2 bytes at pos that were never in the process's memory */
+	SSLC_SHIM_HOLD = 7,   /* a child says that it has its parent's descriptor fd, too; the
+			       * generation is   its own ring's */
+	SSLC_SHIM_EARLY = 6,  /* 0-RTT data of the object: what is 1 when they were accepted */
+	SSLC_SHIM_CLEAR_BYTES = 8, /* len bytes follow, at pos of direction dir, said before TLS
+				    * began on the descriptor that the object's next BIND names */
+	SSLC_SHIM_REACHED = 9,     /* pos, pos2: how far the object has come in and out; its last
+				    * bytes were lost, and its descriptor's end comes next */
+	SSLC_SHIM_FORK = 10,       /* a child is about to be made; pos: kin, a random number */
 	SSLC_SHIM_TYPES = 11,
 };
 
 /* sslc_shim_rec.flags */
-#define SSLC_SHIM_LAST   1u /* DATA_BYTES: the last ones of a call */
-#define SSLC_SHIM_0RTT   2u /* DATA_BYTES: see SSLC_DATA_EARLY */
-#define SSLC_SHIM_FORKED 4u /* END: children may hold the descriptor, too */
-#define SSLC_SHIM_LATE   8u /* BIND: the object had moved bytes before it was watched */
+#define SSLC_SHIM_LAST   1u  /* DATA_BYTES: the last ones of a call */
+#define SSLC_SHIM_0RTT   2u  /* DATA_BYTES: see SSLC_DATA_EARLY */
+#define SSLC_SHIM_FORKED 4u  /* END: children may hold the descriptor, too */
+#define SSLC_SHIM_LATE   8u  /* BIND: the object had moved bytes before it was watched */
+#define SSLC_SHIM_CUT    16u /* BIND: something was said before TLS that is not told, or not all */
 
 /* sslc_shim_rec.word: position, a multiple of SSLC_SHIM_ALIGN, and one of these. */
 #define SSLC_SHIM_ALIGN 16u
@@ -162,6 +166,7 @@ enum sslc_shim_lost {
 
 /* sslc_shim_ring.flags */
 #define SSLC_SHIM_OUTER 1u /* of TLS inside TLS the outer one is wanted, not the inner one */
+#define SSLC_SHIM_CLEAR 2u /* what is said before TLS is wanted; a process begins with it */
 
 struct sslc_shim_ring {
 	/* Written once by the process, before anybody else sees it. */

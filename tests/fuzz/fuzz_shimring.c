@@ -26,10 +26,12 @@ static void on_event(void *ctx, const struct sslc_event *ev, const uint8_t *payl
 	(void)ctx;
 	if (ev->type == SSLC_EV_OPEN)
 		opened++;
-	if (ev->type != SSLC_EV_DATA)
+	if (ev->type != SSLC_EV_DATA && ev->type != SSLC_EV_CLEAR)
 		return;
-	if (d->dir > 1 || !d->len || d->len != ev->size - sizeof(*d) || d->len > SSLC_SHIM_CHUNK)
+	if (d->dir > 1 || !d->len || d->len > ev->size - sizeof(*d) || d->len > SSLC_SHIM_CHUNK)
 		abort();
+	if (ev->type == SSLC_EV_CLEAR)
+		payload = d->data;
 	for (uint32_t i = 0; i < d->len; i++)
 		sum = (uint8_t)(sum + payload[i]);
 	bytes += d->len;

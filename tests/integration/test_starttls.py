@@ -6,12 +6,13 @@ late, and a beginning that is too long; memory BIOs; CONNECT through a plain and
 judged by Suricata; MariaDB, judged by tshark; PostgreSQL."""
 import asyncio
 import json
+import os
 import pathlib
 import re
 import shutil
 import time
 
-from lib import PY, check, equal, fact, find_flow, flows, losses, run, sh, sha256, until
+from lib import PRELOADS, PY, check, equal, fact, find_flow, flows, losses, run, sh, sha256, until
 
 STARTTLS = (b"STARTTLS\r\n", b"")
 XMPP_NS = b"xmlns='urn:ietf:params:xml:ns:xmpp-tls'"
@@ -69,6 +70,14 @@ LOGIN = b"\x09\0\0\x02\x05\xae\x3f\x08root\n"  # MySQL: a handshake response, th
 LONG = LATE.replace("""print("waiting", raw.getsockname()[1], flush=True)
 sys.stdin.readline()
 """, 'raw.sendall(b"NOOP 8901234\\r\\n" * 1243)\n')
+# a part of it comes from a file, by a call that no library sees
+PAST = LATE.replace("""print("waiting", raw.getsockname()[1], flush=True)
+sys.stdin.readline()
+""", """import os
+f = os.memfd_create("noop")
+os.write(f, b"NOOP 8901234\\r\\n")
+os.sendfile(raw.fileno(), f, 0, 14)
+""")
 # one end of SMTP with memory BIOs: "server" or "client"
 ASYNC = """import asyncio, ssl, sys
 side, port, crt, key = sys.argv[1:]
@@ -152,6 +161,11 @@ def talk(t, port, kind, i):
                    f"-starttls {kind} -connect 10.71.1.1:{port}", ns=t.cli)
 
 
+def ask(t, *cmd, timeout=60):
+    """A client, run to its end."""
+    return sh(*cmd, ns=t.cli, timeout=timeout, env={**os.environ, **(t.preloaded(t.cli) if PRELOADS else {})})
+
+
 def both_ends(t, name, *args):
     return {side: t.alone("-w", t.dir / f"{name}-{side}.pcapng", *args, iface=f"{side}0", ns=ns, name=f"{name}-{side}")
             for side, ns in (("srv", t.srv), ("cli", t.cli))}
@@ -231,6 +245,26 @@ def too_long(t):
         equal(agent.counters().get("flow_preludes_lost"), 1, "flow_preludes_lost")
     srv.kill()
     fact("17 KB before STARTTLS: what was inside TLS, counted")
+
+
+def past_the_library(t):
+    """The preloaded library does not see everything: then it says nothing of what it did see."""
+    srv = server(t, "past", {7301: "smtp"})
+    agents = both_ends(t, "past")
+    client = t.spawn("client", PY, "-u", "-c", PAST, 7301, ns=t.cli)
+    equal(client.wait(30), 0, "client's status")
+    port = said(srv, 1, "starttls.py")[0]["peer"]
+    time.sleep(1)
+    for side, agent in agents.items():
+        t.drain(agent)
+        f = find_flow(flows(t.dir / f"past-{side}.pcapng"), port, 7301)
+        if side == "cli" and PRELOADS:
+            equal([bytes(x) for x in f.data], [b"late\n", b"you said late\n"], "bytes at the client")
+            equal(agent.counters().get("flow_preludes_lost"), 1, "flow_preludes_lost")
+        else:
+            check(b"NOOP 8901234\r\n" in f.data[0], f"a file's bytes before STARTTLS: {f.data[0]}")
+    srv.kill()
+    fact("bytes of a file before STARTTLS: told, or nothing but what was inside TLS, counted")
 
 
 def memory_bios(t):
@@ -325,7 +359,9 @@ def postfix(t):
         (home / d).mkdir(parents=True)
     shutil.chown(home / "data", "postfix")
     (home / "etc" / "master.cf").write_text(MASTER)
+    keep = "import_environment = MAIL_CONFIG TZ LD_PRELOAD SSLCOLLECTOR_RUN_DIR" if PRELOADS else ""
     (home / "etc" / "main.cf").write_text(f"""compatibility_level = 3.6
+{keep}
 queue_directory = {home}/queue
 data_directory = {home}/data
 myhostname = mirror.test
@@ -351,7 +387,7 @@ maillog_file_prefixes = {home}
 def mail(t, mode):
     """What Suricata makes of one mail: (anomalies, smtp records)."""
     agents = both_ends(t, f"mail-{mode}", "--starttls", mode)
-    port = int(sh(PY, "-c", SEND, ns=t.cli, timeout=60).split()[1])
+    port = int(ask(t, PY, "-c", SEND).split()[1])
     time.sleep(1)
     both = {}
     for side, agent in agents.items():
@@ -399,7 +435,7 @@ def mariadb(t):
     sh("mariadb", "--no-defaults", "-S", home / "sock", "-u", "root", "-e",
        "create user other@'%' identified by 'password' require ssl")
     agents = both_ends(t, "mariadb")
-    equal(sh(*run_sql, "select 41 + 1", ns=t.cli), "41 + 1\n42\n", "answer")
+    equal(ask(t, *run_sql, "select 41 + 1"), "41 + 1\n42\n", "answer")
     time.sleep(1)
     words = []
     for side, agent in agents.items():
@@ -435,8 +471,8 @@ def postgres(t):
             "-c", "listen_addresses=10.71.1.1", ns=t.srv)
     until(lambda: ":5432 " in sh("ss", "-tln", ns=t.srv), 60, "postgres listening")
     agents = both_ends(t, "postgres")
-    equal(sh("psql", "-At", "host=10.71.1.1 user=postgres dbname=postgres sslmode=require", "-c", "select 41 + 1",
-             ns=t.cli), "42\n", "answer")
+    equal(ask(t, "psql", "-At", "host=10.71.1.1 user=postgres dbname=postgres sslmode=require", "-c", "select 41 + 1"),
+          "42\n", "answer")
     time.sleep(1)
     words = []
     for side, agent in agents.items():
@@ -471,6 +507,7 @@ def main(t):
         protocols(t, mode)
     late(t)
     too_long(t)
+    past_the_library(t)
     memory_bios(t)
     t.nginx()
     t.www("file", 300000)

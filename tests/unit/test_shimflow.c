@@ -43,8 +43,9 @@ static void on_event(void *ctx, const struct sslc_event *ev, const uint8_t *byte
 	assert_ptr_equal(bytes, ev->type == SSLC_EV_DATA ? plaintext : NULL);
 	if (ev->type == SSLC_EV_DATA)
 		assert_int_equal(ev->size, sizeof(*d) + d->len);
-	if (ev->type == SSLC_EV_OPEN) {
+	if (number_of(ev->flow) == 0 && ev->flow)
 		ids[n_ids++] = ev->flow;
+	if (ev->type == SSLC_EV_OPEN) {
 		assert_int_equal(((const struct sslc_ev_open *)ev)->conn.tgid / 100, 1);
 	}
 	switch (ev->type) {
@@ -54,6 +55,10 @@ static void on_event(void *ctx, const struct sslc_event *ev, const uint8_t *byte
 		break;
 	case SSLC_EV_DATA:
 		snprintf(to, room, "data%u:%s%d+%u ", number_of(ev->flow), d->dir ? "out" : "in",
+			 (int)d->pos, d->len);
+		break;
+	case SSLC_EV_CLEAR:
+		snprintf(to, room, "clear%u:%s%d+%u ", number_of(ev->flow), d->dir ? "out" : "in",
 			 (int)d->pos, d->len);
 		break;
 	case SSLC_EV_BIND:
@@ -169,9 +174,10 @@ static void put(struct shimproc *to, enum sslc_shim_type type, uint64_t obj, int
 	shimflows_record(t, to, &r);
 }
 
-static void put_data(struct shimproc *to, uint64_t obj, uint8_t dir, uint64_t pos, uint32_t len)
+static void put_bytes(struct shimproc *to, enum sslc_shim_type type, uint64_t obj, uint8_t dir,
+		      uint64_t pos, uint32_t len)
 {
-	r.rec = (struct sslc_shim_rec){.type = SSLC_SHIM_DATA_BYTES,
+	r.rec = (struct sslc_shim_rec){.type = (uint16_t)type,
 				       .obj = obj,
 				       .life = 1,
 				       .dir = dir,
@@ -179,6 +185,16 @@ static void put_data(struct shimproc *to, uint64_t obj, uint8_t dir, uint64_t po
 				       .len = len,
 				       .ts_ns = ++clock_ns};
 	shimflows_record(t, to, &r);
+}
+
+static void put_data(struct shimproc *to, uint64_t obj, uint8_t dir, uint64_t pos, uint32_t len)
+{
+	put_bytes(to, SSLC_SHIM_DATA_BYTES, obj, dir, pos, len);
+}
+
+static void put_clear(struct shimproc *to, uint64_t obj, uint8_t dir, uint64_t pos, uint32_t len)
+{
+	put_bytes(to, SSLC_SHIM_CLEAR_BYTES, obj, dir, pos, len);
 }
 
 #define assert_seen(what)                                                                          \
@@ -466,6 +482,45 @@ static void test_a_reset_is_no_end_of_ours(void **state)
 	assert_seen("open1 rst1 error1 destroyed1 ");
 }
 
+static void test_what_was_said_before_tls_comes_first(void **state)
+{
+	(void)state;
+	put_clear(p, 1, SSLC_DIR_IN, 0, 10);
+	put_clear(p, 1, SSLC_DIR_OUT, 0, 20);
+	put_clear(p, 2, SSLC_DIR_IN, 0, 30); /* another one's, between them */
+	assert_seen("");
+	bind_to(p, 1, 5, 0, 0, 0);
+	put_data(p, 1, SSLC_DIR_OUT, 0, 3);
+	assert_seen("clear1:in0+10 clear1:out0+20 open1 data1:out0+3 ");
+	bind_to(p, 2, 6, 0, 0, 0);
+	assert_seen("clear2:in0+30 open2 ");
+	put_clear(p, 3, SSLC_DIR_IN, 0, 10); /* a connection that is known already */
+	bind_to(p, 3, 6, 0, 0, 0);
+	assert_seen("");
+	put_clear(p, 3, SSLC_DIR_IN, 0, 10); /* and an object that has one */
+	bind_to(p, 3, 5, 0, 0, 0);
+	assert_seen("");
+}
+
+static void test_what_is_missing_before_tls_is_said(void **state)
+{
+	(void)state;
+	put_clear(p, 1, SSLC_DIR_IN, 0, 10);
+	r.rec = (struct sslc_shim_rec){.type = SSLC_SHIM_BIND,
+				       .obj = 1,
+				       .life = 1,
+				       .fd = 5,
+				       .flags = SSLC_SHIM_CUT,
+				       .ts_ns = ++clock_ns};
+	shimflows_record(t, p, &r);
+	assert_seen("clear1:in0+10 clear1:in16384+1 open1 ");
+	for (uint64_t i = 0; i < SHIMFLOW_CLEAR_MAX / 16384 + 1; i++)
+		put_clear(p, 100 + i, SSLC_DIR_IN, 0, 16384);
+	bind_to(p, 100 + SHIMFLOW_CLEAR_MAX / 16384, 6, 0, 0, 0);
+	assert_seen("clear2:in16384+1 open2 ");
+	put(p, SSLC_SHIM_FORGET, 100, 0, 0, 0, 0); /* gives back what it had, as the end does */
+}
+
 static void test_unwanted_bytes_stay_in_the_process(void **state)
 {
 	(void)state;
@@ -502,6 +557,8 @@ int main(void)
 		TEST(test_a_socket_lives_until_its_last_holder_closes_it),
 		TEST(test_a_childs_word_may_be_late),
 		TEST(test_a_reset_is_no_end_of_ours),
+		TEST(test_what_was_said_before_tls_comes_first),
+		TEST(test_what_is_missing_before_tls_is_said),
 		TEST(test_unwanted_bytes_stay_in_the_process),
 		TEST(test_early_data_are_told_with_their_connection),
 		TEST(test_the_parent_may_have_closed_it_by_then),

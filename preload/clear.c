@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * clear: what is said on a connection before TLS begins on it (STARTTLS, CONNECT). It is kept here,
+ * for TCP connections whose beginning was seen, and leaves the process only when TLS begins; what
+ * is too long for that, or not whole, never does. Whether it is whole says the kernel: what the
+ * socket has carried until then must be what was seen.
+ */
+#include "preload.h"
+
+#include <errno.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#define TALKS   1024u               /* at once; each some pages of memory, as many as it needs */
+#define SIDE    SSLC_SHIM_CLEAR_MAX /* bytes of each direction */
+#define PARTS   512u                /* changes of direction */
+#define IDLE_NS 600000000000ull     /* STARTTLS comes soon, or never */
+
+/* shim_clear[fd]: NONE, or one of these, or a talk: its place and its serial number. */
+#define FRESH_CLIENT 1u /* a new socket on which nothing was said yet */
+#define FRESH_SERVER 2u
+#define LOST         3u /* some of it is missing */
+#define TALK         0x80000000u
+
+struct part {
+	uint64_t ts_ns;
+	uint32_t len, dir;
+};
+
+struct talk {
+	_Atomic uint32_t busy; /* a thread is at it: nobody waits, who comes second loses it */
+	uint32_t serial;
+	uint32_t holders; /* descriptors; 0: free */
+	uint32_t n_parts;
+	uint32_t len[2];
+	uint64_t active_ns;
+	bool is_client, has_begun; /* TLS has, and what was said before is whole */
+	struct part part[PARTS];
+	uint8_t bytes[2 * SIDE]; /* in the order of the parts */
+};
+
+uint32_t shim_clear[SSLC_SHIM_FDS];
+static struct talk *talks;
+static _Atomic uint32_t next_talk;
+
+void clear_init(void)
+{
+	void *p = mmap(NULL, TALKS * sizeof(*talks), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return;
+	(void)madvise(p, TALKS * sizeof(*talks), MADV_DONTDUMP);
+	talks = p;
+}
+
+static bool is_wanted(void)
+{
+	const struct sslc_shim_ring *r = shim_own->ring;
+
+	return talks && r && __atomic_load_n(&r->gen, __ATOMIC_RELAXED) &&
+	       __atomic_load_n(&r->flags, __ATOMIC_RELAXED) & SSLC_SHIM_CLEAR;
+}
+
+/* --- talks --------------------------------------------------------------------------------------
+ */
+
+static bool enter(struct talk *t)
+{
+	uint32_t none = 0;
+
+	return atomic_compare_exchange_strong_explicit(&t->busy, &none, 1, memory_order_acquire,
+						       memory_order_relaxed);
+}
+
+static void leave(struct talk *t)
+{
+	atomic_store_explicit(&t->busy, 0, memory_order_release);
+}
+
+static void cleanse(struct talk *t)
+{
+	explicit_bzero(t->bytes, t->len[0] + t->len[1]);
+	t->len[0] = t->len[1] = 0;
+	t->n_parts = 0;
+	t->has_begun = false;
+	t->holders = 0;
+	t->serial++;
+}
+
+static uint32_t name_of(const struct talk *t)
+{
+	return TALK | (t->serial & 0x7fff) << 16 | (uint32_t)(t - talks);
+}
+_Static_assert(TALKS <= 65536, "name_of() has 16 bits for it");
+
+/* Entered. NULL: it was given up, or another thread is at it. */
+static struct talk *talk_of(uint32_t name)
+{
+	struct talk *t = name & TALK ? &talks[name & 0xffff] : NULL;
+
+	if (!t || !enter(t))
+		return NULL;
+	if (t->holders && name_of(t) == name)
+		return t;
+	leave(t);
+	return NULL;
+}
+
+/* Entered. A free one, or one that was silent for too long. */
+static struct talk *make(uint64_t now_ns, bool is_client)
+{
+	for (uint32_t i = 0; i < TALKS; i++) {
+		struct talk *t = &talks[atomic_fetch_add(&next_talk, 1) % TALKS];
+
+		if (!enter(t))
+			continue;
+		if (t->holders && now_ns - t->active_ns > IDLE_NS && now_ns > t->active_ns)
+			cleanse(t);
+		if (!t->holders) {
+			t->holders = 1;
+			t->is_client = is_client;
+			t->active_ns = now_ns;
+			return t;
+		}
+		leave(t);
+	}
+	return NULL;
+}
+
+static bool is_tcp(int fd)
+{
+	socklen_t len = sizeof(int), len2 = sizeof(int);
+	int domain, protocol;
+
+	return !getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) &&
+	       (domain == AF_INET || domain == AF_INET6) &&
+	       !getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len2) &&
+	       protocol == IPPROTO_TCP;
+}
+
+/*
+ * Whether the socket has carried so many bytes, of which this operation's are the last. The
+ * client's SYN counts as a byte acknowledged (see put_role() in agent/sockfacts.c). Asked again
+ * when an acknowledgement arrived meanwhile.
+ */
+static bool has_carried(int fd, bool is_client, uint64_t in, uint64_t out)
+{
+	struct tcp_info a;
+	socklen_t len;
+	int unread, unacked;
+
+	for (int i = 0; i < 4; i++) {
+		len = sizeof(a);
+		if (ioctl(fd, SIOCOUTQ, &unacked) || ioctl(fd, SIOCINQ, &unread) ||
+		    getsockopt(fd, IPPROTO_TCP, TCP_INFO, &a, &len) ||
+		    len < offsetof(struct tcp_info, tcpi_bytes_received) + 8)
+			return false;
+		if (a.tcpi_bytes_received - (uint64_t)unread == in &&
+		    a.tcpi_bytes_acked + (uint64_t)unacked - is_client == out)
+			return true;
+	}
+	return false;
+}
+
+/* --- operations ---------------------------------------------------------------------------------
+ */
+
+/* A ClientHello, or the header of one. */
+static bool is_hello(const uint8_t *p, size_t n)
+{
+	return n >= 5 && p[0] == 22 && p[1] == 3 && p[2] <= 4 && (n < 6 || p[5] == 1 || p[5] == 2);
+}
+
+static bool is_server_hello(const uint8_t *p, size_t n)
+{
+	return n >= 6 && p[5] == 2;
+}
+
+/* How conversations begin that no TLS follows; CONNECT is not among them. */
+static bool is_other(const uint8_t *p, size_t n)
+{
+	static const char words[][5] = {"GET ", "POST", "HEAD", "PUT ", "DELE",
+					"OPTI", "PATC", "PRI ", "SSH-"};
+
+	for (size_t i = 0; n >= 4 && i < sizeof(words) / sizeof(words[0]); i++)
+		if (!memcmp(p, words[i], 4))
+			return true;
+	return false;
+}
+
+/* False: there is no room. */
+static bool append(struct talk *t, enum sslc_dir dir, const struct iovec *v, size_t n_v, size_t n,
+		   uint64_t ts_ns)
+{
+	uint8_t *to = t->bytes + t->len[0] + t->len[1];
+	struct part *last = t->n_parts ? &t->part[t->n_parts - 1] : NULL;
+
+	if (n > SIDE - t->len[dir] || ((!last || last->dir != dir) && t->n_parts == PARTS))
+		return false;
+	if (!last || last->dir != dir) {
+		last = &t->part[t->n_parts++];
+		*last = (struct part){.ts_ns = ts_ns, .dir = dir};
+	}
+	last->len += (uint32_t)n;
+	t->len[dir] += (uint32_t)n;
+	t->active_ns = ts_ns;
+	for (size_t i = 0; i < n_v && n; i++) {
+		size_t m = v[i].iov_len < n ? v[i].iov_len : n;
+
+		memcpy(to, v[i].iov_base, m);
+		to += m;
+		n -= m;
+	}
+	return true;
+}
+
+/* TLS begins with this operation. */
+static bool begin(struct talk *t, int fd, enum sslc_dir dir, size_t n)
+{
+	uint64_t in = t->len[SSLC_DIR_IN] + (dir == SSLC_DIR_IN ? n : 0);
+	uint64_t out = t->len[SSLC_DIR_OUT] + (dir == SSLC_DIR_OUT ? n : 0);
+
+	t->has_begun = !shim_is_sandboxed && has_carried(fd, t->is_client, in, out);
+	return t->has_begun;
+}
+
+/* The new state of the descriptor. */
+static uint32_t first_op(int fd, uint32_t was, enum sslc_dir dir, const struct iovec *v, size_t n_v,
+			 size_t n, uint64_t now_ns)
+{
+	struct talk *t;
+	uint32_t is = LOST;
+
+	if (is_other(v->iov_base, v->iov_len))
+		return 0;
+	if (shim_is_sandboxed)
+		return LOST;
+	if (!is_tcp(fd))
+		return 0;
+	t = make(now_ns, was == FRESH_CLIENT);
+	if (!t)
+		return LOST;
+	if (append(t, dir, v, n_v, n, now_ns))
+		is = name_of(t);
+	else
+		cleanse(t);
+	leave(t);
+	return is;
+}
+
+static uint32_t later_op(int fd, uint32_t was, enum sslc_dir dir, const struct iovec *v, size_t n_v,
+			 size_t n, uint64_t now_ns)
+{
+	const uint8_t *p = v->iov_base;
+	size_t len = v->iov_len < n ? v->iov_len : n;
+	struct talk *t = talk_of(was);
+	bool is_good;
+
+	if (!t)
+		return LOST;
+	if (t->has_begun) {
+		leave(t);
+		return was;
+	}
+	/* The client's comes first: else it stood behind other bytes. */
+	if (is_hello(p, len))
+		is_good = !is_server_hello(p, len) && begin(t, fd, dir, n);
+	else
+		is_good = (t->len[dir] || !is_other(p, len)) && append(t, dir, v, n_v, n, now_ns);
+	if (!is_good)
+		cleanse(t);
+	leave(t);
+	return is_good ? was : LOST;
+}
+
+void clear_op(int fd, enum sslc_dir dir, const struct iovec *v, size_t n_v, size_t n)
+{
+	uint32_t was = shim_clear[fd];
+	int saved = errno;
+	uint64_t now_ns;
+
+	for (; n_v && !v->iov_len; n_v--)
+		v++;
+	if (was == LOST || !n_v)
+		return;
+	if (!ring_watched(&now_ns))
+		clear_gone(fd);
+	else if (was & TALK)
+		shim_clear[fd] = later_op(fd, was, dir, v, n_v, n, now_ns);
+	else if (is_hello(v->iov_base, v->iov_len < n ? v->iov_len : n))
+		shim_clear[fd] = 0; /* TLS from its first byte on */
+	else
+		shim_clear[fd] = first_op(fd, was, dir, v, n_v, n, now_ns);
+	errno = saved;
+}
+
+/* --- descriptors --------------------------------------------------------------------------------
+ */
+
+void clear_fresh(int fd, bool is_client)
+{
+	if (fd >= 0 && fd < (int)SSLC_SHIM_FDS && is_wanted())
+		shim_clear[fd] = is_client ? FRESH_CLIENT : FRESH_SERVER;
+}
+
+void clear_gone(int fd)
+{
+	struct talk *t = talk_of(shim_clear[fd]);
+
+	shim_clear[fd] = 0;
+	if (!t)
+		return;
+	if (!--t->holders)
+		cleanse(t);
+	leave(t);
+}
+
+void clear_dup(int from, int to)
+{
+	uint32_t is = shim_clear[from];
+	struct talk *t = talk_of(is);
+	uint64_t now_ns;
+
+	if ((is == FRESH_CLIENT || is == FRESH_SERVER) && ring_watched(&now_ns))
+		t = make(now_ns, is == FRESH_CLIENT);
+	if (t)
+		t->holders++;
+	shim_clear[from] = shim_clear[to] = t ? name_of(t) : LOST;
+	if (t)
+		leave(t);
+}
+
+static bool tell(const struct talk *t, struct sslc_shim_rec *rec)
+{
+	uint64_t pos[2] = {0, 0};
+	const uint8_t *p = t->bytes;
+
+	for (uint32_t i = 0; i < t->n_parts; i++) {
+		const struct part *part = &t->part[i];
+
+		rec->ts_ns = part->ts_ns;
+		rec->dir = (uint8_t)part->dir;
+		rec->pos = pos[part->dir];
+		if (!ring_put_bytes(rec, p, part->len))
+			return false;
+		pos[part->dir] += part->len;
+		p += part->len;
+	}
+	return true;
+}
+
+bool clear_tell(int fd, uint64_t ssl, uint32_t life)
+{
+	struct sslc_shim_rec rec = {.type = SSLC_SHIM_CLEAR_BYTES, .obj = ssl, .life = life};
+	uint32_t was = shim_clear[fd];
+	struct talk *t = talk_of(was);
+	bool is_whole = t && t->has_begun && tell(t, &rec);
+
+	if (t)
+		leave(t);
+	clear_gone(fd);
+	/* Operations on a fresh one do not come by here: there is nothing to be told. */
+	return is_whole || was == FRESH_CLIENT || was == FRESH_SERVER;
+}
