@@ -314,22 +314,6 @@ static void took(const struct call *c, const uint8_t *p, uint64_t n, uint32_t ge
 		bind_matched(o, fd, fd_gen, gen, ts_ns, header[0] != 22);
 }
 
-void call_passed(enum sslc_dir dir, const uint8_t *p, uint64_t n)
-{
-	const struct call *c = &shim_thread.v[shim_thread.depth - 1];
-	const struct object *o = find(c->ssl);
-	uint64_t now_ns;
-	uint32_t gen;
-
-	if (LIKELY(o && o->flags & OBJ_BOUND))
-		return;
-	gen = ring_watched(&now_ns);
-	if (gen && dir == SSLC_DIR_OUT)
-		wrote(c, p, n);
-	else if (gen)
-		took(c, p, n, gen, now_ns);
-}
-
 /* The object has written what now goes through this descriptor. */
 static void leave_word(uint64_t ssl, uint32_t life, int fd, uint32_t fd_gen, uint64_t flags)
 {
@@ -435,7 +419,8 @@ static uint8_t early_flag(struct object *o, enum sslc_call kind)
 	return SSLC_SHIM_0RTT;
 }
 
-static void tell(struct object *o, enum sslc_call kind, const void *buf, uint64_t n, uint64_t ts_ns)
+static void tell(struct object *o, enum sslc_call kind, const void *buf, uint64_t n, uint64_t ts_ns,
+		 bool is_end)
 {
 	enum sslc_dir dir = direction(kind);
 	bool is_gap = kind == SSLC_CALL_SENDFILE || kind == SSLC_CALL_SEND_FILE;
@@ -443,7 +428,7 @@ static void tell(struct object *o, enum sslc_call kind, const void *buf, uint64_
 		record_of(o, is_gap ? SSLC_SHIM_GAP : SSLC_SHIM_DATA_BYTES, ts_ns);
 
 	rec.dir = (uint8_t)dir;
-	rec.flags = early_flag(o, kind);
+	rec.flags = early_flag(o, kind) | (is_end ? 0 : SSLC_SHIM_PART);
 	rec.pos = o->pos[dir];
 	o->pos[dir] += n;
 	if (is_skipped(o))
@@ -480,6 +465,157 @@ bool call_closes(int fd)
 	return ring_put(&rec);
 }
 
+/* --- long calls ---------------------------------------------------------------------------------
+ */
+
+/*
+ * A write of many megabytes does not fit into the ring at once, but the agent reads while the call
+ * lasts: what a record has carried is told when the record has been written. How much that was is
+ * in the record's length, but for what TLS adds, so a little less is taken; the rest is told when
+ * the call returns. One that was interrupted is called again, with the same bytes.
+ */
+#define OVERHEAD 96u /* at most: IV, MAC and padding of TLS 1.2 in CBC mode */
+#define BROKEN   16u /* interrupted writes at once */
+
+static struct broken {
+	_Atomic uint64_t ssl; /* 0: free; 1: being filled */
+	uint32_t life, pad;
+	uint64_t told, sent, left;
+} broken[BROKEN];
+static _Atomic bool has_broken; /* there was one, ever */
+
+static void keep_broken(const struct call *c, uint32_t life)
+{
+	atomic_store_explicit(&has_broken, true, memory_order_relaxed);
+	for (unsigned i = 0; i < BROKEN; i++) {
+		uint64_t none = 0;
+
+		if (!atomic_compare_exchange_strong(&broken[i].ssl, &none, 1))
+			continue;
+		broken[i].life = life;
+		broken[i].told = c->told;
+		broken[i].sent = c->sent;
+		broken[i].left = c->left;
+		atomic_store_explicit(&broken[i].ssl, c->ssl, memory_order_release);
+		return;
+	}
+}
+
+/* c: NULL: it will not be called again. */
+static void take_broken(uint64_t ssl, uint32_t life, struct call *c)
+{
+	if (LIKELY(!atomic_load_explicit(&has_broken, memory_order_relaxed)))
+		return;
+	for (unsigned i = 0; i < BROKEN; i++) {
+		struct broken *b = &broken[i];
+
+		if (atomic_load_explicit(&b->ssl, memory_order_acquire) != ssl)
+			continue;
+		if (c && b->life == life) {
+			c->told = b->told;
+			c->sent = b->sent;
+			c->left = b->left;
+		}
+		atomic_store_explicit(&b->ssl, 0, memory_order_release);
+	}
+}
+
+void call_is_long(int at, const void *buf, uint64_t len)
+{
+	const struct object *o;
+	struct call *c;
+
+	if (at || !shim_own->ring)
+		return;
+	c = &shim_thread.v[0];
+	o = find(c->ssl);
+	if (!o || !(o->flags & OBJ_BOUND) || o->flags & (OBJ_CARRIES | OBJ_CONTAINS))
+		return;
+	c->buf = buf;
+	c->len = len;
+	take_broken(c->ssl, o->life, c);
+}
+
+/* What is told of it is known to have left, and fits into the ring; the rest waits. */
+static void tell_part(struct call *c, struct object *o)
+{
+	uint64_t now_ns, n = c->sent - c->told;
+	uint32_t gen;
+
+	if (c->sent <= c->told || !ring_has_room())
+		return;
+	gen = ring_watched(&now_ns);
+	if (!gen || o->gen != gen) {
+		c->len = 0;
+		return;
+	}
+	if (n > shim_own->size / 8)
+		n = shim_own->size / 8;
+	tell(o, c->kind, c->buf + c->told, n, now_ns, false);
+	c->told += n;
+}
+
+/* Bytes of the object's records went out, inside the call. */
+static void write_goes_on(struct call *c, struct object *o, const uint8_t *p, uint64_t n)
+{
+	uint64_t carried, now;
+
+	while (n && c->len) {
+		now = c->left < n ? c->left : n;
+		c->left -= now;
+		p += now;
+		n -= now;
+		if (!n)
+			break;
+		if (n < 5 || !is_record(p, n)) {
+			c->len = 0; /* cannot be followed */
+			return;
+		}
+		carried = (uint64_t)p[3] << 8 | p[4];
+		c->left = 5 + carried;
+		if (p[0] == 23 && carried > OVERHEAD)
+			c->sent += carried - OVERHEAD;
+		if (c->sent > c->len)
+			c->sent = c->len;
+	}
+	tell_part(c, o);
+}
+
+/* It has returned: so many of these n bytes were told already. More than it says to have moved:
+ * they have left, and the next call will say so. */
+static uint64_t told_before(int at, const struct object *o, uint64_t n)
+{
+	struct call *c = &shim_thread.v[0];
+
+	if (LIKELY(at || !c->told || !c->buf))
+		return 0;
+	if (c->told <= n)
+		return c->told;
+	c->told -= n;
+	c->sent -= n;
+	keep_broken(c, o->life);
+	return n;
+}
+
+void call_passed(enum sslc_dir dir, const uint8_t *p, uint64_t n)
+{
+	struct call *c = &shim_thread.v[shim_thread.depth - 1];
+	struct object *o = find(c->ssl);
+	uint64_t now_ns;
+	uint32_t gen;
+
+	if (LIKELY(o && o->flags & OBJ_BOUND)) {
+		if (UNLIKELY(c->len) && dir == SSLC_DIR_OUT)
+			write_goes_on(c, o, p, n);
+		return;
+	}
+	gen = ring_watched(&now_ns);
+	if (gen && dir == SSLC_DIR_OUT)
+		wrote(c, p, n);
+	else if (gen)
+		took(c, p, n, gen, now_ns);
+}
+
 /* The outermost call on this thread, when `at` is inside it. */
 static struct call *around(int at)
 {
@@ -497,7 +633,7 @@ void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint
 {
 	struct call *by = around(at);
 	int saved = errno;
-	uint64_t now_ns;
+	uint64_t now_ns, before;
 	uint32_t gen = ring_watched(&now_ns);
 	struct object *o = gen ? get(ssl) : NULL;
 
@@ -519,7 +655,10 @@ void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint
 	if (!is_told_elsewhere(o, direction(kind), by)) {
 		if (by && by->ssl == ssl && by->kind == SSLC_CALL_SEND_FILE)
 			by->told += n;
-		tell(o, kind, buf, n, now_ns);
+		before = told_before(at, o, n);
+		if (n > before)
+			tell(o, kind, buf ? (const uint8_t *)buf + before : NULL, n - before,
+			     now_ns, true);
 	}
 	errno = saved;
 }
@@ -548,6 +687,8 @@ void call_moved_nothing(uint64_t ssl)
 	uint64_t now_ns;
 	uint32_t gen;
 
+	if (o && UNLIKELY(shim_thread.v[0].buf && shim_thread.v[0].sent))
+		keep_broken(&shim_thread.v[0], o->life);
 	if (!o || LIKELY(o->flags & OBJ_BOUND))
 		return;
 	be_loose(o);
@@ -565,6 +706,7 @@ void call_forget(uint64_t ssl)
 	int saved = errno;
 	uint64_t now_ns;
 
+	take_broken(ssl, 0, NULL);
 	if (!o)
 		return;
 	if (o->gen && ring_watched(&now_ns) == o->gen) {

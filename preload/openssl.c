@@ -110,7 +110,7 @@ EXPORT int SSL_peek_ex(SSL *ssl, void *buf, size_t num, size_t *n)
 
 EXPORT int SSL_write(SSL *ssl, const void *buf, int num)
 {
-	int at = call_begin(id_of(ssl), SSLC_CALL_WRITE);
+	int at = call_begin_write(id_of(ssl), SSLC_CALL_WRITE, buf, num > 0 ? (uint64_t)num : 0);
 	int ret = REAL(SSL_write)(ssl, buf, num);
 
 	call_end(at, id_of(ssl), SSLC_CALL_WRITE, buf, ret > 0 ? (uint64_t)ret : 0);
@@ -119,7 +119,7 @@ EXPORT int SSL_write(SSL *ssl, const void *buf, int num)
 
 EXPORT int SSL_write_ex(SSL *ssl, const void *buf, size_t num, size_t *n)
 {
-	int at = call_begin(id_of(ssl), SSLC_CALL_WRITE_EX);
+	int at = call_begin_write(id_of(ssl), SSLC_CALL_WRITE_EX, buf, num);
 	int ret = REAL(SSL_write_ex)(ssl, buf, num, n);
 
 	call_end(at, id_of(ssl), SSLC_CALL_WRITE_EX, buf, said(ret, n, num));
@@ -128,7 +128,7 @@ EXPORT int SSL_write_ex(SSL *ssl, const void *buf, size_t num, size_t *n)
 
 EXPORT int SSL_write_ex2(SSL *ssl, const void *buf, size_t num, uint64_t flags, size_t *n)
 {
-	int at = call_begin(id_of(ssl), SSLC_CALL_WRITE_EX2);
+	int at = call_begin_write(id_of(ssl), SSLC_CALL_WRITE_EX2, buf, num);
 	int ret = REAL(SSL_write_ex2)(ssl, buf, num, flags, n);
 
 	call_end(at, id_of(ssl), SSLC_CALL_WRITE_EX2, buf, said(ret, n, num));

@@ -70,6 +70,8 @@ uint32_t ring_watched(uint64_t *now_ns);
 void ring_without_counter(void);
 /** A record without plaintext. rec: filled but for word, size and thread. False: no room. */
 bool ring_put(const struct sslc_shim_rec *rec);
+/** Whether a good part of the ring is free. */
+bool ring_has_room(void);
 /** Plaintext: len bytes at pos, in as many records as needed. rec: as above, a template. False: not
  * all of them. */
 bool ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len);
@@ -103,7 +105,13 @@ struct call {
 	uint64_t ssl;
 	uint32_t kind; /* enum sslc_call */
 	uint32_t pad;
-	uint64_t told; /* SSLC_CALL_SEND_FILE: bytes told by the calls inside */
+	uint64_t told; /* SSLC_CALL_SEND_FILE: bytes told by the calls inside; of a long write,
+			* those told before it returned */
+	/* Of a long write, else NULL and 0. */
+	const uint8_t *buf;
+	uint64_t len;  /* 0 too when it is told as others are */
+	uint64_t sent; /* so many of them have left in records */
+	uint64_t left; /* bytes of the record that is being written, which are still to come */
 };
 
 struct thread {
@@ -149,6 +157,19 @@ static inline int call_begin(uint64_t ssl, enum sslc_call kind)
 	if (!t->depth && call_sends(kind))
 		ring_writing(ssl);
 	return (int)t->depth++;
+}
+
+/* A write of so many bytes is told while it lasts: its records pass by, one after the other. */
+#define CALL_LONG (1u << 20)
+void call_is_long(int at, const void *buf, uint64_t len);
+
+static inline int call_begin_write(uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t len)
+{
+	int at = call_begin(ssl, kind);
+
+	if (UNLIKELY(len >= CALL_LONG))
+		call_is_long(at, buf, len);
+	return at;
 }
 
 /* The call at this place has returned and moved so many bytes, which are at buf. */

@@ -403,6 +403,15 @@ void ring_wake(void)
 	errno = saved;
 }
 
+bool ring_has_room(void)
+{
+	const struct sslc_shim_ring *r = shim_own->ring;
+
+	return r && __atomic_load_n(&r->head, __ATOMIC_RELAXED) -
+				    __atomic_load_n(&r->tail, __ATOMIC_RELAXED) <
+			    shim_own->size / 2;
+}
+
 bool ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len)
 {
 	const uint64_t most = sslc_shim_data_max(shim_own->size);
@@ -423,7 +432,7 @@ bool ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t
 			return false;
 		}
 		part.len = n;
-		if (n == len)
+		if (n == len && !(part.flags & SSLC_SHIM_PART))
 			part.flags |= SSLC_SHIM_LAST;
 		fill(to, &part);
 		memcpy(to + 1, p, n);

@@ -121,6 +121,7 @@ enum sslc_shim_type {
 #define SSLC_SHIM_0RTT   2u  /* DATA_BYTES: see SSLC_DATA_EARLY */
 #define SSLC_SHIM_FORKED 4u  /* END: children may hold the descriptor, too */
 #define SSLC_SHIM_LATE   8u  /* BIND: the object had moved bytes before it was watched */
+#define SSLC_SHIM_PART   32u /* DATA_BYTES: the call goes on; never with LAST */
 #define SSLC_SHIM_CUT    16u /* BIND: something was said before TLS that is not told, or not all */
 
 /* sslc_shim_rec.word: position, a multiple of SSLC_SHIM_ALIGN, and one of these. */
