@@ -88,9 +88,45 @@ def several_libraries(t):
     equal(said, [f"{copies[0]}: -1 {LIBRARY}", f"{copies[1]}: -1 {copies[1]}", "nobody's: (nil)"], "linked with none")
 
 
+# Takes all, slowly enough for a write to wait.
+SINK = """
+import socket, ssl, sys, time
+c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+c.load_cert_chain(*sys.argv[1:3])
+l = socket.create_server(("10.71.1.1", 4433))
+print("listening", flush=True)
+for _ in range(2):
+    s = c.wrap_socket(l.accept()[0], server_side=True)
+    while s.recv(1 << 14): time.sleep(0.001)
+"""
+
+
+def long_writes(t):
+    """Calls of more bytes than the ring has, interrupted again and again: all of them, once."""
+    size = 4 << 20
+    want = b"".join(b"%015d\n" % i for i in range(size // 16))
+    agent = agent_on(t, "long", "--capture", "preload", "--preload-ring", "1M")
+    t.spawn("sink", "python3", "-c", SINK, *t.cert(), ns=t.srv).wait_line("listening", where="out")
+    exe = t.compile("longwrite.c", ("-lssl", "-lcrypto"))
+    ports = {}
+    for how in ("whole", "parts"):
+        p = preloaded(t, how, exe, "10.71.1.1", 4433, size, how, ns=t.cli)
+        equal(p.wait(30), 0, f"longwrite: {p.err()}")
+        ports[how] = int(re.search(r"port (\d+) calls (\d+)", p.out()).group(1))
+        check(int(p.out().split()[3]) > 2, f"it was not interrupted: {p.out()}")
+    stop(t, agent)
+    seen = flows(t.dir / "long.pcapng", sound=False)
+    for how, port in ports.items():
+        (f,) = (x for x in seen if x.client[1] == port)
+        equal(len(f.data[0]), size, f"{how}: bytes")
+        check(bytes(f.data[0]) == want and not any(f.holes), f"{how}: other bytes: {f}")
+    fact(f"a write of {size >> 20} MB through a ring of 1 MB, interrupted: whole")
+
+
 def main(t):
     several_libraries(t)
     t.lab(sensor=False)
+    long_writes(t)
     first = agent_on(t, 1, "--capture", "preload")
 
     os.environ.update(t.preloaded())
