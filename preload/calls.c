@@ -32,7 +32,7 @@ struct object {
 	int fd;
 	uint32_t fd_gen;
 	uint32_t flags;
-	uint32_t pad;
+	uint32_t tried;     /* records whose descriptor was looked for */
 	uint32_t missed[2]; /* of pos: moved while there was no ring, and not told as such yet */
 	_Atomic uint64_t found; /* where its records went, by whichever thread: see found_of() */
 };
@@ -271,32 +271,44 @@ static void bind_found(struct object *o, uint32_t gen, uint64_t ts_ns)
 	bind_matched(o, fd, fd_gen, gen, ts_ns, v & FOUND_LATE);
 }
 
+/* Of objects whose first records have met no descriptor only some are looked at from then on:
+ * perhaps they never use one. */
+#define TRIES  64u
+#define RARELY 8u
+
+static bool is_tried(struct object *o)
+{
+	return o && (++o->tried < TRIES || !(o->tried % RARELY));
+}
+
 static void wrote(const struct call *c, const uint8_t *p, uint64_t n)
 {
 	struct object *o;
 	uint64_t print;
 
-	if (n < 5 || !is_record(p, n) || !match_print(p, p + 5, n - 5, &print))
+	if (n < 5 || !is_record(p, n))
 		return;
 	o = get(c->ssl);
-	if (o)
+	if (is_tried(o) && match_print(p, p + 5, n - 5, &print))
 		match_put_written(print, o->ssl, o->life);
 }
 
 /* libssl asks for a record's header, and then for its body. */
-static void took(const struct call *c, const uint8_t *p, uint64_t n, uint32_t gen, uint64_t ts_ns)
+static void took(const struct call *c, const uint8_t *p, uint64_t n)
 {
 	struct thread *t = &shim_thread;
 	const uint8_t *header = p;
-	uint64_t print, of = t->header_of;
-	struct object *o;
-	uint32_t fd_gen;
+	uint64_t print, now_ns, of = t->header_of;
+	struct object *o = get(c->ssl);
+	uint32_t fd_gen, gen;
 	int fd;
 
 	t->header_of = 0;
 	if (of == c->ssl) {
 		header = t->header;
 	} else if (n == 5 && is_record(p, n)) {
+		if (!is_tried(o))
+			return;
 		memcpy(t->header, p, 5);
 		t->header_of = c->ssl;
 		return;
@@ -306,12 +318,12 @@ static void took(const struct call *c, const uint8_t *p, uint64_t n, uint32_t ge
 		p += 5;
 		n -= 5;
 	}
-	if (!match_print(header, p, n, &print) || !match_take_received(print, &fd, &fd_gen) ||
+	if (!o || !match_print(header, p, n, &print) || !match_take_received(print, &fd, &fd_gen) ||
 	    generation_of(fd) != fd_gen)
 		return;
-	o = get(c->ssl);
-	if (o)
-		bind_matched(o, fd, fd_gen, gen, ts_ns, header[0] != 22);
+	gen = ring_watched(&now_ns);
+	if (gen)
+		bind_matched(o, fd, fd_gen, gen, now_ns, header[0] != 22);
 }
 
 /* The object has written what now goes through this descriptor. */
@@ -600,20 +612,20 @@ static uint64_t told_before(int at, const struct object *o, uint64_t n)
 void call_passed(enum sslc_dir dir, const uint8_t *p, uint64_t n)
 {
 	struct call *c = &shim_thread.v[shim_thread.depth - 1];
-	struct object *o = find(c->ssl);
-	uint64_t now_ns;
-	uint32_t gen;
+	struct object *o;
 
+	if (!__atomic_load_n(&shim_own->ring->gen, __ATOMIC_RELAXED))
+		return;
+	o = find(c->ssl);
 	if (LIKELY(o && o->flags & OBJ_BOUND)) {
 		if (UNLIKELY(c->len) && dir == SSLC_DIR_OUT)
 			write_goes_on(c, o, p, n);
 		return;
 	}
-	gen = ring_watched(&now_ns);
-	if (gen && dir == SSLC_DIR_OUT)
+	if (dir == SSLC_DIR_OUT)
 		wrote(c, p, n);
-	else if (gen)
-		took(c, p, n, gen, now_ns);
+	else
+		took(c, p, n);
 }
 
 /* The outermost call on this thread, when `at` is inside it. */
