@@ -41,7 +41,8 @@ struct family crypto_family = {.names = names,
 			       .wrappers = wrappers,
 			       .n = N_CRYPTO,
 			       .n_wrapped = N_WRAPPED,
-			       .telling = AT_BIO_read};
+			       .telling = AT_BIO_read,
+			       .file = "libcrypto."};
 
 #define LIB           (lib_of_caller(&crypto_family, CALLER))
 #define REAL(l, name) ((__typeof__(&name))(l)->fn[AT_##name])

@@ -64,7 +64,8 @@ struct family gnutls_family = {.names = names,
 			       .wrappers = wrappers,
 			       .n = N_GNUTLS,
 			       .n_wrapped = N_WRAPPED,
-			       .telling = AT_gnutls_record_recv};
+			       .telling = AT_gnutls_record_recv,
+			       .file = "libgnutls."};
 
 #define REAL(name) ((__typeof__(&name))lib_of_caller(&gnutls_family, CALLER)->fn[AT_##name])
 

@@ -147,14 +147,24 @@ static struct lib *spare_of(const struct family *f, any_fn fn)
 	return &spare;
 }
 
+static struct lib *remember(struct family *f, const void *caller, int at)
+{
+	atomic_store_explicit(&f->callers[(uintptr_t)caller * 0x9e3779b97f4a7c15ull >> 56],
+			      (uint64_t)(at + 1) << CALLER_BITS | (uintptr_t)caller,
+			      memory_order_release);
+	return &f->libs[at];
+}
+
 static struct lib *look_up(struct family *f, const void *caller)
 {
 	struct lib *spare;
 	static struct lib none;
 	uint32_t latest = atomic_load_explicit(&f->latest, memory_order_acquire);
-	any_fn fn = linked_with(f, caller);
-	int at = -1;
+	int at = module_lib(f, caller);
+	any_fn fn = at < 0 ? linked_with(f, caller) : NULL;
 
+	if (at >= 0)
+		return remember(f, caller, at);
 	if (!fn && latest) /* it has asked dlsym(), or is code made at run time */
 		at = (int)latest - 1;
 	if (!fn && !latest)
@@ -173,10 +183,7 @@ static struct lib *look_up(struct family *f, const void *caller)
 			none.fn[i] = (any_fn)(void *)absent;
 		return &none;
 	}
-	atomic_store_explicit(&f->callers[(uintptr_t)caller * 0x9e3779b97f4a7c15ull >> 56],
-			      (uint64_t)(at + 1) << CALLER_BITS | (uintptr_t)caller,
-			      memory_order_release);
-	return &f->libs[at];
+	return remember(f, caller, at);
 }
 
 struct lib *lib_of_caller(struct family *f, const void *caller)
@@ -347,12 +354,21 @@ bool lib_is_used(void)
 	bool is = was_linked;
 
 	for (size_t k = 0; !is && k < N_FAMILIES; k++)
-		is = atomic_load_explicit(&families[k]->n_libs, memory_order_relaxed);
+		is = families[k] != &crypto_family &&
+		     atomic_load_explicit(&families[k]->n_libs, memory_order_relaxed);
 	return is;
 }
 
 void lib_init(void)
 {
+	any_fn fn;
+
 	(void)real_dlsym();
+	module_init();
 	dl_iterate_phdr(is_tls_library, &was_linked);
+	/* What the program was linked with is known before its first call. */
+	for (size_t k = 0; was_linked && k < N_FAMILIES; k++) {
+		fn = lib_next(families[k]->names[families[k]->telling]);
+		families[k]->is_global = fn && place_of(families[k], fn) == 0;
+	}
 }

@@ -58,12 +58,14 @@ struct family nspr_family = {.names = nspr_names,
 			     .wrappers = nspr_wrappers,
 			     .n = N_NSPR,
 			     .n_wrapped = N_NSPR,
-			     .telling = AT_PR_Read};
+			     .telling = AT_PR_Read,
+			     .file = "libnspr4."};
 struct family nss_family = {.names = nss_names,
 			    .wrappers = nss_wrappers,
 			    .n = N_NSS,
 			    .n_wrapped = N_NSS,
-			    .telling = AT_SSL_ImportFD};
+			    .telling = AT_SSL_ImportFD,
+			    .file = "libssl3."};
 
 #define REAL(family, name) ((__typeof__(&name))lib_of_caller(&family, CALLER)->fn[AT_##name])
 

@@ -51,7 +51,8 @@ struct family openssl_family = {.names = names,
 				.wrappers = wrappers,
 				.n = N_OPENSSL,
 				.n_wrapped = N_OPENSSL,
-				.telling = AT_SSL_read};
+				.telling = AT_SSL_read,
+				.file = "libssl."};
 
 #define REAL(name) ((__typeof__(&name))lib_of_caller(&openssl_family, CALLER)->fn[AT_##name])
 

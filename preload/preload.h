@@ -7,7 +7,7 @@
  *
  *     openssl.c bio.c gnutls.c nss.c │ sock.c  interposed calls
  *     proc.c                                   children, sandboxes
- *     lib.c libc.c                             which library's function is the real one
+ *     lib.c module.c libc.c                    which library's function is the real one
  *     calls.c                                  objects, positions, which call counts
  *     match.c                                  descriptors of objects that have none
  *     clear.c                                  what is said before TLS begins
@@ -289,6 +289,8 @@ struct family {
 	const any_fn *wrappers; /* ours, in the same order */
 	unsigned n, n_wrapped;  /* functions, and those that we wrap: the first ones */
 	unsigned telling;       /* place of a function that each such library has */
+	const char *file;       /* how the names of such libraries begin */
+	bool is_global; /* the first of libs[] is the one that the program was linked with */
 	_Atomic uint32_t n_libs;
 	struct lib libs[LIBS_MAX];
 	_Atomic uint32_t latest; /* 1 + place of the one that dlsym() was last asked about */
@@ -307,5 +309,13 @@ any_fn lib_next(const char *name);
 any_fn libc_dlsym(void);
 /** Whether the program was linked with a TLS library, or has called one. Takes no lock. */
 bool lib_is_used(void);
+
+/* --- module.c -----------------------------------------------------------------------------------
+ */
+
+void module_init(void);
+/** Place of the library that the caller's module means; -1: it is not known without asking the
+ * linker. */
+int module_lib(const struct family *f, const void *caller);
 
 #endif

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 
-from lib import LIBRARY, check, equal, fact, flows, losses, run, sh, sha256, until
+from lib import LIBRARY, PROGS, check, equal, fact, flows, losses, run, sh, sha256, until
 
 # One connection, and between its exchanges children: fork and exit, fork and close everything, vfork and exec.
 CLIENT = """
@@ -88,6 +88,16 @@ def several_libraries(t):
     equal(said, [f"{copies[0]}: -1 {LIBRARY}", f"{copies[1]}: -1 {copies[1]}", "nobody's: (nil)"], "linked with none")
 
 
+def linkers_lock(t):
+    """A thread that loads a library, and waits meanwhile for another one's TLS calls, does not wait for ever."""
+    so = t.dir / "locks.so"
+    sh("gcc", "-std=c17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-DLIBRARY", "-shared", "-fPIC", "-o", so, PROGS / "locks.c",
+       "-lssl", "-lcrypto", "-pthread")
+    exe = t.compile("locks.c", ("-lssl", "-lcrypto", "-pthread", "-ldl"))
+    said = sh(exe, so, env={**os.environ, **t.preloaded()}, timeout=20)
+    equal(said.split(), ["constructor", "done"], "TLS calls while the linker's lock is held")
+
+
 # Takes all, slowly enough for a write to wait.
 SINK = """
 import socket, ssl, sys, time
@@ -125,6 +135,7 @@ def long_writes(t):
 
 def main(t):
     several_libraries(t)
+    linkers_lock(t)
     t.lab(sensor=False)
     long_writes(t)
     first = agent_on(t, 1, "--capture", "preload")
