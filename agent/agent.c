@@ -362,6 +362,13 @@ static void on_process(void *ctx, uint32_t pid, bool begins)
 		bpf->ops->leave_process(bpf, pid, begins);
 }
 
+static bool on_isn(void *ctx, int s, uint32_t *iss, uint32_t *irs)
+{
+	struct capture *bpf = ((struct agent *)ctx)->source[0];
+
+	return bpf && bpf->ops->isn(bpf, s, iss, irs);
+}
+
 static int open_sources(struct agent *a)
 {
 	const struct agent_conf *conf = a->conf;
@@ -377,6 +384,7 @@ static int open_sources(struct agent *a)
 				  .on_event = on_event,
 				  .on_file = on_file,
 				  .on_process = on_process,
+				  .isn = on_isn,
 				  .on_pause = on_pause,
 				  .max_overhead = conf->max_overhead,
 				  .overhead_retry_s = conf->overhead_retry_s,

@@ -70,6 +70,9 @@ struct capture_conf {
 	/* This source begins, or ceases, to tell a process's calls: others shall leave them alone.
 	 * Any thread. */
 	void (*on_process)(void *ctx, uint32_t pid, bool begins);
+	/* The initial sequence numbers, sent and received, of a TCP socket of this process; false:
+	 * nobody can tell. Any thread, one at a time. NULL: nobody ever can. */
+	bool (*isn)(void *ctx, int s, uint32_t *iss, uint32_t *irs);
 	/* Probes of a process were taken off, or put on again. */
 	void (*on_pause)(void *ctx, const struct capture_pause *p);
 	unsigned max_overhead;     /* percent of a process's CPU time; 0: no limit */
@@ -106,6 +109,8 @@ struct capture_ops {
 	/* Another source tells the process's TLS calls, or does no longer. Any thread. NULL: of no
 	 * meaning here. */
 	void (*leave_process)(struct capture *c, uint32_t pid, bool to_other);
+	/* As in struct capture_conf. NULL: this source cannot tell. */
+	bool (*isn)(struct capture *c, int s, uint32_t *iss, uint32_t *irs);
 	/* A connection that was opened at that time carried more than the calls of a probed file
 	 * (struct sslc_ev_sock) explain. */
 	void (*doubt)(struct capture *c, unsigned file, uint64_t opened_ns);

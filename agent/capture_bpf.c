@@ -296,7 +296,8 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	if (!s->skel)
 		return -errno;
 	bpf_program__set_autoattach(s->skel->progs.learn_self,
-				    false); /* run by learn_self() only */
+				    false);                          /* run by learn_self() only */
+	bpf_program__set_autoattach(s->skel->progs.tell_isn, false); /* nor this by others */
 	choose_flow_hook(s->skel, hook, btf);
 	s->skel->rodata->wire_clear = !s->conf.inner_only;
 	s->skel->rodata->outer_tls = s->conf.outer_tls;
@@ -673,6 +674,22 @@ static void source_leave_process(struct capture *c, uint32_t pid, bool to_other)
 		__atomic_fetch_sub(&s->skel->bss->n_served, 1, __ATOMIC_RELAXED);
 }
 
+/* A program that runs here and now finds the socket among our own descriptors: nothing is attached,
+ * and the socket is only looked at. */
+static bool source_isn(struct capture *c, int s, uint32_t *iss, uint32_t *irs)
+{
+	const struct source *src = (const struct source *)c;
+	uint64_t fd = (uint64_t)s;
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = &fd, .ctx_size_in = sizeof(fd));
+
+	if (bpf_prog_test_run_opts(bpf_program__fd(src->skel->progs.tell_isn), &opts) ||
+	    !src->skel->bss->told_isn.is_known)
+		return false;
+	*iss = src->skel->bss->told_isn.iss;
+	*irs = src->skel->bss->told_isn.irs;
+	return true;
+}
+
 /* How often the kernel did not run this program, because it was running already. Since 5.12. */
 static uint64_t misses(const struct bpf_program *prog)
 {
@@ -761,6 +778,7 @@ const struct capture_ops capture_bpf_ops = {
 	.count_hits = source_count_hits,
 	.skip_flow = source_skip_flow,
 	.leave_process = source_leave_process,
+	.isn = source_isn,
 	.doubt = source_doubt,
 	.tick = source_tick,
 	.close = source_close,

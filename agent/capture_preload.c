@@ -917,12 +917,13 @@ static int make_parts(struct source *s)
 {
 	const struct shimflows_conf fc = {
 		.event = on_event, .take = on_take, .skip = on_skip, .ctx = s};
+	const struct sockfacts_isn isn = {.read = s->conf.isn, .ctx = s->conf.ctx};
 	int err = evqueue_new(&s->queue, s->conf.queue_bytes);
 
 	if (!err)
 		err = shimflows_new(&s->flows, &fc);
 	if (!err)
-		err = shimask_new(&s->asker);
+		err = shimask_new(&s->asker, &isn);
 	if (err)
 		return err;
 	s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

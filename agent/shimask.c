@@ -8,7 +8,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/queue.h"
-#include "sockfacts.h"
 #include "turn.h"
 
 #include <errno.h>
@@ -53,6 +52,7 @@ struct shimask_seat {
 };
 
 struct shimask {
+	struct sockfacts_isn isn;
 	pthread_mutex_t lock;
 	pthread_t thread;
 	struct queue seats;
@@ -77,7 +77,7 @@ static bool is_over(int pidfd)
 static int ask(const struct shimask_seat *seat, const struct sslc_shim_rec *rec,
 	       struct sslc_ev_open *out, uint64_t *cookie)
 {
-	int err = sockfacts_take(seat->pidfd, rec->fd, out, cookie);
+	int err = sockfacts_take(seat->pidfd, rec->fd, &seat->of->isn, out, cookie);
 
 	if (err == -EBADF && is_over(seat->pidfd))
 		err = -ESRCH;
@@ -296,7 +296,7 @@ static int start(struct shimask *a)
 	return err;
 }
 
-int shimask_new(struct shimask **out)
+int shimask_new(struct shimask **out, const struct sockfacts_isn *isn)
 {
 	struct shimask *a = calloc(1, sizeof(*a));
 	pthread_mutexattr_t how;
@@ -312,6 +312,7 @@ int shimask_new(struct shimask **out)
 		free(a);
 		return err;
 	}
+	a->isn = *isn;
 	queue_init(&a->seats);
 	err = start(a);
 	if (err) {

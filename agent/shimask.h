@@ -14,12 +14,14 @@
 
 #include "event.h"
 #include "shimring.h"
+#include "sockfacts.h"
 
 struct shimask;
 struct shimask_seat; /* one process */
 
-/** Starts the thread. */
-int shimask_new(struct shimask **out) __attribute__((warn_unused_result));
+/** Starts the thread. isn: copied; asked under a lock. */
+int shimask_new(struct shimask **out, const struct sockfacts_isn *isn)
+	__attribute__((warn_unused_result));
 /** Every seat is empty. Accepts NULL. */
 void shimask_free(struct shimask *a);
 

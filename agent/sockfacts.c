@@ -203,13 +203,16 @@ void sockfacts_close(int s)
 		(void)timer_settime(timer, 0, &never, NULL);
 }
 
-int sockfacts_take(int pidfd, int fd, struct sslc_ev_open *out, uint64_t *cookie)
+int sockfacts_take(int pidfd, int fd, const struct sockfacts_isn *isn, struct sslc_ev_open *out,
+		   uint64_t *cookie)
 {
 	int s = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0), err;
 
 	if (s < 0)
 		return -errno;
 	err = sockfacts_of(s, out, cookie);
+	if (!err && isn->read && isn->read(isn->ctx, s, &out->iss, &out->irs))
+		out->flags |= SSLC_OPEN_ISN_VALID;
 	sockfacts_close(s);
 	return err;
 }

@@ -50,3 +50,33 @@ int learn_self(void *ctx)
 	self_inode = (__u64)BPF_CORE_READ(task, mm, exe_file, f_inode);
 	return 0;
 }
+
+/* What tell_isn() found. */
+struct {
+	__u32 iss, irs, is_known;
+} told_isn = {};
+
+/* Run by the agent in its own context: the initial sequence numbers of its own descriptor of that
+ * number, a TCP socket that it has borrowed from a preloaded program. */
+SEC("raw_tp")
+int tell_isn(__u64 *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **slots = BPF_CORE_READ(table, fd), *file = NULL;
+	struct socket *socket;
+	struct isn isn = {};
+	__u32 fd = ctx[0];
+
+	told_isn.is_known = 0;
+	if (fd >= BPF_CORE_READ(table, max_fds) ||
+	    bpf_probe_read_kernel(&file, sizeof(file), &slots[fd]) || !file)
+		return 0;
+	socket = BPF_CORE_READ(file, private_data);
+	if (!read_isn(BPF_CORE_READ(socket, sk), &isn))
+		return 0;
+	told_isn.iss = isn.iss;
+	told_isn.irs = isn.irs;
+	told_isn.is_known = 1;
+	return 0;
+}

@@ -109,6 +109,17 @@ struct inode {
 };
 struct file {
 	struct inode *f_inode;
+	void *private_data;
+};
+struct socket {
+	struct sock *sk;
+};
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+struct files_struct {
+	struct fdtable *fdt;
 };
 struct mm_struct {
 	struct file *exe_file;
@@ -121,6 +132,7 @@ struct thread_struct {
 struct task_struct {
 	void *stack;
 	struct mm_struct *mm;
+	struct files_struct *files;
 	struct task_struct *group_leader;
 	int tgid;
 	__u64 start_boottime;
