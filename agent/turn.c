@@ -12,9 +12,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef SYS_sched_setattr
-#define SYS_sched_setattr 314
-#endif
 
 #define NORMAL     0 /* SCHED_OTHER */
 #define DEADLINE   6 /* SCHED_DEADLINE */
