@@ -12,7 +12,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-
 #define NORMAL     0 /* SCHED_OTHER */
 #define DEADLINE   6 /* SCHED_DEADLINE */
 #define PERIOD_NS  (10 * NS_PER_MS)
