@@ -129,36 +129,62 @@ static int copy(struct relay *r)
 	return n < 0 && !atomic_load(&r->ended) ? -errno : 0;
 }
 
-/* Both own the descriptors from here on, as everything ends with this process. */
-static int copy_packets(struct relay *r, const char *filter)
+/* From the stream's packets those that pass. */
+static int pass(struct relay *r, pcap_t *p, pcap_dumper_t *dump)
 {
-	char err[PCAP_ERRBUF_SIZE] = "";
-	FILE *in = fdopen(r->sock, "rb"), *out = fdopen(r->fifo, "wb");
 	struct pcap_pkthdr *h;
-	struct bpf_program prog;
-	pcap_dumper_t *dump;
 	const u_char *data;
-	pcap_t *p;
-	int got;
+	int got = 1;
 
-	p = in && out ? pcap_fopen_offline(in, err) : NULL;
-	if (!p) {
-		log_error("extcap: not a capture: %s", err);
-		return -EIO;
-	}
-	if (pcap_compile(p, &prog, filter, 1, PCAP_NETMASK_UNKNOWN) || pcap_setfilter(p, &prog)) {
-		log_error("extcap: filter: %s", pcap_geterr(p));
-		return -EINVAL;
-	}
-	dump = pcap_dump_fopen(p, out);
-	if (!dump || pcap_dump_flush(dump)) /* its reader waits for the header */
-		return atomic_load(&r->ended) ? 0 : -EIO;
-	while ((got = pcap_next_ex(p, &h, &data)) == 1) {
-		pcap_dump((u_char *)dump, h, data);
-		if (pcap_dump_flush(dump))
+	if (pcap_dump_flush(dump)) /* its reader waits for the header */
+		return 0;
+	while (got == 1) {
+		got = pcap_next_ex(p, &h, &data);
+		if (got == 1)
+			pcap_dump((u_char *)dump, h, data);
+		if (got == 1 && pcap_dump_flush(dump))
 			return 0; /* its reader has gone */
 	}
 	return got == PCAP_ERROR_BREAK || atomic_load(&r->ended) ? 0 : -EIO;
+}
+
+static int filter_set(pcap_t *p, const char *filter)
+{
+	struct bpf_program prog;
+	int err = 0;
+
+	if (pcap_compile(p, &prog, filter, 1, PCAP_NETMASK_UNKNOWN)) {
+		log_error("extcap: filter: %s", pcap_geterr(p));
+		return -EINVAL;
+	}
+	if (pcap_setfilter(p, &prog))
+		err = -ENOMEM;
+	pcap_freecode(&prog);
+	return err;
+}
+
+/* libpcap owns the descriptors from here on. */
+static int copy_packets(struct relay *r, const char *filter)
+{
+	char why[PCAP_ERRBUF_SIZE] = "out of memory";
+	FILE *in = fdopen(r->sock, "rb"), *out = fdopen(r->fifo, "wb");
+	pcap_t *p = in && out ? pcap_fopen_offline(in, why) : NULL;
+	pcap_dumper_t *dump = NULL;
+	int err;
+
+	if (!p) {
+		log_error("extcap: not a capture: %s", why);
+		return -EIO;
+	}
+	err = filter_set(p, filter);
+	if (!err)
+		dump = pcap_dump_fopen(p, out); /* writes the header: no reader, no dump */
+	if (dump) {
+		err = pass(r, p, dump);
+		pcap_dump_close(dump);
+	}
+	pcap_close(p);
+	return err;
 }
 
 int relay_run(const char *host, uint16_t port, const char *fifo, const char *filter)
