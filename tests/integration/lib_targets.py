@@ -93,7 +93,8 @@ class Native:
 
 # What the program is built from, and what it and the test programs run with.
 PACKAGES = ("libc6-dev", "linux-libc-dev", "libssl-dev", "libzstd-dev", "libbpf-dev", "libelf-dev", "libevent-dev",
-            "libcyaml-dev", "libyaml-dev", "libpcap-dev", "libjansson-dev", "libgnutls28-dev", "busybox-static")
+            "libcyaml-dev", "libyaml-dev", "libpcap-dev", "libjansson-dev", "libnghttp2-dev", "libgnutls28-dev",
+            "busybox-static")
 TOOLCHAIN = """set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_C_COMPILER {prefix}gcc)
