@@ -71,6 +71,17 @@ static int take_src_mac(struct sink_conf *c, const char *name, const char *text)
 	return 0;
 }
 
+static int take_h2(struct sink_conf *c, const char *name, const char *text)
+{
+	static const char *const ways[] = {"native", "http1", NULL};
+	unsigned way;
+	int err = value_choice(name, text, ways, &way);
+
+	if (!err)
+		c->shape.http1 = (uint16_t)way;
+	return err;
+}
+
 /* Two servers' ports shown as one would let two connections of one client look like one. */
 static int port_add(struct sink_shape *shape, const char *name, uint16_t real, uint16_t shown)
 {
@@ -245,6 +256,7 @@ static const struct key keys[] = {
 	{"src-mac", OF_PACKETS, false, take_src_mac},
 	{"dst-mac", OF_PACKETS, false, take_dst_mac},
 	{"port-map", OF_PACKETS, false, take_port_map},
+	{"h2", OF_PACKETS, false, take_h2},
 	{"bypass", OF_IFACE, false, take_bypass},
 	{"xdp", OF_IFACE, false, take_xdp},
 	{"gso", OF_IFACE, true, take_gso},

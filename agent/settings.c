@@ -197,6 +197,17 @@ static int take_port_map(struct options *o, const char *name, const char *word)
 	return output_port_map(&o->port_map, name, word);
 }
 
+static int take_stream_log(struct options *o, const char *name, const char *word)
+{
+	struct sink_conf c = {.kind = "streams"};
+	char *target = NULL;
+	int err = value_string(word, &target);
+
+	(void)name;
+	c.target = target;
+	return err ? err : add_sink_take(o, &c);
+}
+
 static int take_state_dir(struct options *o, const char *name, const char *word)
 {
 	(void)name;
@@ -457,6 +468,8 @@ const struct setting settings_table[] = {
 		into, NULL, "one line a message on stdout"},
 	{"port-map", "--port-map", KIND_WORD, PLACE_BOTH, SHOW, AT(port_map), take_port_map,
 		into, "A:B,...", "packets show server port A as B"},
+	{"stream-log", "--stream-log", KIND_WORD, PLACE_BOTH, SHOW, AT(stream_log), take_stream_log,
+		into, "FILE", "with h2=http1: a line of JSON for each HTTP/2 stream"},
 
 	{"starttls", "--starttls", KIND_WORD, PLACE_BOTH, MIRROR, AT(starttls), take_starttls,
 		what, "MODE", "what is said before TLS: stitch (default), inner (nothing), keep"},

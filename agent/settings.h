@@ -33,7 +33,7 @@ struct said {
 struct settings {
 	struct said interface, filter, collect, listen, port;
 	struct said to, output, write, pcap_over_ip, pcap_over_ip_to, vxlan, geneve, print,
-		port_map;
+		port_map, stream_log;
 	struct said state_dir, ca, cert, key, insecure, expires;
 	struct said starttls, tls_in_tls, compress, queue, ring, backlog, shed, max_overhead,
 		flow_hook, probes;

@@ -226,6 +226,7 @@ static void account(struct forge_flow *f, const struct segment *seg)
 	me->ip_id = (uint16_t)(me->ip_id + 1);
 	if (is_large(f, seg))
 		me->ip_id = (uint16_t)(me->ip_id + (seg->payload.len - 1) / f->mss);
+	me->updated = seg->update;
 	if (seg->flags & TH_ACK)
 		peer->acked = peer->nxt;
 	counter_inc(&packets);
@@ -274,7 +275,7 @@ static void emit_bare(struct forge_flow *f, struct forge_out *out, enum flow_dir
 /* A bare ACK that acknowledges nothing new. */
 static void emit_update(struct forge_flow *f, struct forge_out *out, enum flow_dir dir)
 {
-	struct segment seg = {.dir = dir, .flags = TH_ACK, .update = true};
+	struct segment seg = {.dir = dir, .flags = TH_ACK, .update = !f->side[dir].updated};
 
 	emit(f, out, &seg);
 }

@@ -50,8 +50,9 @@ struct forge_side {
 	uint32_t nxt;   /* next sequence number this side sends */
 	uint32_t acked; /* what the other side has acknowledged of it */
 	uint16_t ip_id; /* of the next packet: +1 for every packet of this side */
-	bool fin_sent;
-	bool in_message; /* a message began and its last byte has not been sent */
+	bool fin_sent : 1;
+	bool in_message : 1; /* a message began and its last byte has not been sent */
+	bool updated : 1;    /* its last packet had the window of an update */
 };
 
 struct forge_flow {
@@ -85,8 +86,8 @@ void forge_gap(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, u
 	       uint64_t ts_ns);
 /**
  * A bare repeated ACK of the data's sender, so that an IDS inspects now. Its window differs by one
- * from all others: a window update to the reader, not a duplicate ACK. Acknowledges the data first
- * if needed.
+ * from that of the packet before: a window update to the reader, not a duplicate ACK. Acknowledges
+ * the data first if needed.
  */
 void forge_poke(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t ts_ns);
 /** FIN of one side and its ACK. The flow is CLOSED after both. No effect before the handshake or

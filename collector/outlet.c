@@ -8,6 +8,12 @@
 
 #include <string.h>
 
+#include "base/metrics.h"
+#include "h2.h"
+
+static COUNTER_DEFINE(c_prefaces, "forge_prefaces_invented",
+		      "HTTP/2 connections joined late that were given a beginning");
+
 #define MTU_DEFAULT 1500u /* of sinks that take any packet */
 #define STATE_ALIGN 8u
 #define TAG_LEN     4u /* IEEE 802.1Q */
@@ -74,7 +80,9 @@ static struct outlet *outlet_add(struct outlet_set *set, const struct sink *s)
 {
 	struct outlet *o = &set->v[set->n++];
 
-	*o = (struct outlet){.ops = &outlet_native_ops, .shape = shape_of(s), .frame = set->frame};
+	*o = (struct outlet){.ops = s->shape.http1 ? &outlet_http1_ops : &outlet_native_ops,
+			     .shape = shape_of(s),
+			     .frame = set->frame};
 	link_init(&o->link, &o->shape);
 	o->state_at = set->state_len;
 	set->state_len += (o->ops->state_len + STATE_ALIGN - 1) / STATE_ALIGN * STATE_ALIGN;
@@ -100,6 +108,23 @@ void outlets_init(struct outlet_set *set, const struct sink_set *sinks)
 		for (unsigned i = 0; i < sinks->n; i++)
 			if (sinks->v[i]->ops->packet && (sink_mtu(sinks->v[i]) == 0) == any)
 				sink_join(set, sinks->v[i]);
+}
+
+int outlets_open(struct outlet_set *set, const struct sink_set *sinks)
+{
+	int err = 0;
+
+	for (struct outlet *o = set->v; !err && o < set->v + set->n; o++)
+		if (o->ops->open)
+			err = o->ops->open(o, sinks);
+	return err;
+}
+
+void outlets_close(struct outlet_set *set)
+{
+	for (struct outlet *o = set->v; o < set->v + set->n; o++)
+		if (o->ops->close)
+			o->ops->close(o);
 }
 
 /* To each of them */
@@ -161,6 +186,25 @@ void outlets_rst(struct outlet_set *set, uint8_t *states, const struct outlet_fl
 {
 	for (struct outlet *o = set->v; o < set->v + set->n; o++)
 		o->ops->rst(o, state_of(o, states), flow, dir, ts_ns);
+}
+
+static void outlet_move(struct outlet *o, uint8_t *to, uint8_t *from,
+			const struct outlet_flow *flow)
+{
+	memset(state_of(o, to), 0, o->ops->state_len);
+	if (o->ops->move)
+		o->ops->move(o, state_of(o, to), state_of(o, from), flow);
+	else
+		memcpy(state_of(o, to), state_of(o, from), o->ops->state_len);
+	memset(state_of(o, from), 0, o->ops->state_len);
+}
+
+void outlets_move(struct outlet_set *set, uint8_t *to, uint8_t *from,
+		  const struct outlet_flow *flow)
+{
+	outlets_forget(set, to);
+	for (struct outlet *o = set->v; o < set->v + set->n; o++)
+		outlet_move(o, to, from, flow);
 }
 
 void outlets_forget(struct outlet_set *set, uint8_t *states)
@@ -237,6 +281,13 @@ uint32_t outlet_mtu(const struct outlet *o, const struct outlet_flow *flow)
 	return smallest_mtu(o) - TAG_LEN * (tags - free);
 }
 
+void outlet_forge_init(const struct outlet *o, struct forge_flow *f, const struct outlet_flow *flow)
+{
+	forge_init(f, flow->who.open, flow->incarnation, outlet_mtu(o, flow));
+	f->port[FLOW_S2C] = sink_port(&o->shape, f->port[FLOW_S2C]);
+	f->vlan = flow->lane;
+}
+
 /* The native outlet: one TCP connection of the same bytes */
 
 /* Each packet of a side takes one number. */
@@ -262,10 +313,34 @@ static void native_begin(struct outlet *o, void *state, const struct outlet_flow
 	struct forge_out out = outlet_out(&e);
 	struct forge_flow *f = state;
 
-	forge_init(f, flow->who.open, flow->incarnation, outlet_mtu(o, flow));
-	f->port[FLOW_S2C] = sink_port(&o->shape, f->port[FLOW_S2C]);
-	f->vlan = flow->lane;
+	outlet_forge_init(o, f, flow);
 	forge_handshake(f, &out, ts_ns);
+}
+
+/* Nothing has been said yet, nor is anything missing. */
+static bool is_silent(const struct forge_flow *f)
+{
+	return f->side[FLOW_C2S].nxt == f->side[FLOW_C2S].isn + 1 &&
+	       f->side[FLOW_S2C].nxt == f->side[FLOW_S2C].isn + 1;
+}
+
+static bool is_late(const struct outlet_flow *flow)
+{
+	return (flow->who.open->flags & (FLOW_OPEN_LATE | FLOW_OPEN_RESUMED)) != 0;
+}
+
+/*
+ * HTTP/2 that is joined late is for an IDS no HTTP/2 without its beginning: Suricata gives such a
+ * connection up. The client's preface and settings of both sides say nothing that was not said.
+ */
+static void invent_preface(struct forge_flow *f, struct forge_out *out, uint64_t ts_ns)
+{
+	static const uint8_t client[] = H2_PREFACE "\0\0\0\4\0\0\0\0";
+	struct span preface = span_of(client, sizeof(client)); /* with the last 0 */
+
+	forge_data(f, out, FLOW_C2S, preface, true, ts_ns);
+	forge_data(f, out, FLOW_S2C, span_of(client + preface.len - 9, 9), true, ts_ns);
+	counter_inc(&c_prefaces);
 }
 
 static unsigned native_data(struct outlet *o, void *state, const struct outlet_flow *flow,
@@ -276,6 +351,8 @@ static unsigned native_data(struct outlet *o, void *state, const struct outlet_f
 	struct counted before = count_from(state);
 
 	forge_fit(state, outlet_mtu(o, flow)); /* a path may carry less than it did */
+	if (is_late(flow) && is_silent(state) && h2_is_framed(bytes))
+		invent_preface(state, &out, ts_ns);
 	forge_data(state, &out, dir, bytes, end, ts_ns);
 	return sent_since(state, before);
 }

@@ -32,6 +32,10 @@ struct outlet_flow {
 struct outlet_ops {
 	const char *name;
 	size_t state_len;
+	/* What all sessions share, o->own; `sinks`: of all outlets, borrowed. 0 or -ENOMEM. Both
+	 * may be NULL. close: after the last forget(). */
+	int (*open)(struct outlet *o, const struct sink_set *sinks);
+	void (*close)(struct outlet *o);
 	/* The connection is there and its first bytes follow. May come again after its end. */
 	void (*begin)(struct outlet *o, void *state, const struct outlet_flow *flow,
 		      uint64_t ts_ns);
@@ -51,12 +55,17 @@ struct outlet_ops {
 	/* The connection ends from one side, and its tuple is free. No effect when it has ended. */
 	void (*rst)(struct outlet *o, void *state, const struct outlet_flow *flow,
 		    enum flow_dir dir, uint64_t ts_ns);
+	/* The same connection goes on as another session, that of `flow`: `to` is all zero and
+	 * becomes what `from` was. NULL: the bytes are copied. */
+	void (*move)(struct outlet *o, void *to, void *from, const struct outlet_flow *flow);
 	/* The session goes, begun or not: free what `state` reaches. Emits nothing. May be NULL. */
 	void (*forget)(struct outlet *o, void *state);
 };
 
 /* What was captured, as one TCP connection; the state is a struct forge_flow. */
 extern const struct outlet_ops outlet_native_ops;
+/* The same, but for HTTP/2: an HTTP/1.1 connection for each of its streams. */
+extern const struct outlet_ops outlet_http1_ops;
 
 struct outlet {
 	const struct outlet_ops *ops;
@@ -66,6 +75,7 @@ struct outlet {
 	unsigned n;
 	size_t state_at; /* of its state in the memory of a session */
 	uint8_t *frame;  /* forge's scratch, borrowed from the set */
+	void *own;       /* from open() */
 };
 
 struct outlet_set {
@@ -79,6 +89,10 @@ struct outlet_set {
 
 /** An outlet for each shape that the packet sinks of `sinks` want; they must outlive it. */
 void outlets_init(struct outlet_set *set, const struct sink_set *sinks);
+/** Makes what each of them needs. 0 or -ENOMEM. */
+int outlets_open(struct outlet_set *set, const struct sink_set *sinks) WARN_UNUSED;
+/** After the last session, or a failed outlets_open(). */
+void outlets_close(struct outlet_set *set);
 void outlets_begin(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
 		   uint64_t ts_ns);
 /** These four return the sides that have sent a packet at every outlet: OUTLET_SENT bits. */
@@ -92,6 +106,9 @@ unsigned outlets_poke(struct outlet_set *set, uint8_t *states, const struct outl
 		      enum flow_dir dir, uint64_t ts_ns);
 void outlets_rst(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
 		 enum flow_dir dir, uint64_t ts_ns);
+/** The states of a session become those of another one; what was in `to` is forgotten. */
+void outlets_move(struct outlet_set *set, uint8_t *to, uint8_t *from,
+		  const struct outlet_flow *flow);
 void outlets_forget(struct outlet_set *set, uint8_t *states);
 
 /* For kinds of outlets. */
@@ -105,6 +122,9 @@ struct outlet_emission {
 
 /** Frames that forge makes with the result go to the outlet's sinks. `e` must live as long. */
 struct forge_out outlet_out(struct outlet_emission *e);
+/** A flow of this outlet with the addresses, shown ports and tag of `flow`; nothing is emitted. */
+void outlet_forge_init(const struct outlet *o, struct forge_flow *f,
+		       const struct outlet_flow *flow);
 /** The largest IP packet of a new flow: what all its sinks take now, less what its tags need. */
 uint32_t outlet_mtu(const struct outlet *o, const struct outlet_flow *flow);
 

@@ -164,6 +164,7 @@ void session_unpair(struct sessions *t, struct session *s)
 void session_swap(struct sessions *t, struct session *from, struct session *to)
 {
 	uint32_t incarnation = from->incarnation;
+	struct outlet_flow flow;
 	int err;
 
 	session_enter(t, from, SESSION_STANDBY);
@@ -177,8 +178,10 @@ void session_swap(struct sessions *t, struct session *from, struct session *to)
 		to->dir[d].started = true;
 		to->dir[d].fin = from->dir[d].fin;
 	}
-	memcpy(to->tail, from->tail, t->outlets.state_len);
-	memset(from->tail, 0, t->outlets.state_len);
+	flow = (struct outlet_flow){.who = {.open = &to->open, .host = to->origin->host},
+				    .incarnation = to->incarnation,
+				    .lane = to->lane};
+	outlets_move(&t->outlets, to->tail, from->tail, &flow);
 	err = session_enter_live(t, to);
 	assert(!err); /* the index has just lost an entry: there is room for one */
 	(void)err;

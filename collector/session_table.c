@@ -297,6 +297,11 @@ int sessions_new(struct sessions **out, const struct session_conf *conf, struct 
 		t->conf.max_sessions = SESSION_MAX;
 	t->sinks = sinks;
 	outlets_init(&t->outlets, sinks);
+	if (outlets_open(&t->outlets, sinks) < 0) {
+		outlets_close(&t->outlets);
+		free(t);
+		return -ENOMEM;
+	}
 	hmap_init(&t->by_flow);
 	hmap_init(&t->by_tuple);
 	hmap_init(&t->by_agent);
@@ -335,6 +340,7 @@ void sessions_free(struct sessions *t)
 	hmap_fini(&t->by_tuple);
 	hmap_fini(&t->by_agent);
 	hmap_fini(&t->by_ghost);
+	outlets_close(&t->outlets);
 	explicit_bzero(&t->outlets, sizeof(t->outlets)); /* held plaintext */
 	free(t);
 }

@@ -19,8 +19,8 @@
 #include "base/log.h"
 
 static const struct sink_ops *const kinds[] = {
-	&sink_iface_ops, &sink_fan_ops,   &sink_pcap_ops,   &sink_tcp_ops,
-	&sink_dial_ops,  &sink_vxlan_ops, &sink_geneve_ops, &sink_text_ops,
+	&sink_iface_ops, &sink_fan_ops,    &sink_pcap_ops, &sink_tcp_ops,     &sink_dial_ops,
+	&sink_vxlan_ops, &sink_geneve_ops, &sink_text_ops, &sink_streams_ops,
 };
 
 static const struct sink_ops *kind_find(const char *name)
@@ -73,6 +73,13 @@ void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow
 	for (unsigned i = 0; i < set->n; i++)
 		if (set->v[i]->ops->message)
 			set->v[i]->ops->message(set->v[i], flow, dir, bytes, end, ts_ns);
+}
+
+void sinks_stream(const struct sink_set *set, const struct sink_stream *stream, uint64_t ts_ns)
+{
+	for (unsigned i = 0; i < set->n; i++)
+		if (set->v[i]->ops->stream)
+			set->v[i]->ops->stream(set->v[i], stream, ts_ns);
 }
 
 void sinks_flush(struct sink_set *set)

@@ -20,6 +20,14 @@ struct sink_flow {
 	uint16_t segment;
 };
 
+/* One stream of an HTTP/2 connection, shown as an HTTP/1.1 connection of its own. */
+struct sink_stream {
+	const struct sink_flow *flow; /* the real connection */
+	uint32_t id;
+	bool pushed;                       /* the server began it */
+	uint16_t client_port, server_port; /* shown, with the real addresses */
+};
+
 #define SINK_PORTS_MAX 16 /* pairs of one port map: a line that people still read */
 
 /* What the packets of an output shall look like; outputs that want the same share them (outlet.h).
@@ -29,7 +37,8 @@ struct sink_shape {
 	uint16_t vlan;       /* 802.1Q tag outside of all others; 0: none */
 	uint16_t src_mac[3]; /* network order; all zero: forge's own */
 	uint16_t dst_mac[3];
-	uint16_t gso; /* 1: large frames, as long as its sinks take them: see cuts() */
+	uint16_t gso;   /* 1: large frames, as long as its sinks take them: see cuts() */
+	uint16_t http1; /* not 0: HTTP/2 is shown as HTTP/1.1 */
 	uint16_t n_ports;
 	uint16_t ports[SINK_PORTS_MAX][2]; /* a server's real port, the one shown */
 };
@@ -76,6 +85,8 @@ struct sink_ops {
 	 * May be NULL. */
 	void (*message)(struct sink *s, const struct sink_flow *flow, enum flow_dir dir,
 			struct span bytes, bool end, uint64_t ts_ns);
+	/* A stream begins. May be NULL. */
+	void (*stream)(struct sink *s, const struct sink_stream *stream, uint64_t ts_ns);
 	void (*flush)(struct sink *s); /* everything given so far leaves now; may be NULL */
 	void (*tick)(struct sink *s,
 		     uint64_t now_ns);  /* about once a second: reopen, self-check; may be NULL */
@@ -98,7 +109,8 @@ extern const struct sink_ops sink_tcp_ops;   /* PCAP-over-IP: listens */
 extern const struct sink_ops sink_dial_ops;  /* PCAP-over-IP: connects */
 extern const struct sink_ops sink_vxlan_ops;
 extern const struct sink_ops sink_geneve_ops;
-extern const struct sink_ops sink_text_ops; /* one readable line a message on stdout */
+extern const struct sink_ops sink_text_ops;    /* one readable line a message on stdout */
+extern const struct sink_ops sink_streams_ops; /* a line of JSON for each stream; no packets */
 
 #define SINKS_MAX 16
 
@@ -111,6 +123,7 @@ struct sink_set {
 int sinks_open(struct sink_set *set, const struct sink_conf *conf, unsigned n) WARN_UNUSED;
 void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir,
 		   struct span bytes, bool end, uint64_t ts_ns);
+void sinks_stream(const struct sink_set *set, const struct sink_stream *stream, uint64_t ts_ns);
 void sinks_flush(struct sink_set *set);
 void sinks_tick(struct sink_set *set, uint64_t now_ns);
 /** Files that were moved away are begun anew (SIGHUP). */

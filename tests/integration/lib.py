@@ -385,7 +385,7 @@ class Test:
 error_log {tmp}/error.log warn; worker_rlimit_nofile 8192;
 events {{ worker_connections 4096; }}
 http {{
-{paths}  log_format bytes '$remote_addr $remote_port $request_length $bytes_sent $request_time $status';
+{paths}  log_format told '$request_method $request_uri $status $body_bytes_sent'; log_format bytes '$remote_addr $remote_port $request_length $bytes_sent $request_time $status';
   access_log {log}; sendfile on; keepalive_requests 10000000; keepalive_timeout 300s;
   client_max_body_size 1g; default_type application/octet-stream; server_tokens off;
   ssl_certificate {crt}; ssl_certificate_key {key};

@@ -275,6 +275,33 @@ static void test_without_packet_outputs_nothing_is_kept(void **state)
 	free(r);
 }
 
+/* Without its beginning an IDS would not take it for HTTP/2. */
+static void test_late_http2_is_given_a_beginning(void **state)
+{
+	static const uint8_t framed[] = {0, 0, 1, 1, 5, 0, 0, 0, 9, 0x82};
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++) {
+		struct rig *r = rig_new();
+		struct capture *c = add(r, &file_like, 0, NULL);
+
+		c->check.mtu = 1500;
+		r->open.flags = i == 1 ? 0 : FLOW_OPEN_LATE;
+		outlets_init(&r->set, &r->sinks);
+		outlets_begin(&r->set, r->states, &r->flow, TS);
+		if (i == 2) /* what came before is a hole: too late */
+			(void)outlets_gap(&r->set, r->states, &r->flow, FLOW_C2S, 5, TS);
+		(void)outlets_data(&r->set, r->states, &r->flow, FLOW_C2S,
+				   span_of(framed, sizeof(framed)), true, TS);
+		(void)outlets_data(&r->set, r->states, &r->flow, FLOW_C2S,
+				   span_of(framed, sizeof(framed)), true, TS);
+		assert_null(c->check.err);
+		assert_int_equal(c->check.flow[0].side[0].bytes, 20 + (i == 0 ? 33 : 0));
+		assert_int_equal(c->check.flow[0].side[1].bytes, i == 0 ? 9 : 0);
+		free(r);
+	}
+}
+
 /* A kind of outlet with memory of its own. */
 
 static unsigned begun, forgotten;
@@ -344,6 +371,7 @@ static void test_a_side_has_sent_when_it_has_everywhere(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_late_http2_is_given_a_beginning),
 		cmocka_unit_test(test_outputs_of_one_shape_share_their_packets),
 		cmocka_unit_test(test_each_mtu_has_its_segments),
 		cmocka_unit_test(test_a_path_that_carries_less_gets_smaller_segments),
