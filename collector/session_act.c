@@ -127,6 +127,7 @@ static void session_fin(struct sessions *t, struct session *s, enum flow_dir dir
 	if (s->dir[dir].fin)
 		return;
 	s->dir[dir].fin = true;
+	session_pair_passed(t, s, dir, UINT64_MAX); /* what lies beyond is told by nobody */
 	if (s->state == SESSION_LIVE) /* else told when the connection is opened, if ever */
 		fin_tell(t, s, dir, ts_ns);
 }

@@ -288,7 +288,7 @@ void session_keep(struct sessions *t, struct session *s, const struct spare_part
 		told = e->said[part->dir]; /* told again, after a reconnect */
 	session_said(s, part->dir, end);
 	seen = told > part->offset ? told - part->offset : 0;
-	if (seen > part->bytes.len || s->pair->are_apart)
+	if (seen > part->bytes.len || s->pair->are_apart || live->dir[part->dir].fin)
 		seen = part->bytes.len;
 	rest.offset += seen;
 	rest.bytes = span_of(part->bytes.p + seen, part->bytes.len - seen);
@@ -414,7 +414,7 @@ void session_pair_told(struct sessions *t, struct session *s, struct session *so
 
 void session_pair_passed(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t offset)
 {
-	if (!s->pair)
+	if (!s->pair || s->state != SESSION_LIVE)
 		return;
 	for (int i = 0; i < 2; i++)
 		counter_add(&c_standby, pass(t, s->pair, &s->pair->v[i], dir, offset));
