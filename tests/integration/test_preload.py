@@ -133,6 +133,34 @@ def long_writes(t):
     fact(f"a write of {size >> 20} MB through a ring of 1 MB, interrupted: whole")
 
 
+def two_hosts(t, want):
+    """nginx is told by the library, curl elsewhere by probes: the collector knows that it is one connection."""
+    t.link(t.cli, "tun1", ["10.71.3.1/24"], t.col, "col1", ["10.71.3.2/24"])
+    col = t.collector("-w", t.dir / "hosts.pcapng")
+    t.enroll()
+    t.enroll(host="10.71.3.2", ns=t.cli, state="client.state")
+    agents = [t.agent("--run-dir", t.run_dir(), name="at-server"),
+              t.agent("--capture", "bpf", "--run-dir", t.dir / "probes", ns=t.cli, iface="cli0", host="10.71.3.2",
+                      state="client.state", name="at-client")]
+    until(lambda: agents[0].counters().get("preload_processes_adopted", 0) >= 2 or agents[0].kick(10), 10,
+          "nginx taken over", 0.5)
+    for path, data in want.items():
+        got = sh("curl", "-sSk", "--http1.1", "-o", t.dir / "got", f"https://10.71.1.1{path}", ns=t.cli)
+        equal(sha256((t.dir / "got").read_bytes()), sha256(data), f"{path}: TLS itself {got}")
+    time.sleep(1)
+    for a in agents:
+        t.drain(a)
+    equal(col.stop(), 0, "collector's exit status")
+    seen = flows(t.dir / "hosts.pcapng", sound=False)
+    for path in want:
+        judge(of(seen, path), want, path)
+    counted = col.counters()
+    equal(counted.get("session_tuple_conflicts", 0), 0, "connections that seemed to be two")
+    size = sum(map(len, want.values()))
+    check(counted.get("session_bytes_standby", 0) >= size, f"{size} bytes came from two ends: {counted}")
+    fact(f"{len(want)} connections from two hosts, one of them with the library: each once")
+
+
 def main(t):
     several_libraries(t)
     linkers_lock(t)
@@ -180,6 +208,7 @@ def main(t):
     unbound = counted.get("flow_bytes_lost_unbound", 0)
     check(unbound < len(want["/f3"]), f"{unbound} bytes taken a second time, for no connection")
     fact(f"with probes beside it: {len(mine)} connections, each once")
+    two_hosts(t, want)
 
 
 run(main, needs=["nginx", "curl", "gcc"])
