@@ -8,10 +8,10 @@
  * memfd of sslc_shim_bytes() bytes, seals it (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL), maps it
  * shared and closes the descriptor. Nothing else remains open, and after set-up the library makes
  * no system call of its own but for the wake-up below, getpid() before a TLS object's descriptor is
- * closed, a random number before fork(), none of them in a sandbox, and the clock where Linux
- * cannot tell the time without: chroot, changed users, dropped capabilities, closed descriptors and
- * seccomp filters that come later do no harm, and no descriptor's number can be mistaken for
- * another.
+ * closed, questions about a socket on which something is said before TLS (preload/clear.c), a
+ * random number before fork(), none of them in a sandbox, and the clock where Linux cannot tell the
+ * time without: chroot, changed users, dropped capabilities, closed descriptors and seccomp filters
+ * that come later do no harm, and no descriptor's number can be mistaken for another.
  *
  * How the agent gets it. Either way it checks seals and size, that the process maps this very file,
  * and only then maps it itself.

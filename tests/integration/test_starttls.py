@@ -330,6 +330,58 @@ def through_proxy(t, tls, outer):
     proxy.kill()
 
 
+# A proxy asked through TLS, and TLS in memory inside of it.
+INSIDE = """import socket, ssl
+ctx = ssl._create_unverified_context()
+outer = ctx.wrap_socket(socket.create_connection(("10.71.1.1", 3129)))
+outer.sendall(b"CONNECT 10.71.1.1:443 HTTP/1.1\\r\\n\\r\\n")
+outer.recv(1000)
+came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+inner = ctx.wrap_bio(came, goes)
+def until_done(f, *a):
+    while True:
+        try:
+            got, more = f(*a), False
+        except ssl.SSLWantReadError:
+            more = True
+        if goes.pending:
+            outer.sendall(goes.read())
+        if not more:
+            return got
+        came.write(outer.recv(65536))
+until_done(inner.do_handshake)
+until_done(inner.write, b"GET /file HTTP/1.0\\r\\n\\r\\n")
+n = 0
+while n < 300000:
+    n += len(until_done(inner.read, 65536))
+print("port", outer.getsockname()[1])
+"""
+
+
+def inside_by_memory(t):
+    """The preloaded library: what one object sends as plaintext is another one's record."""
+    proxy = t.helper("proxy", "connect_proxy.py", "10.71.1.1", 3129, *t.cert(), ns=t.srv)
+    proxy.wait_line("listening", where="out")
+    for how in ("peel", "outer"):
+        agents = both_ends(t, f"inside-{how}", "--tls-in-tls", how)
+        port = int(ask(t, PY, "-c", INSIDE).split()[1])
+        time.sleep(1)
+        for a in agents.values():
+            t.drain(a)
+        up, down = (bytes(x) for x in find_flow(flows(t.dir / f"inside-{how}-cli.pcapng"), port, 3129).data)
+        asked = b"CONNECT 10.71.1.1:443 HTTP/1.1\r\n\r\n"
+        check(up.startswith(asked), f"{how}: {up[:80]}")
+        up, down = up[len(asked):], down.split(b"\r\n\r\n", 1)[1]
+        if how == "peel":
+            equal(up, b"GET /file HTTP/1.0\r\n\r\n", "what was said inside")
+            check(down.startswith(b"HTTP/1.1 200 OK\r\n") and down.endswith((t.dir / "www" / "file").read_bytes()),
+                  f"what was answered inside: {down[:80]}")
+        else:
+            check(up[:2] == b"\x16\x03" and down[:2] == b"\x16\x03", f"records: {up[:10]} {down[:10]}")
+    proxy.kill()
+    fact("TLS in memory inside TLS: the inner one, or the outer one, exact")
+
+
 # Postfix -------------------------------------------------------------------------------------------
 MASTER = """smtp inet n - n - - smtpd
 cleanup unix n - n - 0 cleanup
@@ -513,6 +565,8 @@ def main(t):
     t.www("file", 300000)
     for tls, outer in ((False, False), (True, False), (True, True)):
         through_proxy(t, tls, outer)
+    if PRELOADS:
+        inside_by_memory(t)
     real_servers(t)
 
 
