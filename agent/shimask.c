@@ -218,15 +218,17 @@ static void *run(void *ctx)
 	bool has_seats;
 
 	turn_first();
-	while (!atomic_load(&a->stop)) {
+	for (;;) {
 		pthread_mutex_lock(&a->lock);
 		n = set_bells(a, v);
 		idle = ask_all(a) ? 0 : idle + 1;
 		has_seats = a->n_seats;
 		pthread_mutex_unlock(&a->lock);
+		/* Once its own bell was read: from then on one that rings is not slept through. */
+		if (atomic_load(&a->stop))
+			return NULL;
 		wait_for_bells(a, v, n, has_seats, idle > IDLE_NAPS);
 	}
-	return NULL;
 }
 
 static void ring_own_bell(struct shimask *a)
