@@ -2,15 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenSSL as other Debian releases build it, by all ways to call it, byte-exact at both ends. The client's agent
 finds the functions that all calls go through in each of them, the server's takes the place where records pass."""
-import hashlib
-import os
 import platform
-import subprocess
 import time
 
 from lib_conversations import WAYS, converse, judge
-from lib import PROGS, Skip, binary, check, equal, fact, flows, run, sh
+from lib import PROGS, Skip, check, equal, fact, flows, run, sh
 from lib_debs import Suite
+from lib_experiment import experiment, keep
 
 LIB = "usr/lib/x86_64-linux-gnu"
 LOADER = "ld-linux-x86-64.so.2"
@@ -34,28 +32,6 @@ def program(t, suite, top, own_libc):
     return ["env", f"LD_LIBRARY_PATH={libs}", exe], ssl
 
 
-RESULT, SUM = 104, 32  # where the result is in what is kept of an experiment, and what is behind it
-
-
-def experiment(suite, ssl, state):
-    """An agent of that release would make it with the library as its programs load it. Kept for ours."""
-    own = ssl.parent / LOADER
-    cmd = [own, "--library-path", f"{ssl.parent}:/{LIB}"] if own.exists() else []
-    with open(ssl, "rb") as f:
-        p = subprocess.Popen([*cmd, binary(), "record-trial"], stdout=subprocess.PIPE, close_fds=False,
-                             env={**os.environ, **({} if cmd else {"LD_LIBRARY_PATH": str(ssl.parent)})},
-                             preexec_fn=lambda: (os.dup2(f.fileno(), 3), os.set_inheritable(3, True)))
-        result = p.communicate(timeout=60)[0]
-    kept = next((state / "sites").iterdir())
-    data = kept.read_bytes()
-    equal((p.returncode, len(result)), (0, len(data) - RESULT - SUM), f"{suite}: experiment")
-    why = result[-96:].rstrip(b"\0").decode()
-    check(not why, f"{suite}: no place where records pass: {why}")
-    name = hashlib.sha256(ssl.read_bytes())
-    data = data[:RESULT - 32] + name.digest() + result
-    (state / "sites" / name.hexdigest()).write_bytes(data + hashlib.sha256(data).digest())
-
-
 def known(agents, cmd, ssl, t, port):
     """A library outside of the system's directories gets its probes when somebody has mapped it."""
     crt, key = t.cert()
@@ -71,10 +47,13 @@ def main(t):
         raise Skip("knows the libraries of x86-64 only")
     libs = [(suite, *program(t, suite, Suite(suite).unpack(t.dir / suite, *packages), own), more) for suite, packages, own, more in RELEASES]
     state = t.dir / "state"
-    sh(binary(), "doctor", "--probes", "records", "--state-dir", state, timeout=60)
     t.dir.chmod(0o711)  # the experiment has no privileges, and loads libcrypto from there
-    for suite, _, ssl, _ in libs:
-        experiment(suite, ssl, state)
+    for _, _, ssl, _ in libs:  # as an agent of that release would make it
+        own = ssl.parent / LOADER
+        if own.exists():
+            keep(state, ssl, experiment(ssl, (own, "--library-path", f"{ssl.parent}:/{LIB}")))
+        else:
+            keep(state, ssl, experiment(ssl, LD_LIBRARY_PATH=str(ssl.parent)))
     t.lab(sensor=False)
     agents = [t.alone("-v", "-w", t.dir / "server.pcapng", "--state-dir", state, "--probes", "records", name="server"),
               t.alone("-v", "-w", t.dir / "client.pcapng", "--probes", "pairs", ns=t.cli, iface="cli0",
