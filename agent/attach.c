@@ -258,8 +258,8 @@ static void raise_files_limit(void)
 static enum attach_tier best_tier(bool multi, enum probes probes)
 {
 	static const enum attach_tier wanted[] = {
-		[PROBES_AUTO] = ATTACH_PAIRS,  [PROBES_RECORDS] = ATTACH_RECORDS,
-		[PROBES_PAIRS] = ATTACH_PAIRS, [PROBES_FIRST] = ATTACH_FIRST,
+		[PROBES_AUTO] = ATTACH_RECORDS, [PROBES_RECORDS] = ATTACH_RECORDS,
+		[PROBES_PAIRS] = ATTACH_PAIRS,  [PROBES_FIRST] = ATTACH_FIRST,
 		[PROBES_PLAIN] = ATTACH_PLAIN,
 	};
 

@@ -27,7 +27,7 @@ enum flow_hook {
 
 /* The best tier that probes may have: see attach.h. */
 enum probes {
-	PROBES_AUTO, /* as PROBES_PAIRS */
+	PROBES_AUTO, /* as PROBES_RECORDS */
 	PROBES_RECORDS,
 	PROBES_PAIRS,
 	PROBES_FIRST,

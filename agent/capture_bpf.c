@@ -352,7 +352,7 @@ static int load(struct source *s)
 
 	if (err)
 		return err;
-	if (s->conf.probes == PROBES_RECORDS && attach_takes_pairs(btf))
+	if (s->conf.probes <= PROBES_RECORDS && attach_takes_pairs(btf))
 		make_trials();
 	err = -ENOTSUP;
 	for (enum flow_hook h = FLOW_HOOK_TRACEPOINT; h <= FLOW_HOOK_KPROBE && err; h++) {

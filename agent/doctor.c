@@ -127,7 +127,7 @@ int doctor_run(char *const files[], unsigned n_files, enum probes probes)
 {
 	bool takes = takes_pairs();
 	struct doctor d = {.pairs = takes && probes < PROBES_FIRST,
-			   .records = takes && probes == PROBES_RECORDS,
+			   .records = takes && probes <= PROBES_RECORDS,
 			   .calls = !harm_has_shadow_stacks("/proc/cpuinfo")};
 
 	trial_allow(true);

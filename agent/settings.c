@@ -515,7 +515,7 @@ const struct setting settings_table[] = {
 	{"capture", "--capture", KIND_WORD, PLACE_BOTH, MIRROR, AT(capture), take_capture,
 		odd, "WHICH", "bpf, preload, or bpf,preload (default)"},
 	{"probes", "--probes", KIND_WORD, PLACE_BOTH, MIRROR | IN(MODE_DOCTOR), AT(probes),
-		take_probes, odd, "WHERE", "auto (pairs), records, pairs, first, plain"},
+		take_probes, odd, "WHERE", "auto (records), pairs, first, plain"},
 
 	{"config", "--config", KIND_WORD, PLACE_ARGV, EVERY, AT(config), NULL,
 		rest, "FILE", "default " CONFIG_DEFAULT},
