@@ -134,10 +134,8 @@ static int open_dir(bool make)
 	if (!state_dir[0])
 		return -1;
 	snprintf(path, sizeof(path), "%s/sites", state_dir);
-	if (make) {
-		(void)mkdir(state_dir, 0700);
+	if (make)
 		(void)mkdir(path, 0700);
-	}
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd >= 0 && is_ours(fd, S_IFDIR))
 		return fd;

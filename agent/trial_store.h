@@ -18,7 +18,7 @@
 int trial_store_open(const char *dir) __attribute__((warn_unused_result));
 /** The result for a library of that content, if there is one: to be checked as one made now. */
 bool trial_store_get(const uint8_t library[TRIAL_DIGEST], struct trial_result *out);
-/** Keep it, if possible. Makes the directories (0700). */
+/** Keep it, if possible. Makes the directory (0700), but not the one that it is in. */
 void trial_store_put(const uint8_t library[TRIAL_DIGEST], const struct trial_result *r);
 /** SHA-256 of a file's content; false when it is empty, too large or cannot be read. */
 bool trial_store_digest(int fd, uint8_t out[TRIAL_DIGEST]);

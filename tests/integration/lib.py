@@ -40,6 +40,7 @@ def binary():
 
 LIBRARY = os.environ.get("SSLC_PRELOAD", str(ROOT / "build" / "libsslcollector-preload.so"))
 PRELOADS = os.environ.get("SSLC_TEST_CAPTURE") == "preload"
+STATE = ROOT / "build" / "test-state"
 PROBES = os.environ.get("SSLC_TEST_PROBES")
 
 
@@ -324,6 +325,9 @@ class Test:
     def sslcollector(self, name, *args, ns=None, ready=20, **kw):
         if PRELOADS and "-I" in args:
             args = (*args[:2], "--capture", "preload", "--run-dir", self.run_dir(ns), *args[2:])
+        if "-I" in args and "--state-dir" not in args:  # for what experiments have found, and no more
+            STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
+            args = (*args[:2], "--state-dir", STATE, *args[2:])
         if PROBES and "-I" in args and "--probes" not in args:
             args = (*args[:2], "--probes", PROBES, *args[2:])
         p = self.spawn(name, binary(), *args, ns=ns, **kw)

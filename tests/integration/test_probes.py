@@ -90,6 +90,7 @@ def mistaken(t):
     """An experiment that was wrong: the records that are sent are not seen."""
     libs, state = t.dir / "own", t.dir / "state"
     libs.mkdir()
+    state.mkdir(mode=0o700)
     lib = libs / "libssl.so.3"
     real = re.search(r"libssl\.so\.3 => (\S+)", sh("ldd", t.compile("xfer.c"))).group(1)
     lib.write_bytes(pathlib.Path(real).read_bytes() + b"mine")  # whose content no other file has
