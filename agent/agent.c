@@ -15,11 +15,11 @@
 #include "base/metrics.h"
 #include "base/notify.h"
 #include "capture.h"
-#include "control.h"
-#include "coverage.h"
+#include "coverage/control.h"
+#include "coverage/coverage.h"
 #include "filter.h"
 #include "flow.h"
-#include "status.h"
+#include "cli/status.h"
 
 #include <errno.h>
 #include <event2/event.h>

@@ -4,8 +4,8 @@
 #define SSLC_AGENT_AGENT_H
 
 #include "capture.h"
-#include "prelude.h"
-#include "ship.h"
+#include "match/prelude.h"
+#include "uplink/ship.h"
 
 /* Where the blocks go: the tunnel, or the collector's half in this process. Runs a thread of its
  * own. */

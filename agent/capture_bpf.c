@@ -4,19 +4,19 @@
  * reports, and hands on the events that its reader takes from the ring buffer. Never looks
  * into an event.
  */
-#include "attach.h"
+#include "probes/attach.h"
 #include "capture.h"
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "doubt.h"
-#include "libwatch.h"
-#include "overhead.h"
-#include "price.h"
+#include "probes/doubt.h"
+#include "probes/libwatch.h"
+#include "probes/overhead.h"
+#include "probes/price.h"
 #include "reader.h"
-#include "sites.h"
-#include "trial.h"
+#include "sites/sites.h"
+#include "sites/trial.h"
 
 #include <bpf/bpf.h>
 #include <bpf/btf.h>

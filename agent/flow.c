@@ -7,17 +7,17 @@
  */
 #include "flow.h"
 
-#include "adjacent.h"
-#include "audit.h"
+#include "match/adjacent.h"
+#include "match/audit.h"
 #include "base/clock.h"
 #include "base/hmap.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/queue.h"
-#include "early.h"
-#include "held.h"
+#include "match/early.h"
+#include "match/held.h"
 #include "process.h"
-#include "stitch.h"
+#include "match/stitch.h"
 
 #include <errno.h>
 #include <inttypes.h>

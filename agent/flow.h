@@ -14,8 +14,8 @@
 
 #include "event.h"
 #include "filter.h"
-#include "prelude.h"
-#include "ship.h"
+#include "match/prelude.h"
+#include "uplink/ship.h"
 
 struct flows;
 

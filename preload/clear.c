@@ -146,8 +146,8 @@ static bool is_tcp(int fd)
 
 /*
  * Whether the socket has carried so many bytes, of which this operation's are the last. The
- * client's SYN counts as a byte acknowledged (see put_role() in agent/sockfacts.c). Asked again
- * when an acknowledgement arrived meanwhile.
+ * client's SYN counts as a byte acknowledged (see put_role() in agent/preloaded/sockfacts.c). Asked
+ * again when an acknowledgement arrived meanwhile.
  */
 static bool has_carried(int fd, bool is_client, uint64_t in, uint64_t out)
 {

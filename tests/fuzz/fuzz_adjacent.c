@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz target: bytes as events for agent/adjacent.c, well-formed ones in any order and with any
- * content. A flow is bound to one object at a time and an object to one flow, and what was taken
- * away stays away.
+ * Fuzz target: bytes as events for agent/match/adjacent.c, well-formed ones in any order and with
+ * any content. A flow is bound to one object at a time and an object to one flow, and what was
+ * taken away stays away.
  */
-#include "adjacent.h"
+#include "match/adjacent.h"
 
 #include "base/buf.h"
 #include "base/clock.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz target: any bytes as a function for agent/cheap.c. It ends, stays in its bounds, and what it
- * finds are instructions that kernels emulate.
+ * Fuzz target: any bytes as a function for agent/sites/cheap.c. It ends, stays in its bounds, and
+ * what it finds are instructions that kernels emulate.
  */
-#include "cheap.h"
+#include "sites/cheap.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz target: any bytes on the control socket of agent/control.c, in two pieces. The answer is
- * nothing or one line of JSON, and the socket answers the next one.
+ * Fuzz target: any bytes on the control socket of agent/coverage/control.c, in two pieces. The
+ * answer is nothing or one line of JSON, and the socket answers the next one.
  */
-#include "control.h"
+#include "coverage/control.h"
 
 #include <event2/event.h>
 #include <signal.h>

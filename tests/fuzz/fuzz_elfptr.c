@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fuzz target: any bytes as a file for agent/elfptr.c. What it tells lies within the file, in
+/* Fuzz target: any bytes as a file for agent/sites/elfptr.c. What it tells lies within the file, in
  * order. */
-#include "elfptr.h"
+#include "sites/elfptr.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>

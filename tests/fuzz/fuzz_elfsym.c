@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fuzz target: any bytes as a file for agent/elfsym.c. What it finds lies within the file. */
-#include "elfsym.h"
+/* Fuzz target: any bytes as a file for agent/sites/elfsym.c. What it finds lies within the file. */
+#include "sites/elfsym.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fuzz target: any bytes as a file's name and as a file for agent/family.c. */
-#include "family.h"
+/* Fuzz target: any bytes as a file's name and as a file for agent/coverage/family.c. */
+#include "coverage/family.h"
 
 #include <errno.h>
 #include <stddef.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fuzz target: any bytes as a program for agent/gofile.c and agent/sites_go.c. What is found lies
- * within the file. */
-#include "elfview.h"
-#include "gofile.h"
-#include "sites.h"
+/* Fuzz target: any bytes as a program for agent/sites/gofile.c and agent/sites/sites_go.c. What is
+ * found lies within the file. */
+#include "sites/elfview.h"
+#include "sites/gofile.h"
+#include "sites/sites.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz target: a conversation before TLS for agent/prelude.c and agent/stitch.c, told twice: as it
- * is, and cut otherwise. Both must come to the same bytes, and never to more than was said.
+ * Fuzz target: a conversation before TLS for agent/match/prelude.c and agent/match/stitch.c, told
+ * twice: as it is, and cut otherwise. Both must come to the same bytes, and never to more than was
+ * said.
  */
-#include "prelude.h"
-#include "stitch.h"
+#include "match/prelude.h"
+#include "match/stitch.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz target: any JSON as two agents' answers and as this process's own look for agent/report.c.
- * What is printed is printable.
+ * Fuzz target: any JSON as two agents' answers and as this process's own look for
+ * agent/cli/report.c. What is printed is printable.
  */
-#include "report.h"
+#include "cli/report.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Fuzz target: a ring whose process means ill. The input is the ring's positions and its data; what
- * agent/shimring.c lets through goes on into agent/shimflow.c, whose events have to be sound.
+ * agent/preloaded/shimring.c lets through goes on into agent/preloaded/shimflow.c, whose events
+ * have to be sound.
  */
-#include "shimflow.h"
+#include "preloaded/shimflow.h"
 
 #include <errno.h>
 #include <stdint.h>

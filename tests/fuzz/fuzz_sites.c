@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fuzz target: any bytes as a program file for agent/sites.c. Probes would lie within the file. */
+/* Fuzz target: any bytes as a program file for agent/sites/sites.c. Probes would lie within the
+ * file. */
 #include <linux/types.h>
 
-#include "sites.h"
+#include "sites/sites.h"
 
 #include <stddef.h>
 #include <stdint.h>

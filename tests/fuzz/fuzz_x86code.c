@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fuzz target: any bytes as machine code for agent/x86code.c. It ends, and stays in its bounds. */
-#include "x86code.h"
+/* Fuzz target: any bytes as machine code for agent/sites/x86code.c. It ends, and stays in its
+ * bounds. */
+#include "sites/x86code.h"
 
 #include <errno.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments with OpenSSL libraries that are not the system's, and what is kept of them (agent/trial_store.c)."""
+"""Experiments with OpenSSL libraries that are not the system's, and what is kept of them (agent/sites/trial_store.c)."""
 import hashlib
 import os
 import pathlib

@@ -71,7 +71,7 @@ def deceived(t):
     fact(f"before: {sorted(short)} of {SENT} bytes; {len(after)} connections after: exact")
 
 
-# In what is kept of an experiment (agent/trial_store.c): where records are sent, and several at once.
+# In what is kept of an experiment (agent/sites/trial_store.c): where records are sent, and several at once.
 SEND, BATCH, SUM = 104, 136, 32
 
 

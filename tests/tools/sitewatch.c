@@ -18,9 +18,9 @@
  */
 #include <linux/types.h>
 
-#include "elfsym.h"
-#include "elfview.h"
-#include "sites.h"
+#include "sites/elfsym.h"
+#include "sites/elfview.h"
+#include "sites/sites.h"
 
 #include <Zydis/Zydis.h>
 #include <errno.h>

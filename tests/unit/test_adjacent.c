@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/adjacent.c: scripts of calls and socket operations in, bindings out; then
- * programs that do both in random orders, where no binding may be wrong.
+ * Unit tests of agent/match/adjacent.c: scripts of calls and socket operations in, bindings out;
+ * then programs that do both in random orders, where no binding may be wrong.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "adjacent.h"
+#include "match/adjacent.h"
 
 #include "base/clock.h"
 #include "counters.h"

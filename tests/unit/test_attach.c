@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "attach.h"
+#include "probes/attach.h"
 #include "calls.h"
 #include "event.h"
 #include "ring.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/audit.c: what plaintext explains, and what it does not. */
-#include "audit.h"
+/* Unit tests of agent/match/audit.c: what plaintext explains, and what it does not. */
+#include "match/audit.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

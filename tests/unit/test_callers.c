@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/callers.c and agent/elfframe.c: a small file made by hand, whose code is
- * changed until nothing is certain any more.
+ * Unit tests of agent/sites/callers.c and agent/sites/elfframe.c: a small file made by hand, whose
+ * code is changed until nothing is certain any more.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,9 +9,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "callers.h"
-#include "elfframe.h"
-#include "elfview.h"
+#include "sites/callers.h"
+#include "sites/elfframe.h"
+#include "sites/elfview.h"
 
 #include <elf.h>
 #include <errno.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/cheap.c, agent/elfframe.c and agent/sites_cheap.c: functions assembled by
- * hand, one for each reason to refuse, and the TLS libraries of this machine.
+ * Unit tests of agent/sites/cheap.c, agent/sites/elfframe.c and agent/sites/sites_cheap.c:
+ * functions assembled by hand, one for each reason to refuse, and the TLS libraries of this
+ * machine.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,10 +12,10 @@
 
 #include <linux/types.h>
 
-#include "cheap.h"
-#include "elfframe.h"
-#include "elfview.h"
-#include "sites.h"
+#include "sites/cheap.h"
+#include "sites/elfframe.h"
+#include "sites/elfview.h"
+#include "sites/sites.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/control.c: a real socket in a directory of its own, asked by this process. */
+/* Unit tests of agent/coverage/control.c: a real socket in a directory of its own, asked by this
+ * process. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "control.h"
+#include "coverage/control.h"
 
 #include "counters.h"
 

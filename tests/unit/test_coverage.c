@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/coverage.c: accounts of processes that live, of some that are gone, and of
- * programs made for the occasion.
+ * Unit tests of agent/coverage/coverage.c: accounts of processes that live, of some that are gone,
+ * and of programs made for the occasion.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "coverage.h"
+#include "coverage/coverage.h"
 
 #include "base/clock.h"
 #include "counters.h"

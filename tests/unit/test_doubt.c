@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "doubt.h"
+#include "probes/doubt.h"
 
 #define FROM  5000000000ull
 #define LATER (FROM + DOUBTS_GRACE_NS)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/early.c: order, both bounds, what makes bytes void, and that nothing leaks.
+/* Unit tests of agent/match/early.c: order, both bounds, what makes bytes void, and that nothing
+ * leaks.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,7 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "early.h"
+#include "match/early.h"
 
 #include "counters.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/elfhash.c against GNU ld's work: one small library, with either kind of hash
- * table. tests/vectors/elf_gnu.so, elf_sysv.so: gcc -shared -nostdlib -Wl,--hash-style=….
+ * Unit tests of agent/sites/elfhash.c against GNU ld's work: one small library, with either kind of
+ * hash table. tests/vectors/elf_gnu.so, elf_sysv.so: gcc -shared -nostdlib -Wl,--hash-style=….
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "elfhash.h"
+#include "sites/elfhash.h"
 
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/elfptr.c: this process's own libssl against what the dynamic linker has made
- * of its data; a hand-made file; broken copies of both.
+ * Unit tests of agent/sites/elfptr.c: this process's own libssl against what the dynamic linker has
+ * made of its data; a hand-made file; broken copies of both.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "elfptr.h"
+#include "sites/elfptr.h"
 
 #include <elf.h>
 #include <errno.h>

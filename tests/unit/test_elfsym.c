@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/elfsym.c: the libssl of this very program, against the dynamic linker and the
- * kernel's own list of mappings; a hand-made file; broken copies of both.
+ * Unit tests of agent/sites/elfsym.c: the libssl of this very program, against the dynamic linker
+ * and the kernel's own list of mappings; a hand-made file; broken copies of both.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "elfsym.h"
+#include "sites/elfsym.h"
 
 #include <dlfcn.h>
 #include <elf.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/enable.c, in a directory that stands for the root of a system. */
+/* Unit tests of agent/cli/enable.c, in a directory that stands for the root of a system. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "enable.h"
+#include "cli/enable.h"
 #include "tree.h"
 
 #include <stdio.h>

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../../agent/extcap.h"
+#include "../../agent/cli/extcap.h"
 #include "base/log.h"
 
 static char **own;

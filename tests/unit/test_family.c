@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/family.c: names of real libraries, and files made of words. */
+/* Unit tests of agent/coverage/family.c: names of real libraries, and files made of words. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "family.h"
+#include "coverage/family.h"
 
 #include <errno.h>
 #include <stdbool.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/fit.c. Record lengths are those that OpenSSL 3.0 put on the wire. */
+/* Unit tests of agent/match/fit.c. Record lengths are those that OpenSSL 3.0 put on the wire. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "fit.h"
+#include "match/fit.h"
 
 #define HANDSHAKE 22
 #define APP       23

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/gofile.c, agent/gocode.c and agent/sites_go.c on programs of our own making,
- * with the runtime's table in each of its forms as golang.org/s/go12symtab and runtime/symtab.go of
- * the release say. Real programs are the integration test's.
+ * Unit tests of agent/sites/gofile.c, agent/sites/gocode.c and agent/sites/sites_go.c on programs
+ * of our own making, with the runtime's table in each of its forms as golang.org/s/go12symtab and
+ * runtime/symtab.go of the release say. Real programs are the integration test's.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,9 +10,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "gocode.h"
-#include "gofile.h"
-#include "sites.h"
+#include "sites/gocode.h"
+#include "sites/gofile.h"
+#include "sites/sites.h"
 
 #include <errno.h>
 #include <stdbool.h>

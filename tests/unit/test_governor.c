@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "governor.h"
+#include "probes/governor.h"
 
 static const struct governor_conf conf = {.percent = 10, .retry_s = 60};
 

@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "harm.h"
+#include "probes/harm.h"
 
 static int make_system_call(void)
 {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/held.c: order, identity, both bounds, expiry, and that no loss is silent. */
+/* Unit tests of agent/match/held.c: order, identity, both bounds, expiry, and that no loss is
+ * silent. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "held.h"
+#include "match/held.h"
 
 #include "counters.h"
 

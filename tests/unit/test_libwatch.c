@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/libwatch.c against the running kernel: files of our own making are mapped by
- * this process and its children. Needs the right to watch all processes; skipped, with the reason,
- * without.
+ * Unit tests of agent/probes/libwatch.c against the running kernel: files of our own making are
+ * mapped by this process and its children. Needs the right to watch all processes; skipped, with
+ * the reason, without.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "libwatch.h"
+#include "probes/libwatch.h"
 
 #include "base/log.h"
 #include "counters.h"

@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../../agent/options.h"
+#include "../../agent/cli/options.h"
 
 #define WORDS_MAX 48
 

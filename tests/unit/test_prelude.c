@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/prelude.c: order, times and modes, that cuts change nothing, both bounds, and
- * that what is not complete is not told. */
+/* Unit tests of agent/match/prelude.c: order, times and modes, that cuts change nothing, both
+ * bounds, and that what is not complete is not told. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "prelude.h"
+#include "match/prelude.h"
 
 #include "counters.h"
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/reason.c: facts in, the reason a person is told out. */
+/* Unit tests of agent/coverage/reason.c: facts in, the reason a person is told out. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "reason.h"
+#include "coverage/reason.h"
 
 #include "counters.h"
 

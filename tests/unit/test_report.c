@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/report.c: answers of agents as text in, tables and arrays out. */
+/* Unit tests of agent/cli/report.c: answers of agents as text in, tables and arrays out. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "report.h"
+#include "cli/report.h"
 
 #include <stdlib.h>
 #include <string.h>

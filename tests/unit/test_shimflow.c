@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "shimflow.h"
+#include "preloaded/shimflow.h"
 
 /* What came out, one word an event. Flows are numbered in the order of their opening. */
 static char seen[2048];

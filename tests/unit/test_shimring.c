@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "preload.h"
-#include "shimring.h"
+#include "preloaded/shimring.h"
 
 #define SIZE SSLC_SHIM_DATA_MIN
 

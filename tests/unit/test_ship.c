@@ -19,7 +19,7 @@ static void *limited_malloc(size_t n)
 	return n > malloc_limit ? NULL : malloc(n);
 }
 #define malloc limited_malloc
-#include "ship.c"
+#include "uplink/ship.c"
 #undef malloc
 
 #define FLOWS 64

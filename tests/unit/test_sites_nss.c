@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/sites_nss.c: hand-made libraries with the tables of socket operations in
- * every arrangement that matters, and this system's NSS, if there is one, against its own code.
+ * Unit tests of agent/sites/sites_nss.c: hand-made libraries with the tables of socket operations
+ * in every arrangement that matters, and this system's NSS, if there is one, against its own code.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "sites.h"
+#include "sites/sites.h"
 
 #include <elf.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/sites_openssl.c: the libssl of this very program, and a hand-made library
- * whose functions are changed one by one until nothing is proven any more.
+ * Unit tests of agent/sites/sites_openssl.c: the libssl of this very program, and a hand-made
+ * library whose functions are changed one by one until nothing is proven any more.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#include "sites.h"
+#include "sites/sites.h"
 
 #include <dlfcn.h>
 #include <elf.h>

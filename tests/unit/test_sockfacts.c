@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "sockfacts.h"
+#include "preloaded/sockfacts.h"
 
 static int client, server;
 

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "base/metrics.h"
-#include "status.h"
+#include "cli/status.h"
 
 static COUNTER_DEFINE(lost, "test_bytes_lost", "what speaks of loss");
 static COUNTER_DEFINE(not_lost, "test_bytes_lost_none", "the same, zero");

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/stitch.c: whole conversations in, what is left of each direction is compared.
- * Conversations are written down from the RFCs' examples and from what real servers say. */
+/* Unit tests of agent/match/stitch.c: whole conversations in, what is left of each direction is
+ * compared. Conversations are written down from the RFCs' examples and from what real servers say.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "stitch.h"
+#include "match/stitch.h"
 
 #include "base/buf.h"
 

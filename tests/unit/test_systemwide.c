@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/systemwide.c, in a directory that stands for the root of a system. */
+/* Unit tests of agent/cli/systemwide.c, in a directory that stands for the root of a system. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "systemwide.h"
+#include "cli/systemwide.h"
 #include "tree.h"
 
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/trial.c and agent/trial_steps.c: what is refused without an experiment, and
- * that both sides agree on which instructions are emulated. The experiment itself is made by
- * tests/integration/test_calls.py.
+ * Unit tests of agent/sites/trial.c and agent/sites/trial_steps.c: what is refused without an
+ * experiment, and that both sides agree on which instructions are emulated. The experiment itself
+ * is made by tests/integration/test_calls.py.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,9 +10,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "cheap.h"
-#include "trial.h"
-#include "trial_steps.h"
+#include "sites/cheap.h"
+#include "sites/trial.h"
+#include "sites/trial_steps.h"
 
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of agent/trial_store.c: what was kept is found again, and nothing else is. */
+/* Unit tests of agent/sites/trial_store.c: what was kept is found again, and nothing else is. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "trial_store.h"
+#include "sites/trial_store.h"
 
 #include <dirent.h>
 #include <fcntl.h>

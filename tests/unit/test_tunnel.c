@@ -29,9 +29,9 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/pki.h"
-#include "enroll.h"
+#include "uplink/enroll.h"
 #include "ingest.h"
-#include "tunnel.h"
+#include "uplink/tunnel.h"
 
 #define LOOPBACK    "127.0.0.1"
 #define SEEN_MAX    (1u << 17)

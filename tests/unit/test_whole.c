@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/whole.c: scripts of calls and socket operations in, the object of a flow out;
- * then programs that do both in random orders, where no answer may be wrong.
+ * Unit tests of agent/match/whole.c: scripts of calls and socket operations in, the object of a
+ * flow out; then programs that do both in random orders, where no answer may be wrong.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "whole.h"
+#include "match/whole.h"
 
 #include <ctype.h>
 #include <stdio.h>

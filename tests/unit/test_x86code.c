@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of agent/x86code.c: small functions in the bytes that assemblers make of them (Intel
- * SDM, volume 2), what compilers emit for wrappers, and code that nobody should have to run.
+ * Unit tests of agent/sites/x86code.c: small functions in the bytes that assemblers make of them
+ * (Intel SDM, volume 2), what compilers emit for wrappers, and code that nobody should have to run.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "x86code.h"
+#include "sites/x86code.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,0 +1,1070 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * capture_preload: source 2. Processes that have libsslcollector-preload.so come to a socket with
+ * their ring, or are found in /proc; a thread of its own empties the rings, asks the kernel about
+ * sockets and puts events into a queue. Never writes into a process but to its ring's positions.
+ */
+#include "capture.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/queue.h"
+#include "evqueue.h"
+#include "process.h"
+#include "preloaded/shimask.h"
+#include "preloaded/shimflow.h"
+#include "preloaded/shimring.h"
+#include "preloaded/turn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+#define NAP_MS        1   /* between two looks while there is traffic */
+#define REST_MS       4   /* and when there was none for a while */
+#define IDLE_NAPS     250 /* naps without an event: rest */
+#define RECORDS_SHOWN 64
+#define EMPTY_MS      500 /* no process at all */
+#define RECORDS_MAX   512 /* of one ring before the next one's turn */
+#define EVENT_MAX     (32u << 10)
+#define POLL_BATCH    8192
+#define BEAT_NS       (250 * NS_PER_MS)
+#define SCAN_NS       (2 * NS_PER_S) /* for rings that nobody has announced */
+#define QUIET_NS      (2 * NS_PER_S) /* nothing said: memory of bursts is given back */
+#define CHECK_NS      (5 * NS_PER_S) /* whether processes still have their rings: exec */
+#define PROCESSES     4096           /* at once: each costs an agent's descriptor and a mapping */
+#define GUESTS        128            /* that have connected and said nothing yet */
+#define GONE          65536 /* records of a process that had ended; more are not looked at */
+#define CATCH_UP      64
+#define GUEST_NS      NS_PER_S
+#define BACKLOG       256
+#define FINISH_MS     5000
+#define SEEN          (1u << 16) /* processes that were looked at: see has_seen() */
+
+static COUNTER_DEFINE(processes_served, "preload_processes",
+		      "processes that the preloaded library mirrors (gauge)");
+static COUNTER_DEFINE(processes_refused, "preload_processes_refused",
+		      "processes that came with a ring that could not be taken");
+static COUNTER_DEFINE(processes_adopted, "preload_processes_adopted",
+		      "processes that were found with a ring, after an agent before this one");
+static COUNTER_DEFINE(records_seen, "preload_records", "records of preloaded programs");
+static COUNTER_DEFINE(records_broken, "preload_records_broken",
+		      "times when a ring made no sense and was emptied");
+static COUNTER_DEFINE(records_abandoned, "preload_records_abandoned",
+		      "records that a thread began and never finished");
+static COUNTER_DEFINE(events_dropped, "preload_events_lost_stopping",
+		      "events of preloaded programs for which there was no room while stopping");
+
+/* In the order of enum sslc_shim_lost in proto/shim.h. */
+static struct counter lost[] = {
+	{.name = "preload_bytes_lost_ring_full",
+	 .help = "plaintext bytes of preloaded programs: their ring was full"},
+	{.name = "preload_records_lost_ring_full",
+	 .help = "other records of preloaded programs: their ring was full"},
+	{.name = "preload_bytes_lost_objects",
+	 .help = "plaintext bytes of preloaded programs: too many TLS objects"},
+	{.name = "preload_calls_lost_nested",
+	 .help = "TLS calls of preloaded programs nested too deep"},
+	{.name = "preload_bytes_lost_no_ring",
+	 .help = "plaintext bytes of preloaded programs: no descriptor was free to make a ring "
+		 "with"},
+};
+#define N_LOST (sizeof(lost) / sizeof(lost[0]))
+
+enum kind { KIND_STOP, KIND_DOOR, KIND_GUEST, KIND_PROCESS };
+
+struct watch { /* what an epoll event is about; first member of each */
+	enum kind kind;
+	int fd;
+};
+
+struct guest {
+	struct watch watch;
+	struct queue_node node;
+	struct ucred who; /* pid 0: not known */
+	uint64_t since_ns;
+};
+
+struct preloaded {
+	struct watch watch; /* fd: the pidfd */
+	struct queue_node node;
+	struct shimring ring;
+	struct shimproc *proc;
+	uint32_t pid;
+	uint64_t ino;                               /* of the ring's file */
+	uint64_t lost[N_LOST], lost_before[N_LOST]; /* counted; and before it came to us */
+	uint64_t broken, abandoned;                 /* of the ring's, counted already */
+	uint64_t active_ns;                         /* CLOCK_MONOTONIC of the last record */
+	struct shimask_seat *seat;
+	bool is_dead;
+};
+
+struct source {
+	struct capture base;
+	struct capture_conf conf;
+	char path[108], size_path[108];
+	bool has_path;
+	struct watch door, stop_watch;
+	int epoll_fd, wake_fd;
+	struct evqueue *queue;
+	pthread_t thread;
+	bool running;
+
+	/* Of the thread. */
+	struct shimflows *flows;
+	struct shimask *asker;
+	struct queue guests, processes;
+	unsigned n_guests, n_processes;
+	struct shimring_record record;
+	uint64_t beat_ns, scan_ns, check_ns;
+	uint32_t scans;      /* counts them */
+	uint32_t seen[SEEN]; /* the last one that met this number */
+
+	atomic_bool stop, finish, ended, starving;
+	_Atomic uint64_t events, bytes, naps, rests;
+
+	pthread_mutex_t skip_lock;
+	uint64_t skip[256]; /* flows that are not wanted, from the main thread */
+	unsigned n_skip;
+};
+
+/* --- events out ---------------------------------------------------------------------------------
+ */
+
+static void publish(struct source *s)
+{
+	const uint64_t one = 1;
+
+	evqueue_publish(s->queue);
+	atomic_thread_fence(memory_order_seq_cst); /* against source_poll(): one sees the other */
+	if (atomic_load_explicit(&s->starving, memory_order_relaxed) &&
+	    atomic_exchange(&s->starving, false))
+		(void)!write(s->wake_fd, &one, sizeof(one));
+}
+
+/* drain() asks for room before it takes a record; the end of a process with many connections may
+ * need more. */
+static void on_event(void *ctx, const struct sslc_event *ev, const uint8_t *bytes)
+{
+	size_t n = bytes ? ((const struct sslc_ev_data *)ev)->len : 0;
+	struct source *s = ctx;
+
+	while (!evqueue_fits(s->queue, ev->size)) {
+		if (atomic_load(&s->stop)) {
+			counter_inc(&events_dropped);
+			return;
+		}
+		publish(s);
+		usleep(1000);
+	}
+	evqueue_put_pieces(s->queue, ev, ev->size - n, bytes, n);
+	atomic_fetch_add_explicit(&s->events, 1, memory_order_relaxed);
+}
+
+static int on_take(void *ctx, void *process, const struct sslc_shim_rec *rec,
+		   struct sslc_ev_open *out, uint64_t *cookie)
+{
+	const struct preloaded *p = process;
+
+	(void)ctx;
+	if (!p) /* see replay() */
+		return -ESRCH;
+	return shimask_take(p->seat, rec, out, cookie);
+}
+
+static void on_skip(void *ctx, void *process, int fd, uint32_t fd_gen)
+{
+	const struct preloaded *p = process;
+
+	(void)ctx;
+	__atomic_store_n(&p->ring.shared->fd_skip[(uint32_t)fd & (SSLC_SHIM_FDS - 1)],
+			 sslc_shim_skip(fd_gen, p->ring.shared->gen), __ATOMIC_RELAXED);
+}
+
+/* --- processes ----------------------------------------------------------------------------------
+ */
+
+static int watch_fd(const struct source *s, struct watch *w)
+{
+	struct epoll_event ev = {.events = EPOLLIN, .data.ptr = w};
+
+	return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, w->fd, &ev) ? -errno : 0;
+}
+
+/* A process's mapping of the beginning of a ring. */
+struct mapping {
+	uint64_t ino; /* of this file; 0: of any */
+	uint64_t from, to;
+	bool found;
+};
+
+static bool is_ring(void *ctx, const struct process_mapping *m)
+{
+	static const char name[] = "/memfd:" SSLC_SHIM_NAME;
+	struct mapping *want = ctx;
+
+	if (m->offset || (want->ino && m->ino != want->ino) ||
+	    strncmp(m->path, name, sizeof(name) - 1))
+		return false;
+	*want = (struct mapping){m->ino, m->from, m->to, true};
+	return true;
+}
+
+static bool find_mapping(uint32_t pid, struct mapping *m)
+{
+	m->found = false;
+	return process_mappings(pid, is_ring, m) && m->found;
+}
+
+static bool fill_conf(struct shimproc_conf *c, uint32_t pid)
+{
+	long hz = sysconf(_SC_CLK_TCK);
+	struct process_stat st;
+	struct stat owner;
+	char name[32];
+
+	snprintf(name, sizeof(name), "/proc/%u", pid);
+	if (!process_stat(pid, &st) || stat(name, &owner))
+		return false;
+	c->pid = pid;
+	c->uid = owner.st_uid;
+	c->start_ns = st.start_ticks * (NS_PER_S / (uint64_t)(hz > 0 ? hz : 100));
+	memcpy(c->comm, st.comm, sizeof(c->comm));
+	return true;
+}
+
+static void count_lost(struct source *s, struct preloaded *p)
+{
+	const struct sslc_shim_ring *r = p->ring.shared;
+
+	for (size_t i = 0; i < N_LOST; i++) {
+		uint64_t v = __atomic_load_n(&r->lost[i], __ATOMIC_RELAXED);
+
+		if (v > p->lost[i])
+			counter_add(&lost[i], v - p->lost[i]);
+		p->lost[i] = v;
+	}
+	if (p->proc && !p->is_dead &&
+	    (p->ring.broken != p->broken || p->ring.abandoned != p->abandoned))
+		shimflows_torn(s->flows, p->proc);
+	counter_add(&records_broken, p->ring.broken - p->broken);
+	counter_add(&records_abandoned, p->ring.abandoned - p->abandoned);
+	p->broken = p->ring.broken;
+	p->abandoned = p->ring.abandoned;
+}
+
+static void set_dead(struct preloaded *p)
+{
+	p->is_dead = true;
+	shimask_dead(p->seat);
+}
+
+static uint64_t lost_of(const struct preloaded *p, enum sslc_shim_lost what)
+{
+	return p->lost[what] - p->lost_before[what];
+}
+
+/* Threads of a process that has ended. */
+static void cut_writers(struct source *s, const struct preloaded *p)
+{
+	for (unsigned i = 0; i < SSLC_SHIM_WRITERS; i++) {
+		uint64_t ssl = __atomic_load_n(&p->ring.shared->writing[i], __ATOMIC_RELAXED);
+
+		if (ssl)
+			shimflows_writing(s->flows, p->proc, ssl);
+	}
+}
+
+static void leave(struct source *s, struct preloaded *p)
+{
+	struct shimproc_end end = {
+		.now_ns = clock_mono_ns(),
+		.has_heirs = __atomic_load_n(&p->ring.shared->forks, __ATOMIC_RELAXED)};
+
+	count_lost(s, p);
+	end.lost = lost_of(p, SSLC_SHIM_LOST_FULL) + lost_of(p, SSLC_SHIM_LOST_NO_RING);
+	end.is_torn = lost_of(p, SSLC_SHIM_LOST_EVENTS) || p->ring.broken;
+	if (p->is_dead)
+		cut_writers(s, p);
+	shimflows_leave(s->flows, p->proc, &end);
+}
+
+static void drop(struct source *s, struct preloaded *p)
+{
+	if (p->proc) {
+		leave(s, p);
+		if (p->pid)
+			s->conf.on_process(s->conf.ctx, p->pid, false);
+		queue_remove(&p->node);
+		s->n_processes--;
+		counter_set(&processes_served, s->n_processes);
+	}
+	shimask_leave(p->seat);
+	if (p->ring.shared)
+		shimring_unmap(&p->ring);
+	if (p->watch.fd >= 0)
+		close(p->watch.fd);
+	free(p);
+}
+
+/* Up to a fair number of records. True: there may be more. */
+static bool drain(struct source *s, struct preloaded *p)
+{
+	uint64_t now_ns = clock_mono_ns(), tail = p->ring.tail;
+	unsigned n = 0;
+
+	while (n < RECORDS_MAX && evqueue_fits(s->queue, EVENT_MAX) &&
+	       shimring_next(&p->ring, now_ns, p->is_dead, &s->record)) {
+		shimflows_record(s->flows, p->proc, &s->record);
+		if (!(++n % RECORDS_SHOWN)) { /* both sides go on meanwhile */
+			shimring_release(&p->ring);
+			publish(s);
+		}
+	}
+	if (p->ring.tail != tail) {
+		shimring_release(&p->ring);
+		p->active_ns = now_ns;
+	} else if (!p->is_dead) {
+		shimring_rewind(&p->ring);
+		tail = p->ring.tail;
+	}
+	counter_add(&records_seen, n);
+	atomic_fetch_add_explicit(&s->bytes, p->ring.tail - tail, memory_order_relaxed);
+	return n == RECORDS_MAX || !evqueue_fits(s->queue, EVENT_MAX);
+}
+
+static bool has_others(const struct sslc_shim_ring *r)
+{
+	uint64_t beat = __atomic_load_n(&r->beat_ns, __ATOMIC_RELAXED), now = clock_mono_ns();
+
+	return __atomic_load_n(&r->gen, __ATOMIC_RELAXED) && beat < now + NS_PER_S &&
+	       now < beat + SSLC_SHIM_SILENT_NS;
+}
+
+/* What is in it was written for an agent that is gone: its connections are not known here. */
+static int adopt(const struct source *s, struct preloaded *p)
+{
+	struct sslc_shim_ring *r = p->ring.shared;
+
+	if (r->run_dir != sslc_shim_hash(s->conf.run_dir))
+		return -EXDEV;
+	if (has_others(r))
+		return -EBUSY;
+	shimring_skip_all(&p->ring);
+	for (size_t i = 0; i < N_LOST; i++) /* nor was what it lost then lost here */
+		p->lost[i] = p->lost_before[i] = __atomic_load_n(&r->lost[i], __ATOMIC_RELAXED);
+	__atomic_store_n(&r->gen, (uint32_t)clock_mono_ns() | SSLC_SHIM_ADOPTED, __ATOMIC_RELEASE);
+	counter_inc(&processes_adopted);
+	return 0;
+}
+
+static struct preloaded *find_process(const struct source *s, uint32_t pid)
+{
+	for (struct queue_node *n = queue_first(&s->processes); n;
+	     n = queue_next(&s->processes, n)) {
+		struct preloaded *p = queue_entry(n, struct preloaded, node);
+
+		if (p->pid == pid)
+			return p;
+	}
+	return NULL;
+}
+
+/* memfd: a ring of this process, it is said; stays the caller's. */
+static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, bool is_found)
+{
+	struct preloaded *p = calloc(1, sizeof(*p)), *old = find_process(s, pid);
+	struct shimproc_conf pc = {.process = p};
+	struct mapping mapping = {.found = false};
+	struct stat st;
+	int err = -ESRCH;
+
+	if (!p)
+		return -ENOMEM;
+	p->watch = (struct watch){.kind = KIND_PROCESS, .fd = -1};
+	p->pid = pid;
+	if (fstat(memfd, &st))
+		goto fail;
+	p->ino = mapping.ino = st.st_ino;
+	if (old && old->ino == p->ino) {
+		err = -EEXIST;
+		goto fail;
+	}
+	/* First the process, then its mapping: a number that was used again maps something else. */
+	p->watch.fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (p->watch.fd < 0 || !fill_conf(&pc, pid) || !find_mapping(pid, &mapping))
+		goto fail;
+	err = s->n_processes < PROCESSES ? shimring_map(&p->ring, memfd, data_size) : -EMFILE;
+	if (!err && is_found)
+		err = adopt(s, p);
+	if (!err)
+		err = watch_fd(s, &p->watch);
+	if (err)
+		goto fail;
+	pc.kin = __atomic_load_n(&p->ring.shared->kin, __ATOMIC_RELAXED);
+	p->seat = shimask_join(s->asker, &p->ring, p->watch.fd);
+	p->proc = p->seat ? shimflows_join(s->flows, &pc) : NULL;
+	if (!p->proc) {
+		err = -ENOMEM;
+		goto fail;
+	}
+	if (old) { /* it has begun another program; what it said before still counts */
+		set_dead(old);
+		old->pid = 0;
+	}
+	s->conf.on_process(s->conf.ctx, pid, true);
+	queue_push(&s->processes, &p->node);
+	s->n_processes++;
+	counter_set(&processes_served, s->n_processes);
+	p->ring.shared->flags = (s->conf.outer_tls ? SSLC_SHIM_OUTER : 0) |
+				(s->conf.inner_only ? 0 : SSLC_SHIM_CLEAR);
+	p->ring.shared->beat_ns = clock_mono_ns();
+	log_debug("preload: process %u (%.16s) is mirrored by its library", pid, pc.comm);
+	return 0;
+fail:
+	drop(s, p);
+	return err;
+}
+
+static void each_process(struct source *s, void (*each)(struct source *s, struct preloaded *p))
+{
+	struct queue_node *n = queue_first(&s->processes), *next;
+
+	for (; n; n = next) {
+		next = queue_next(&s->processes, n);
+		each(s, queue_entry(n, struct preloaded, node));
+	}
+}
+
+/* What it said before another one of its family ended. */
+static void catch_up(struct source *s, struct preloaded *p)
+{
+	for (unsigned i = 0; i < CATCH_UP && drain(s, p); i++)
+		;
+}
+
+/* --- who comes ----------------------------------------------------------------------------------
+ */
+
+static void send_away(struct source *s, struct guest *g)
+{
+	queue_remove(&g->node);
+	s->n_guests--;
+	close(g->watch.fd);
+	free(g);
+}
+
+/* One message, one descriptor. -EAGAIN: nothing yet. */
+static int hear(int fd, struct sslc_shim_hello *hello, int *memfd)
+{
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(sizeof(int) * 4)];
+	} control;
+	struct iovec iov = {.iov_base = hello, .iov_len = sizeof(*hello)};
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = control.room,
+			   .msg_controllen = sizeof(control.room)};
+	ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	int fds[4], n_fds = 0;
+
+	if (n <= 0)
+		return n < 0 ? -errno : -ECONNRESET;
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		n_fds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(c), (size_t)n_fds * sizeof(int));
+	}
+	if (n == sizeof(*hello) && n_fds == 1 && !(m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) &&
+	    hello->magic == SSLC_SHIM_MAGIC && hello->version == SSLC_SHIM_VERSION &&
+	    sslc_shim_is_size(hello->data_size)) {
+		*memfd = fds[0];
+		return 0;
+	}
+	while (n_fds)
+		close(fds[--n_fds]);
+	return -EPROTO;
+}
+
+/*
+ * It ended, or began another program, before it was heard. What it said about its parent's
+ * connections is told; the rest is counted.
+ */
+static void replay(struct source *s, const struct ucred *who, int memfd, uint64_t data_size)
+{
+	struct shimproc_conf c = {.pid = (uint32_t)who->pid, .uid = who->uid};
+	struct preloaded p = {.ring = {.size = 0}};
+
+	if (shimring_map(&p.ring, memfd, data_size))
+		return;
+	c.kin = __atomic_load_n(&p.ring.shared->kin, __ATOMIC_RELAXED);
+	p.proc = shimflows_join(s->flows, &c);
+	for (unsigned i = 0; p.proc && i < GONE; i++) {
+		if (!shimring_next(&p.ring, 0, true, &s->record))
+			break;
+		shimflows_record(s->flows, p.proc, &s->record);
+	}
+	p.is_dead = true;
+	if (p.proc)
+		leave(s, &p);
+	shimring_unmap(&p.ring);
+}
+
+/* False: it is gone. */
+static bool on_guest(struct source *s, struct guest *g)
+{
+	static struct log_rate rate;
+	struct sslc_shim_hello hello;
+	int memfd = -1, err = hear(g->watch.fd, &hello, &memfd);
+	uint64_t held;
+
+	if (err == -EAGAIN)
+		return true;
+	if (!err)
+		err = g->who.pid > 0 ? serve(s, (uint32_t)g->who.pid, memfd, hello.data_size, false)
+				     : -ESRCH;
+	if (err == -ESRCH && memfd >= 0) {
+		each_process(s, catch_up);
+		replay(s, &g->who, memfd, hello.data_size);
+	}
+	if (memfd >= 0)
+		close(memfd);
+	if (err && err != -ECONNRESET && err != -ESRCH) {
+		counter_inc(&processes_refused);
+		if (log_rate_ok(&rate, 10000, &held))
+			log_info("preload: a process's ring was not taken: %s", strerror(-err));
+	}
+	send_away(s, g);
+	return false;
+}
+
+/* Who comes speaks at once, and comes again only when it begins another program: a process that
+ * keeps others waiting by standing in the door gives up its oldest place. */
+static void make_room(struct source *s, pid_t pid)
+{
+	struct queue_node *n, *oldest = NULL;
+	unsigned same = 0;
+
+	for (n = queue_first(&s->guests); n; n = queue_next(&s->guests, n))
+		if (queue_entry(n, struct guest, node)->who.pid == pid && !same++)
+			oldest = n;
+	if (same > 1)
+		send_away(s, queue_entry(oldest, struct guest, node));
+}
+
+static bool receive(struct source *s, int fd)
+{
+	struct guest *g = calloc(1, sizeof(*g));
+	socklen_t len = sizeof(g->who);
+
+	if (!g) {
+		close(fd);
+		return false;
+	}
+	g->watch = (struct watch){.kind = KIND_GUEST, .fd = fd};
+	g->since_ns = clock_mono_ns();
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &g->who, &len))
+		g->who.pid = 0;
+	make_room(s, g->who.pid);
+	queue_push(&s->guests, &g->node);
+	s->n_guests++;
+	if (on_guest(s, g) && watch_fd(s, &g->watch))
+		send_away(s, g);
+	return true;
+}
+
+static void on_door(struct source *s)
+{
+	int fd;
+
+	for (int i = 0; i < BACKLOG && s->n_guests < GUESTS; i++) {
+		fd = accept4(s->door.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd < 0 || !receive(s, fd))
+			return;
+	}
+}
+
+/* Looked at when its number was not there the last time. */
+static bool has_seen(struct source *s, uint32_t pid)
+{
+	uint32_t *last = &s->seen[pid & (SEEN - 1)];
+	bool is_known = *last && s->scans - *last <= 1;
+
+	*last = s->scans;
+	return is_known;
+}
+
+static void look_at(void *ctx, unsigned pid)
+{
+	struct source *s = ctx;
+	struct mapping m = {.ino = 0};
+	char name[96];
+	int fd, err;
+
+	if (has_seen(s, pid) || find_process(s, pid) || !find_mapping(pid, &m))
+		return;
+	snprintf(name, sizeof(name), "/proc/%u/map_files/%" PRIx64 "-%" PRIx64, pid, m.from, m.to);
+	fd = open(name, O_RDWR | O_CLOEXEC);
+	err = fd < 0 ? -errno : serve(s, pid, fd, 0, true);
+	if (fd >= 0)
+		close(fd);
+	if (err == -EBUSY)
+		s->seen[pid & (SEEN - 1)] = 0; /* its agent may go */
+	log_debug("preload: found process %u with a ring: %s", pid, err ? strerror(-err) : "taken");
+}
+
+static void scan(struct source *s)
+{
+	s->scans++;
+	(void)process_each(look_at, s);
+}
+
+/* --- the thread ---------------------------------------------------------------------------------
+ */
+
+static void expire_guests(struct source *s, uint64_t now_ns)
+{
+	struct queue_node *n;
+
+	while ((n = queue_first(&s->guests))) {
+		struct guest *g = queue_entry(n, struct guest, node);
+
+		if (now_ns - g->since_ns < GUEST_NS)
+			break;
+		send_away(s, g);
+	}
+}
+
+static void take_skips(struct source *s)
+{
+	pthread_mutex_lock(&s->skip_lock);
+	for (unsigned i = 0; i < s->n_skip; i++)
+		shimflows_skip(s->flows, s->skip[i]);
+	s->n_skip = 0;
+	pthread_mutex_unlock(&s->skip_lock);
+}
+
+static void beat(struct source *s, struct preloaded *p)
+{
+	__atomic_store_n(&p->ring.shared->beat_ns, s->beat_ns, __ATOMIC_RELAXED);
+	count_lost(s, p);
+	if (s->beat_ns - p->active_ns > QUIET_NS)
+		shimring_trim(&p->ring);
+}
+
+static void check(struct source *s, struct preloaded *p)
+{
+	struct mapping m = {.ino = p->ino};
+
+	(void)s;
+	if (!p->is_dead && !find_mapping(p->pid, &m))
+		set_dead(p);
+}
+
+static void on_clock(struct source *s)
+{
+	uint64_t now_ns = clock_mono_ns();
+
+	if (now_ns - s->beat_ns >= BEAT_NS) {
+		s->beat_ns = now_ns;
+		each_process(s, beat);
+		expire_guests(s, now_ns);
+		shimflows_tick(s->flows, now_ns);
+		take_skips(s);
+	}
+	if (now_ns - s->scan_ns >= SCAN_NS) {
+		s->scan_ns = now_ns;
+		scan(s);
+	}
+	if (now_ns - s->check_ns >= CHECK_NS) {
+		s->check_ns = now_ns;
+		each_process(s, check);
+	}
+}
+
+/* True: there was something. *more: and it was not all. */
+static bool drain_all(struct source *s, bool *more)
+{
+	struct queue_node *n = queue_first(&s->processes), *next;
+	uint64_t before = atomic_load_explicit(&s->bytes, memory_order_relaxed);
+
+	*more = false;
+	shimask_look(s->asker);
+	for (; n; n = next) {
+		struct preloaded *p = queue_entry(n, struct preloaded, node);
+		bool is_more = drain(s, p);
+
+		next = queue_next(&s->processes, n);
+		*more |= is_more;
+		if (p->is_dead && !is_more)
+			drop(s, p);
+	}
+	publish(s);
+	return atomic_load_explicit(&s->bytes, memory_order_relaxed) != before;
+}
+
+static void wait_for(struct source *s, int ms)
+{
+	struct epoll_event ev[32];
+	int n = epoll_wait(s->epoll_fd, ev, 32, ms);
+	bool is_somebody_there = false;
+
+	for (int i = 0; i < n; i++) {
+		struct watch *w = ev[i].data.ptr;
+
+		if (w->kind == KIND_DOOR)
+			is_somebody_there = true;
+		else if (w->kind == KIND_GUEST)
+			(void)on_guest(s, (struct guest *)w);
+		else if (w->kind == KIND_PROCESS)
+			set_dead((struct preloaded *)w);
+	}
+	if (is_somebody_there) /* after the guests: it may send some away */
+		on_door(s);
+}
+
+static void detach(struct source *s, struct preloaded *p)
+{
+	(void)s;
+	__atomic_store_n(&p->ring.shared->gen, 0, __ATOMIC_RELEASE);
+}
+
+static void *run(void *ctx)
+{
+	struct source *s = ctx;
+	unsigned idle = 0;
+	bool more = false;
+	int ms;
+
+	turn_soon();
+	while (!atomic_load(&s->stop) && !atomic_load(&s->finish)) {
+		ms = more ? 0 : !s->n_processes ? EMPTY_MS : idle < IDLE_NAPS ? NAP_MS : REST_MS;
+		atomic_fetch_add_explicit(idle < IDLE_NAPS ? &s->naps : &s->rests, 1,
+					  memory_order_relaxed);
+		wait_for(s, ms);
+		idle = drain_all(s, &more) ? 0 : idle + 1;
+		if (more && !evqueue_fits(s->queue, EVENT_MAX))
+			usleep(1000);
+		on_clock(s);
+	}
+	each_process(s, detach);
+	do
+		(void)drain_all(s, &more);
+	while (more && !atomic_load(&s->stop));
+	atomic_store(&s->ended, true);
+	return NULL;
+}
+
+/* --- open ---------------------------------------------------------------------------------------
+ */
+
+/* Others must come through; what lies in it is protected by itself. */
+static int make_directory(const char *dir)
+{
+	struct stat st;
+
+	if (mkdir(dir, 0711) && errno != EEXIST)
+		return -errno;
+	if (stat(dir, &st))
+		return -errno;
+	if (!S_ISDIR(st.st_mode))
+		return -ENOTDIR;
+	if ((st.st_uid && st.st_uid != geteuid()) || st.st_mode & (S_IWGRP | S_IWOTH))
+		return -EPERM;
+	if ((st.st_mode & 0111) != 0111 && chmod(dir, (st.st_mode & 0777) | 0111))
+		return -errno;
+	return 0;
+}
+
+static int write_size(const struct source *s)
+{
+	char text[24], fresh[128];
+	int fd, n = snprintf(text, sizeof(text), "%zu\n", s->conf.shim_bytes), err = 0;
+
+	snprintf(fresh, sizeof(fresh), "%s.new", s->size_path);
+	(void)unlink(fresh);
+	fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, (size_t)n) != n || fchmod(fd, 0644) || rename(fresh, s->size_path))
+		err = errno ? -errno : -EIO;
+	close(fd);
+	return err;
+}
+
+/* Whether somebody listens there. Who refuses is gone. */
+static bool is_served(const struct sockaddr_un *a)
+{
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool is = fd >= 0 &&
+		  (!connect(fd, (const struct sockaddr *)a, sizeof(*a)) || errno == EAGAIN);
+
+	if (fd >= 0)
+		close(fd);
+	return is;
+}
+
+static int open_door(struct source *s)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+
+	memcpy(a.sun_path, s->path, sizeof(a.sun_path));
+	if (is_served(&a))
+		return -EADDRINUSE;
+	(void)unlink(s->path);
+	s->door.fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (s->door.fd < 0 || bind(s->door.fd, (struct sockaddr *)&a, sizeof(a)))
+		return -errno;
+	s->has_path = true;
+	/* Anybody's program may be mirrored; who comes is known by the kernel's word. */
+	if (chmod(s->path, 0666) || listen(s->door.fd, BACKLOG))
+		return -errno;
+	return 0;
+}
+
+static int make_paths(struct source *s)
+{
+	const char *dir = s->conf.run_dir;
+
+	if (snprintf(s->path, sizeof(s->path), "%s/" SSLC_SHIM_SOCKET, dir) >=
+		    (int)sizeof(s->path) ||
+	    snprintf(s->size_path, sizeof(s->size_path), "%s/" SSLC_SHIM_SIZE, dir) >=
+		    (int)sizeof(s->size_path))
+		return -ENAMETOOLONG;
+	return 0;
+}
+
+static int start_thread(struct source *s)
+{
+	sigset_t all, old;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the main thread's */
+	err = -pthread_create(&s->thread, NULL, run, s);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	s->running = !err;
+	return err;
+}
+
+static void close_fd(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
+static void end_thread(struct source *s)
+{
+	const uint64_t one = 1;
+
+	if (!s->running)
+		return;
+	(void)!write(s->stop_watch.fd, &one, sizeof(one));
+	pthread_join(s->thread, NULL);
+	s->running = false;
+}
+
+static void source_close(struct capture *c)
+{
+	struct source *s = (struct source *)c;
+	struct queue_node *n;
+
+	if (!s)
+		return;
+	atomic_store(&s->stop, true);
+	end_thread(s);
+	if (s->has_path) {
+		(void)unlink(s->path);
+		(void)unlink(s->size_path);
+	}
+	while ((n = queue_first(&s->guests)))
+		send_away(s, queue_entry(n, struct guest, node));
+	while ((n = queue_first(&s->processes)))
+		drop(s, queue_entry(n, struct preloaded, node));
+	shimask_free(s->asker);
+	shimflows_free(s->flows);
+	evqueue_free(s->queue);
+	close_fd(s->door.fd);
+	close_fd(s->stop_watch.fd);
+	close_fd(s->wake_fd);
+	close_fd(s->epoll_fd);
+	pthread_mutex_destroy(&s->skip_lock);
+	free(s);
+}
+
+static int make_parts(struct source *s)
+{
+	const struct shimflows_conf fc = {
+		.event = on_event, .take = on_take, .skip = on_skip, .ctx = s};
+	const struct sockfacts_isn isn = {.read = s->conf.isn, .ctx = s->conf.ctx};
+	int err = evqueue_new(&s->queue, s->conf.queue_bytes);
+
+	if (!err)
+		err = shimflows_new(&s->flows, &fc);
+	if (!err)
+		err = shimask_new(&s->asker, &isn);
+	if (err)
+		return err;
+	s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->stop_watch.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->epoll_fd < 0 || s->wake_fd < 0 || s->stop_watch.fd < 0)
+		return -errno;
+	err = watch_fd(s, &s->stop_watch);
+	return err ? err : watch_fd(s, &s->door);
+}
+
+static int source_open(struct capture **out, const struct capture_conf *conf)
+{
+	struct source *s = calloc(1, sizeof(*s));
+	int err;
+
+	if (!s)
+		return -ENOMEM;
+	s->base.ops = &capture_preload_ops;
+	s->conf = *conf;
+	s->epoll_fd = s->wake_fd = -1;
+	s->door = (struct watch){.kind = KIND_DOOR, .fd = -1};
+	s->stop_watch = (struct watch){.kind = KIND_STOP, .fd = -1};
+	atomic_store(&s->starving, true);
+	pthread_mutex_init(&s->skip_lock, NULL);
+	queue_init(&s->guests);
+	queue_init(&s->processes);
+	err = make_paths(s);
+	if (!err)
+		err = make_directory(conf->run_dir);
+	if (!err)
+		err = open_door(s);
+	if (!err)
+		err = write_size(s);
+	if (!err)
+		err = make_parts(s);
+	if (!err) {
+		scan(s); /* before anybody is told that we are ready */
+		s->scan_ns = clock_mono_ns();
+		err = start_thread(s);
+	}
+	if (err) {
+		source_close(&s->base);
+		return err;
+	}
+	*out = &s->base;
+	return 0;
+}
+
+/* --- the main thread ----------------------------------------------------------------------------
+ */
+
+static int source_fd(const struct capture *c)
+{
+	return ((const struct source *)c)->wake_fd;
+}
+
+/* Nothing was there: ask to be told, and look again, for what came in between. */
+static const struct sslc_event *first_or_starve(struct source *s)
+{
+	const struct sslc_event *ev = evqueue_first(s->queue);
+	uint64_t n;
+
+	if (ev)
+		return ev;
+	(void)!read(s->wake_fd, &n, sizeof(n));
+	atomic_store(&s->starving, true);
+	atomic_thread_fence(memory_order_seq_cst);
+	return evqueue_first(s->queue);
+}
+
+static int source_poll(struct capture *c, bool *more)
+{
+	struct source *s = (struct source *)c;
+	const struct sslc_event *ev;
+	int n = 0;
+
+	while (n < POLL_BATCH && (ev = n ? evqueue_first(s->queue) : first_or_starve(s))) {
+		s->conf.on_event(s->conf.ctx, ev);
+		evqueue_pop(s->queue);
+		n++;
+	}
+	*more = n > 0; /* until it was found empty nobody is told of what comes */
+	return n;
+}
+
+static void source_finish(struct capture *c)
+{
+	uint64_t end_ns = clock_mono_ns() + FINISH_MS * NS_PER_MS;
+	struct source *s = (struct source *)c;
+	const uint64_t one = 1;
+	bool is_over, more;
+	int n;
+
+	atomic_store(&s->finish, true);
+	(void)!write(s->stop_watch.fd, &one, sizeof(one));
+	do {
+		is_over = atomic_load(&s->ended);
+		n = source_poll(c, &more);
+		if (!n && !is_over)
+			usleep(1000);
+	} while ((n || !is_over) && clock_mono_ns() < end_ns);
+}
+
+static void source_stats(const struct capture *c, struct capture_stats *out)
+{
+	const struct source *s = (const struct source *)c;
+
+	*out = (struct capture_stats){
+		.queue = {s->conf.queue_bytes, evqueue_used(s->queue), evqueue_high(s->queue)},
+		.events = atomic_load_explicit(&s->events, memory_order_relaxed),
+		.ring_bytes = atomic_load_explicit(&s->bytes, memory_order_relaxed),
+		.naps = atomic_load_explicit(&s->naps, memory_order_relaxed),
+		.sleeps = atomic_load_explicit(&s->rests, memory_order_relaxed),
+	};
+}
+
+/* Bytes that are copied all the same are left out later: it may come late, or not at all. */
+static void source_skip_flow(struct capture *c, uint64_t flow)
+{
+	struct source *s = (struct source *)c;
+
+	pthread_mutex_lock(&s->skip_lock);
+	if (s->n_skip < sizeof(s->skip) / sizeof(s->skip[0]))
+		s->skip[s->n_skip++] = flow;
+	pthread_mutex_unlock(&s->skip_lock);
+}
+
+static void source_tick(struct capture *c)
+{
+	(void)c; /* the thread has a clock of its own */
+}
+
+const struct capture_ops capture_preload_ops = {
+	.name = "preload",
+	.open = source_open,
+	.fd = source_fd,
+	.poll = source_poll,
+	.finish = source_finish,
+	.stats = source_stats,
+	.skip_flow = source_skip_flow,
+	.tick = source_tick,
+	.close = source_close,
+};

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * shimask: see shimask.h. One lock guards all of it; it lends its holder the priority of whoever
+ * waits for it. The rings' own memory is read without it.
+ */
+#include "preloaded/shimask.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/queue.h"
+#include "preloaded/turn.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+
+#define ANSWERS   32  /* kept of one process: what it names beyond is asked about in its turn */
+#define BELLS_MAX 127 /* rings whose bell is waited for: FUTEX_WAITV_MAX, less our own */
+#define NAP_NS    (1 * NS_PER_MS) /* between two looks where bells are not heard */
+#define REST_NS   (4 * NS_PER_MS) /* and when nothing was named for a while */
+#define IDLE_NAPS 250
+
+struct answer {
+	uint64_t at; /* its record's position */
+	int fd, err;
+	uint32_t fd_gen;
+	struct sslc_ev_open open;
+	uint64_t cookie;
+};
+
+struct shimask_seat {
+	struct queue_node node;
+	struct shimask *of;
+	const struct shimring *ring;
+	uint64_t ahead; /* how far it was asked */
+	int pidfd;
+	bool is_dead;
+	unsigned n;
+	struct answer answers[ANSWERS];
+};
+
+struct shimask {
+	struct sockfacts_isn isn;
+	pthread_mutex_t lock;
+	pthread_t thread;
+	struct queue seats;
+	unsigned n_seats;
+	uint32_t bell; /* a futex: the seats have changed, or it ends */
+	atomic_bool stop;
+	bool no_waitv; /* of the thread: futex_waitv(2) came with Linux 5.16 */
+};
+
+/* --- asking -------------------------------------------------------------------------------------
+ */
+
+/* Before Linux 6.8 a process that has ended is one without descriptors. */
+static bool is_over(int pidfd)
+{
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+	return poll(&p, 1, 0) == 1;
+}
+
+/* A number that was given away meanwhile says nothing, whatever it is now. */
+static int ask(const struct shimask_seat *seat, const struct sslc_shim_rec *rec,
+	       struct sslc_ev_open *out, uint64_t *cookie)
+{
+	int err = sockfacts_take(seat->pidfd, rec->fd, &seat->of->isn, out, cookie);
+
+	if (err == -EBADF && is_over(seat->pidfd))
+		err = -ESRCH;
+	return shimring_generation(seat->ring, rec->fd) == rec->fd_gen ? err : -ESTALE;
+}
+
+static bool has_answer(const struct shimask_seat *seat, const struct sslc_shim_rec *rec)
+{
+	for (unsigned i = 0; i < seat->n; i++)
+		if (seat->answers[i].fd == rec->fd && seat->answers[i].fd_gen == rec->fd_gen &&
+		    !seat->answers[i].err)
+			return true;
+	return false;
+}
+
+/* Those of records that have been taken. */
+static void forget(struct shimask_seat *seat, uint64_t tail)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < seat->n; i++)
+		if (seat->answers[i].at - tail <= seat->ring->size)
+			seat->answers[n++] = seat->answers[i];
+	seat->n = n;
+}
+
+/* How many were named. */
+static unsigned ask_ahead(struct shimask_seat *seat)
+{
+	struct sslc_shim_rec rec;
+	unsigned asked = 0;
+	struct answer *a;
+
+	if (seat->is_dead)
+		return 0;
+	if (seat->n)
+		forget(seat, shimring_shown_tail(seat->ring));
+	while (seat->n < ANSWERS && shimring_ahead(seat->ring, &seat->ahead, &rec)) {
+		asked++;
+		if (has_answer(seat, &rec))
+			continue;
+		a = &seat->answers[seat->n++];
+		*a = (struct answer){
+			.at = seat->ahead - rec.size, .fd = rec.fd, .fd_gen = rec.fd_gen};
+		a->err = ask(seat, &rec, &a->open, &a->cookie);
+	}
+	return asked;
+}
+
+static unsigned ask_all(struct shimask *a)
+{
+	unsigned asked = 0;
+
+	for (struct queue_node *n = queue_first(&a->seats); n; n = queue_next(&a->seats, n))
+		asked += ask_ahead(queue_entry(n, struct shimask_seat, node));
+	return asked;
+}
+
+void shimask_look(struct shimask *a)
+{
+	pthread_mutex_lock(&a->lock);
+	(void)ask_all(a);
+	pthread_mutex_unlock(&a->lock);
+}
+
+int shimask_take(struct shimask_seat *seat, const struct sslc_shim_rec *rec,
+		 struct sslc_ev_open *out, uint64_t *cookie)
+{
+	int err = -ESRCH;
+
+	pthread_mutex_lock(&seat->of->lock);
+	for (unsigned i = 0; i < seat->n && err; i++) { /* kept: other objects may name it */
+		const struct answer *a = &seat->answers[i];
+
+		if (a->fd != rec->fd || a->fd_gen != rec->fd_gen)
+			continue;
+		*out = a->open;
+		*cookie = a->cookie;
+		err = a->err;
+	}
+	if (err == -ESRCH && !seat->is_dead)
+		err = ask(seat, rec, out, cookie);
+	pthread_mutex_unlock(&seat->of->lock);
+	return err;
+}
+
+/* --- the thread ---------------------------------------------------------------------------------
+ */
+
+static struct timespec timespec_of(uint64_t ns)
+{
+	return (struct timespec){.tv_sec = (time_t)(ns / NS_PER_S),
+				 .tv_nsec = (long)(ns % NS_PER_S)};
+}
+
+/* Says that we wait, then looks once more for what was named before that was known. Returns how
+ * many bells there are; 0: not to be heard here. */
+static unsigned set_bells(struct shimask *a, struct futex_waitv *v)
+{
+	unsigned n = 0;
+
+	v[n++] = (struct futex_waitv){.val = __atomic_load_n(&a->bell, __ATOMIC_SEQ_CST),
+				      .uaddr = (uintptr_t)&a->bell,
+				      .flags = FUTEX_32 | FUTEX_PRIVATE_FLAG};
+	if (a->no_waitv || a->n_seats > BELLS_MAX)
+		return 0;
+	for (struct queue_node *q = queue_first(&a->seats); q; q = queue_next(&a->seats, q)) {
+		struct shimask_seat *seat = queue_entry(q, struct shimask_seat, node);
+		struct sslc_shim_ring *r = seat->ring->shared;
+
+		__atomic_store_n(&r->rests, 1, __ATOMIC_SEQ_CST);
+		v[n++] = (struct futex_waitv){.val = __atomic_load_n(&r->bell, __ATOMIC_SEQ_CST),
+					      .uaddr = (uintptr_t)&r->bell,
+					      .flags = FUTEX_32};
+	}
+	return n;
+}
+
+/* The rings stay mapped: who takes one away rings our bell and waits for the lock, and then for us
+ * to have left the call. */
+static void wait_for_bells(struct shimask *a, struct futex_waitv *v, unsigned n, bool has_seats,
+			   bool is_idle)
+{
+	struct timespec nap = timespec_of(is_idle ? REST_NS : NAP_NS);
+
+	if (n && syscall(SYS_futex_waitv, v, n, 0, NULL, CLOCK_MONOTONIC) < 0 && errno == ENOSYS)
+		a->no_waitv = true;
+	else if (!n)
+		(void)syscall(SYS_futex, &a->bell, FUTEX_WAIT_PRIVATE, (uint32_t)v[0].val,
+			      has_seats ? &nap : NULL, NULL, 0);
+}
+
+static void *run(void *ctx)
+{
+	struct futex_waitv v[1 + BELLS_MAX];
+	struct shimask *a = ctx;
+	unsigned n, idle = 0;
+	bool has_seats;
+
+	turn_first();
+	for (;;) {
+		pthread_mutex_lock(&a->lock);
+		n = set_bells(a, v);
+		idle = ask_all(a) ? 0 : idle + 1;
+		has_seats = a->n_seats;
+		pthread_mutex_unlock(&a->lock);
+		/* Once its own bell was read: from then on one that rings is not slept through. */
+		if (atomic_load(&a->stop))
+			return NULL;
+		wait_for_bells(a, v, n, has_seats, idle > IDLE_NAPS);
+	}
+}
+
+static void ring_own_bell(struct shimask *a)
+{
+	__atomic_fetch_add(&a->bell, 1, __ATOMIC_SEQ_CST);
+	(void)syscall(SYS_futex, &a->bell, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* --- seats --------------------------------------------------------------------------------------
+ */
+
+struct shimask_seat *shimask_join(struct shimask *a, const struct shimring *ring, int pidfd)
+{
+	struct shimask_seat *seat = calloc(1, sizeof(*seat));
+
+	if (!seat)
+		return NULL;
+	seat->of = a;
+	seat->ring = ring;
+	seat->pidfd = pidfd;
+	seat->ahead = ring->tail;
+	pthread_mutex_lock(&a->lock);
+	queue_push(&a->seats, &seat->node);
+	a->n_seats++;
+	(void)ask_ahead(seat);
+	pthread_mutex_unlock(&a->lock);
+	ring_own_bell(a);
+	return seat;
+}
+
+void shimask_dead(struct shimask_seat *seat)
+{
+	pthread_mutex_lock(&seat->of->lock);
+	seat->is_dead = true;
+	pthread_mutex_unlock(&seat->of->lock);
+}
+
+/* The kernel looks at a bell's memory only while it goes to wait: when it is gone by then, the wait
+ * fails, and the bells are set anew. */
+void shimask_leave(struct shimask_seat *seat)
+{
+	struct shimask *a;
+
+	if (!seat)
+		return;
+	a = seat->of;
+	pthread_mutex_lock(&a->lock);
+	queue_remove(&seat->node);
+	a->n_seats--;
+	pthread_mutex_unlock(&a->lock);
+	ring_own_bell(a);
+	free(seat);
+}
+
+/* --- open, close --------------------------------------------------------------------------------
+ */
+
+static int start(struct shimask *a)
+{
+	sigset_t all, old;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the main thread's */
+	err = -pthread_create(&a->thread, NULL, run, a);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return err;
+}
+
+int shimask_new(struct shimask **out, const struct sockfacts_isn *isn)
+{
+	struct shimask *a = calloc(1, sizeof(*a));
+	pthread_mutexattr_t how;
+	int err;
+
+	if (!a)
+		return -ENOMEM;
+	pthread_mutexattr_init(&how);
+	pthread_mutexattr_setprotocol(&how, PTHREAD_PRIO_INHERIT);
+	err = -pthread_mutex_init(&a->lock, &how);
+	pthread_mutexattr_destroy(&how);
+	if (err) {
+		free(a);
+		return err;
+	}
+	a->isn = *isn;
+	queue_init(&a->seats);
+	err = start(a);
+	if (err) {
+		pthread_mutex_destroy(&a->lock);
+		free(a);
+		return err;
+	}
+	*out = a;
+	return 0;
+}
+
+void shimask_free(struct shimask *a)
+{
+	if (!a)
+		return;
+	atomic_store(&a->stop, true);
+	ring_own_bell(a);
+	pthread_join(a->thread, NULL);
+	pthread_mutex_destroy(&a->lock);
+	free(a);
+}
