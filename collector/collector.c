@@ -27,7 +27,7 @@
 #include "base/notify.h"
 #include "base/pki.h"
 #include "ingest.h"
-#include "session.h"
+#include "sessions/session.h"
 
 #define FIRST_TOKEN_TTL_S 3600
 

@@ -8,7 +8,7 @@
 #ifndef SSLC_COLLECTOR_INGEST_H
 #define SSLC_COLLECTOR_INGEST_H
 
-#include "session.h"
+#include "sessions/session.h"
 
 struct ingest_hub; /* what all links of one collector share: agents seen, their last sequence
 		      numbers */

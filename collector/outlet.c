@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/metrics.h"
-#include "h2.h"
+#include "http/h2.h"
 
 static COUNTER_DEFINE(c_prefaces, "forge_prefaces_invented",
 		      "HTTP/2 connections joined late that were given a beginning");

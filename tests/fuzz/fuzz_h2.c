@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz target: an HTTP/2 connection for collector/h2.c, hpack.c, http1.c, streams.c and
+ * Fuzz target: an HTTP/2 connection for collector/http/h2.c, hpack.c, http1.c, streams.c and
  * outlet_http1.c. Told to h2.c as it is and byte by byte: both must come to the same. Each list of
  * fields is written as a head, which must end where its text ends and nowhere before. Told to the
  * outlet, whose packets nobody looks at.
@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "h2.h"
-#include "http1.h"
+#include "http/h2.h"
+#include "http/http1.h"
 #include "outlet.h"
 
 #define TS 1700000000000000000ull

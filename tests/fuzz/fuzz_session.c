@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzz target of collector/session.c and forge.c: the input is a run of frames of two agents, with
- * time passing in between. Looks for crashes and leaks only; the packets go to a sink that ignores
- * them.
+ * Fuzz target of collector/sessions/session.c and forge.c: the input is a run of frames of two
+ * agents, with time passing in between. Looks for crashes and leaks only; the packets go to a sink
+ * that ignores them.
  */
 #include <stdlib.h>
 
 #include "base/clock.h"
-#include "session.h"
+#include "sessions/session.h"
 
 static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow,
 		      bool first)

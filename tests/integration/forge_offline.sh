@@ -22,8 +22,9 @@ equal() { # WHAT GOT WANTED
 }
 
 "${CC:-cc}" -std=c17 -D_GNU_SOURCE -O1 -I"$root/proto" -I"$root/collector" -o "$tmp/forge" \
-	"$root"/tests/integration/forge_offline.c "$root"/collector/{forge,outlet,session,session_act,session_pair,session_table,spare}.c \
-	"$root"/proto/frame.c "$root"/proto/base/{buf,hmap,metrics,log,clock}.c
+	"$root"/tests/integration/forge_offline.c "$root"/collector/{forge,outlet}.c \
+	"$root"/collector/{sessions,http}/*.c "$root"/proto/frame.c "$root"/proto/base/{buf,hmap,metrics,log,clock}.c \
+	-lnghttp2 -lcrypto
 
 cp "$events" "$tmp/rules"
 cat >>"$tmp/rules" <<'RULES'

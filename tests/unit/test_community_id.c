@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of collector/community_id.c; the ids are those that Suricata gives the connections. */
+/* Unit tests of collector/http/community_id.c; the ids are those that Suricata gives the
+ * connections. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "community_id.h"
+#include "http/community_id.h"
 
 static void test_ends_may_be_swapped(void **state)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of collector/cut.c: a forged conversation loses any one packet on its way; the reader
- * of packet_check.h must see a sound connection up to there, its end, and nothing else of it.
+ * Unit tests of collector/sinks/cut.c: a forged conversation loses any one packet on its way; the
+ * reader of packet_check.h must see a sound connection up to there, its end, and nothing else of
+ * it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +11,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
-#include "cut.h"
+#include "sinks/cut.h"
 #include "forge.h"
 #include "packet_check.h"
 

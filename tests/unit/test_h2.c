@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of collector/h2.c: frames made by hand, told as lines of text. */
+/* Unit tests of collector/http/h2.c: frames made by hand, told as lines of text. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "counters.h"
-#include "h2.h"
+#include "http/h2.h"
 #include "h2_build.h"
 
 struct rig {

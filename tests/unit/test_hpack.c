@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of collector/hpack.c. The blocks are those of RFC 7541, appendix C. */
+/* Unit tests of collector/http/hpack.c. The blocks are those of RFC 7541, appendix C. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "counters.h"
-#include "hpack.h"
+#include "http/hpack.h"
 
 struct text {
 	char s[2048];

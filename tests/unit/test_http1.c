@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of collector/http1.c: field lists in, the text that would be on the wire out. */
+/* Unit tests of collector/http/http1.c: field lists in, the text that would be on the wire out. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "counters.h"
-#include "http1.h"
+#include "http/http1.h"
 
 struct rig {
 	struct http1 x;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of collector/outlet_http1.c and streams.c: bytes of HTTP/2 connections in, packets to
- * the independent reader of packet_check.h, and what each forged connection says as text: '>'
- * stands where the client begins to speak, '<' where the server does; F and R are FIN and RST.
+ * Unit tests of collector/http/outlet_http1.c and streams.c: bytes of HTTP/2 connections in,
+ * packets to the independent reader of packet_check.h, and what each forged connection says as
+ * text: '>' stands where the client begins to speak, '<' where the server does; F and R are FIN and
+ * RST.
  */
 #include <setjmp.h>
 #include <stdarg.h>

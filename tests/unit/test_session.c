@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unit tests of collector/session.c: encoded frames in, packets out to a sink that hands each one
- * to the independent reader of packet_check.h.
+ * Unit tests of collector/sessions/session.c: encoded frames in, packets out to a sink that hands
+ * each one to the independent reader of packet_check.h.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <cmocka.h>
 
-#include "session.h"
+#include "sessions/session.h"
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "packet_check.h"

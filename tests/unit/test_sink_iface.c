@@ -29,7 +29,7 @@
 #include "../../collector/sink.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "../../collector/xsk.h"
+#include "../../collector/sinks/xsk.h"
 #include "packet_check.h"
 
 #define PROTO 0x88b5 /* IEEE 802: local experiments; nothing else on the wire uses it */

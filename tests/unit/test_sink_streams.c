@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of collector/sink_streams.c: its lines are read with a JSON parser. */
+/* Unit tests of collector/sinks/sink_streams.c: its lines are read with a JSON parser. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

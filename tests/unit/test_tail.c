@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "../../collector/tail.h"
+#include "../../collector/sinks/tail.h"
 
 #define CAP 1000u
 

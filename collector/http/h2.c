@@ -6,14 +6,14 @@
  * SETTINGS need no reading: encoders tell changes of their table in the blocks themselves, and a
  * watcher that keeps no frame needs no limit of its size.
  */
-#include "h2.h"
+#include "http/h2.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/metrics.h"
-#include "hpack.h"
+#include "http/hpack.h"
 
 static COUNTER_DEFINE(c_blocks_large, "http1_header_blocks_large",
 		      "header blocks given up: more bytes or CONTINUATIONs than a limit");

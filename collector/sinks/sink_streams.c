@@ -20,7 +20,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "community_id.h"
+#include "http/community_id.h"
 
 #define LINES_MAX (1u << 20) /* memory for a disk that is full */
 #define WARN_MS   30000      /* between two lines about the same trouble */

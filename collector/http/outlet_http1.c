@@ -12,8 +12,8 @@
 #include <string.h>
 
 #include "base/metrics.h"
-#include "h2.h"
-#include "streams.h"
+#include "http/h2.h"
+#include "http/streams.h"
 
 static COUNTER_DEFINE(c_connections, "http1_connections",
 		      "HTTP/2 connections shown as HTTP/1.1, one for each stream");

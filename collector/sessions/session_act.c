@@ -8,14 +8,14 @@
  * Both ends of a connection may be captured: whichever session sends first is forged, the other is
  * on standby, and speaks where the first has a hole, is too slow, or is lost.
  */
-#include "session_act.h"
+#include "sessions/session_act.h"
 
 #include <errno.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/metrics.h"
-#include "session_pair.h"
+#include "sessions/session_pair.h"
 
 static COUNTER_DEFINE(c_forged, "session_handshakes", "connections opened towards the sinks");
 static COUNTER_DEFINE(c_bytes, "session_bytes", "plaintext bytes forged");

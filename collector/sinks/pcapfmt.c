@@ -3,7 +3,7 @@
  * pcapfmt: packets in, bytes of a capture file out. pcapng: draft-ietf-opsawg-pcapng, sections 4.1
  * to 4.3; classic: draft-ietf-opsawg-pcap. Both in native byte order: readers look at the magic.
  */
-#include "pcapfmt.h"
+#include "sinks/pcapfmt.h"
 
 #include <pcap/dlt.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 /*
  * tail: a ring of bytes under a lock that is held for one copy at a time.
  */
-#include "tail.h"
+#include "sinks/tail.h"
 
 #include <assert.h>
 #include <errno.h>

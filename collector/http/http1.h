@@ -8,7 +8,7 @@
 #ifndef SSLC_COLLECTOR_HTTP1_H
 #define SSLC_COLLECTOR_HTTP1_H
 
-#include "h2.h"
+#include "http/h2.h"
 
 enum http1_part {
 	HTTP1_HEAD,    /* no final head yet */

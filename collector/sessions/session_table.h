@@ -11,7 +11,7 @@
 #include "base/hmap.h"
 #include "base/queue.h"
 #include "outlet.h"
-#include "session.h"
+#include "sessions/session.h"
 
 #define HOST_MAX 255u /* a DNS name's limit; longer is no host name */
 

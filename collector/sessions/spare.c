@@ -3,7 +3,7 @@
  * spare: see spare.h. Each direction's parts are in a queue by offset, because an end tells each
  * direction in order.
  */
-#include "spare.h"
+#include "sessions/spare.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  * spool: one directory's finished files. What is there is read anew each time: others may take
  * files away when they have used them.
  */
-#include "spool.h"
+#include "sinks/spool.h"
 
 #include <dirent.h>
 #include <errno.h>

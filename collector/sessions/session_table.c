@@ -3,8 +3,8 @@
  * session_table: see session_table.h; of session.h, the life of the table and its origins. Flows,
  * tuples and ids in, sessions out. Never emits, never looks at a byte that was mirrored.
  */
-#include "session_table.h"
-#include "session_pair.h"
+#include "sessions/session_table.h"
+#include "sessions/session_pair.h"
 
 #include <errno.h>
 #include <stdlib.h>

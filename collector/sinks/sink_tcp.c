@@ -28,8 +28,8 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/resolve.h"
-#include "pcapfmt.h"
-#include "tail.h"
+#include "sinks/pcapfmt.h"
+#include "sinks/tail.h"
 
 #define TCP_TAIL           (16u << 20) /* how far readers may be behind, all together in one memory */
 #define TCP_GATHER         (1u << 20) /* packets between two flushes */

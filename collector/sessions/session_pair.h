@@ -9,8 +9,8 @@
 #ifndef SSLC_COLLECTOR_SESSION_PAIR_H
 #define SSLC_COLLECTOR_SESSION_PAIR_H
 
-#include "session_table.h"
-#include "spare.h"
+#include "sessions/session_table.h"
+#include "sessions/spare.h"
 
 /* What one end may be ahead before it takes over, and what is kept of all connections together. */
 #define PAIR_AHEAD_MAX (4u << 20)

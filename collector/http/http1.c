@@ -3,7 +3,7 @@
  * http1: see http1.h. A head is read once for the fields that steer (what the request asks, how
  * long the body is) and then written field by field.
  */
-#include "http1.h"
+#include "http/http1.h"
 
 #include <errno.h>
 #include <openssl/evp.h>

@@ -6,7 +6,7 @@
 #ifndef SSLC_COLLECTOR_SESSION_ACT_H
 #define SSLC_COLLECTOR_SESSION_ACT_H
 
-#include "session_table.h"
+#include "sessions/session_table.h"
 
 void session_data(struct sessions *t, struct session *s, const struct frame_data *m,
 		  uint64_t now_ns);

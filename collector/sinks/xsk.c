@@ -3,7 +3,7 @@
  * xsk: see xsk.h. Frames are written into memory shared with the kernel; rings carry their places
  * there and, once sent or dropped, back. Never maps or reads what the interface receives.
  */
-#include "xsk.h"
+#include "sinks/xsk.h"
 
 #include <errno.h>
 #include <linux/if_xdp.h>

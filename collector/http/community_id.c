@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* community_id: see community_id.h. Bytes in, text out; no state. */
-#include "community_id.h"
+#include "http/community_id.h"
 
 #include <errno.h>
 #include <openssl/evp.h>

@@ -3,7 +3,7 @@
  * cut: see cut.h. All that is known of a connection is in its frames: the first one that was lost
  * has the sequence number that the other side waits for.
  */
-#include "cut.h"
+#include "sinks/cut.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

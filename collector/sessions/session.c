@@ -6,7 +6,7 @@
  * What happens to a session is session_act.c; which there are and what finds them,
  * session_table.c; how the two ends of one connection complete each other, session_pair.c.
  */
-#include "session.h"
+#include "sessions/session.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -14,8 +14,8 @@
 
 #include "base/clock.h"
 #include "base/metrics.h"
-#include "session_act.h"
-#include "session_pair.h"
+#include "sessions/session_act.h"
+#include "sessions/session_pair.h"
 
 static COUNTER_DEFINE(c_flows, "session_flows", "flows announced by agents");
 static COUNTER_DEFINE(c_lost_unknown, "session_bytes_lost_unknown_flow",

@@ -23,7 +23,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "cut.h"
+#include "sinks/cut.h"
 
 #define ENCAP_PORTS     64 /* source ports: enough for the queues of any network card */
 #define ENCAP_BATCH     64 /* frames a flush */

@@ -4,7 +4,7 @@
  * how far each end has told is in the pair. Kept is only what lies beyond the former, so in a
  * healthy pair next to nothing.
  */
-#include "session_pair.h"
+#include "sessions/session_pair.h"
 
 #include <assert.h>
 #include <stdlib.h>

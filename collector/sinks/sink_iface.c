@@ -26,10 +26,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "cut.h"
+#include "sinks/cut.h"
 #include "forge.h"
-#include "iflink.h"
-#include "xsk.h"
+#include "sinks/iflink.h"
+#include "sinks/xsk.h"
 
 #define IFACE_BATCH     64     /* frames a flush: more gains nothing (measured on veth) */
 #define IFACE_MTU_MIN   68     /* RFC 791: what every link carries; smaller is no Ethernet */

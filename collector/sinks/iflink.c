@@ -3,7 +3,7 @@
  * iflink: see iflink.h. One request and one answer of rtnetlink(7); its attributes are read with a
  * bound, although they come from the kernel.
  */
-#include "iflink.h"
+#include "sinks/iflink.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

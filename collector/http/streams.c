@@ -3,7 +3,7 @@
  * streams: see streams.h. h2.c tells what the frames say, http1.c how that is written, forge.c
  * makes packets of it. What is here: which streams there are, their ports, and their ends.
  */
-#include "streams.h"
+#include "http/streams.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -12,8 +12,8 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/queue.h"
-#include "h2.h"
-#include "http1.h"
+#include "http/h2.h"
+#include "http/http1.h"
 
 static COUNTER_DEFINE(c_streams, "http1_streams", "HTTP/2 streams shown as HTTP/1.1 connections");
 static COUNTER_DEFINE(c_active, "http1_streams_active", "of those, open now (gauge)");

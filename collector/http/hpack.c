@@ -6,7 +6,7 @@
  * Index 62 is the newest entry, so entries made after we came are found whatever lies behind them.
  * The real table may be smaller than the one kept here: an encoder never names what it has evicted.
  */
-#include "hpack.h"
+#include "http/hpack.h"
 
 #include <errno.h>
 #include <nghttp2/nghttp2.h>

@@ -21,8 +21,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "pcapfmt.h"
-#include "spool.h"
+#include "sinks/pcapfmt.h"
+#include "sinks/spool.h"
 
 #define PCAP_BUF_MAX  (4u << 20)   /* memory for a disk that is full or a reader that is slow */
 #define PCAP_WRITE_AT (256u << 10) /* do not wait for flush() with more than this */
