@@ -226,12 +226,14 @@ static void on_clear(struct shimproc *p, struct object *o, const struct shimring
 static void tell_cut(const struct shimflows *t, const struct shimproc *p, const struct object *o,
 		     uint64_t flow, uint64_t ts_ns)
 {
-	struct {
-		struct sslc_ev_data ev;
-		uint64_t byte;
-	} cut = {.ev = {.conn = conn_id(p, o->ssl, o->life), .pos = SSLC_SHIM_CLEAR_MAX, .len = 1}};
+	_Alignas(struct sslc_ev_data)
+		uint8_t room[sizeof(struct sslc_ev_data) + sizeof(uint64_t)] = {0};
+	struct sslc_ev_data *cut = (void *)room;
 
-	emit(t, &cut.ev, sizeof(cut), SSLC_EV_CLEAR, flow, ts_ns);
+	cut->conn = conn_id(p, o->ssl, o->life);
+	cut->pos = SSLC_SHIM_CLEAR_MAX;
+	cut->len = 1;
+	emit(t, cut, sizeof(room), SSLC_EV_CLEAR, flow, ts_ns);
 }
 
 /* flow: 0: nobody's. */

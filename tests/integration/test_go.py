@@ -41,9 +41,14 @@ def compare(seen, conns, client, what):
         equal((len(got), sha256(got)), (c.nin, c.sin), f"{what}: read on port {port}")
 
 
+def capture(t, name, end):
+    """Its file; a comma in its name would have to be escaped."""
+    return t.dir / f"{name.replace(',', '')}-{end}.pcapng"
+
+
 def both_agents(t, name):
-    return (t.alone("-w", t.dir / f"{name}-s.pcapng", iface="srv0", ns=t.srv, name="agent-s"),
-            t.alone("-w", t.dir / f"{name}-c.pcapng", iface="cli0", ns=t.cli, name="agent-c"))
+    return (t.alone("-w", capture(t, name, "s"), iface="srv0", ns=t.srv, name="agent-s"),
+            t.alone("-w", capture(t, name, "c"), iface="cli0", ns=t.cli, name="agent-c"))
 
 
 def serve(t, exe, role="serve"):
@@ -77,8 +82,8 @@ def raw(t, exe, name, conns, rounds, size):
     equal(client.wait(20), 0, "client's exit status")
     until(lambda: len(told(server)) == conns, 20, "the server's account")
     finish(agents, server)
-    compare(flows(t.dir / f"{name}-c.pcapng"), told(client), True, f"{name}: client")
-    compare(flows(t.dir / f"{name}-s.pcapng"), told(server), False, f"{name}: server")
+    compare(flows(capture(t, name, "c")), told(client), True, f"{name}: client")
+    compare(flows(capture(t, name, "s")), told(server), False, f"{name}: server")
     n = sum(c.nin + c.nout for c in told(client).values())
     fact(f"{name}: {conns} connections, {n} bytes, exact at both ends")
 
@@ -95,7 +100,7 @@ def http(t, exe, name, proto, count, size):
     want = {"h1": "HTTP/1.1", "h2": "HTTP/2.0"}[proto]
     equal(set(got), {(want, str(size), sha256(body))}, "answers")
     finish(agents, server)
-    ends = [flows(t.dir / f"{name}-{e}.pcapng") for e in "cs"]
+    ends = [flows(capture(t, name, e)) for e in "cs"]
     check(0 < len(ends[0]), "no flows")
     ports = {f.client[1] for f in ends[0]}
     for g in ends[1]:  # the client drops what it has dialled too much; a server's greeting may stand there
@@ -125,13 +130,13 @@ def late(t, exe, name):
     for a in agents:
         equal(a.stop(), 0, "agent's exit status")
     server.stop()
-    seen = flows(t.dir / f"{name}-c.pcapng", sound=False)
+    seen = flows(capture(t, name, "c"), sound=False)
     conns = told(client)
     for port, (n, m) in before.items():
         f = find_flow(seen, port, PORT)
         # the client waits outside of any call: nothing of the second half is missing there
         equal((len(f.data[0]), len(f.data[1])), (conns[port].nout - m, conns[port].nin - n), f"second half of port {port}")
-    seen = flows(t.dir / f"{name}-s.pcapng", sound=False)
+    seen = flows(capture(t, name, "s"), sound=False)
     for port in before:  # the server waits inside Read(): its first bytes belong to a call nobody saw begin
         f = find_flow(seen, port, PORT)
         equal(len(f.data[1]), conns[port].nin - before[port][0], f"server's second half of port {port}")
