@@ -685,7 +685,9 @@ class Flow:
                 self.faults.append("data in SYN")
             return
         if self.nxt[d] is None:
-            self.faults.append("data before handshake")
+            refuses = p.flags & RST and p.ack == self.nxt[1 - d]  # RFC 9293 3.10.7.1: what answers a SYN
+            if not refuses:
+                self.faults.append("data before handshake")
             self.nxt[d] = p.seq
         if p.flags & ACK:
             if self.nxt[1 - d] is None or diff(p.ack, self.nxt[1 - d]) > 0:
