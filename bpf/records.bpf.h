@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * records: instructions that OpenSSL passes once for each record of plaintext, found by experiment
- * (agent/sites/trial.h). One probe there tells what entry and return of the calls around it would, and is
- * not hit by calls that move nothing. Since 6.6 only: a cookie says where the values are.
+ * (agent/sites/trial.h). One probe there tells what entry and return of the calls around it would,
+ * and is not hit by calls that move nothing. Since 6.6 only: a cookie says where the values are.
  */
 #ifndef SSLC_BPF_RECORDS_H
 #define SSLC_BPF_RECORDS_H
