@@ -259,13 +259,16 @@ static void session_handshake(struct sessions *t, struct session *s, uint64_t ts
 /* Byte order */
 
 /* Offsets count from 0, unless the first one we see may be anywhere. */
+static bool may_start_anywhere(const struct session *s, enum flow_dir dir)
+{
+	return !s->dir[dir].started && s->open.flags & (FLOW_OPEN_LATE | FLOW_OPEN_RESUMED);
+}
+
 static void dir_start(struct session *s, enum flow_dir dir, uint64_t offset)
 {
-	if (s->dir[dir].started)
-		return;
-	s->dir[dir].started = true;
-	if (s->open.flags & (FLOW_OPEN_LATE | FLOW_OPEN_RESUMED))
+	if (may_start_anywhere(s, dir))
 		s->dir[dir].expected = offset;
+	s->dir[dir].started = true;
 }
 
 /* When something happens: in the connection's own time, and in ours. */
@@ -281,6 +284,7 @@ static void session_skip(struct sessions *t, struct session *s, enum flow_dir di
 
 	sent = outlets_gap(&t->outlets, s->tail, &flow, dir, len, time_forward(s, m->ts_ns));
 	s->dir[dir].expected += len;
+	s->dir[dir].started = true;
 	session_pair_passed(t, s, dir, s->dir[dir].expected);
 	counter_add(&c_gap, len);
 	sent_now(t, s, dir, sent, m->now_ns);
@@ -298,6 +302,7 @@ static void session_forge(struct sessions *t, struct session *s, struct session 
 	sinks_message(t->sinks, &flow.who, dir, part->bytes, part->end, ts_ns);
 	sent = outlets_data(&t->outlets, s->tail, &flow, dir, part->bytes, part->end, ts_ns);
 	s->dir[dir].expected += len;
+	s->dir[dir].started = true;
 	session_pair_told(t, s, source, part);
 	counter_add(&c_bytes, len);
 	if (source != s)
@@ -331,6 +336,10 @@ void session_merge(struct sessions *t, struct session *s, bool waits, uint64_t n
 	while (session_next_step(s, waits, &step)) {
 		struct moment m = {.ts_ns = s->last_ts_ns, .now_ns = now_ns};
 
+		if (step.gap && may_start_anywhere(s, step.dir)) {
+			s->dir[step.dir].expected += step.gap;
+			continue;
+		}
 		if (step.gap) {
 			session_skip(t, s, step.dir, step.gap, &m);
 			continue;
@@ -448,16 +457,19 @@ static bool session_ready(struct sessions *t, struct session *s, enum flow_dir d
 	return !silenced;
 }
 
-/* Cuts off what has been seen before. The number of bytes that remain. */
-static uint64_t trim_seen(const struct session *s, enum flow_dir dir, uint64_t *offset,
-			  uint64_t len)
+/* Without what has been told before, which is counted. */
+static struct spare_part cut_seen(const struct session *s, const struct spare_part *all)
 {
-	uint64_t seen = s->dir[dir].expected > *offset ? s->dir[dir].expected - *offset : 0;
+	uint64_t expected = s->dir[all->dir].expected;
+	uint64_t seen = expected > all->offset ? expected - all->offset : 0;
+	struct spare_part part = *all;
 
-	if (seen > len)
-		seen = len;
-	*offset += seen;
-	return len - seen;
+	if (seen > all->bytes.len)
+		seen = all->bytes.len;
+	part.offset += seen;
+	part.bytes = span_of(all->bytes.p + seen, all->bytes.len - seen);
+	counter_add(&c_duplicate, seen);
+	return part;
 }
 
 /* What the LIVE end tells goes on at once, unless it has a hole that the other end may fill. */
@@ -466,18 +478,21 @@ static void live_data(struct sessions *t, struct session *s, const struct spare_
 {
 	struct moment m = {.ts_ns = all->ts_ns + (uint64_t)session_skew_ns(s), .now_ns = now_ns};
 	struct session_dir *d = &s->dir[all->dir];
-	struct spare_part part = *all;
-	uint64_t len = trim_seen(s, all->dir, &part.offset, all->bytes.len);
+	struct spare_part part = cut_seen(s, all);
 
-	counter_add(&c_duplicate, all->bytes.len - len);
-	part.bytes = span_of(all->bytes.p + (all->bytes.len - len), len);
-	if (len == 0)
-		return;
-	if (session_heir(s) && (part.offset > d->expected || session_is_ahead(s, part.dir))) {
-		session_keep(t, s, &part);
-		session_merge(t, s, true, now_ns);
-		return;
+	if (part.bytes.len && session_heir(s) &&
+	    (part.offset > d->expected || session_is_ahead(s, part.dir))) {
+		bool is_kept = session_keep(t, s, &part);
+
+		session_merge(t, s, is_kept, now_ns); /* without room nobody is waited for */
+		if (is_kept)
+			return;
+		part = cut_seen(s, &part);
 	}
+	if (d->fin)
+		counter_add(&c_lost_fin, part.bytes.len);
+	if (d->fin || part.bytes.len == 0)
+		return;
 	if (part.offset > d->expected) {
 		counter_add(&c_gap_unannounced, part.offset - d->expected);
 		session_skip(t, s, part.dir, part.offset - d->expected, &m);
@@ -501,7 +516,7 @@ static void standby_data(struct sessions *t, struct session *s, const struct spa
 {
 	struct session *live = session_twin(s);
 
-	session_keep(t, s, part);
+	(void)session_keep(t, s, part);
 	if (is_live(live))
 		session_merge(t, live, !session_is_outrun(live), now_ns);
 }
@@ -574,6 +589,8 @@ void session_told_fin(struct sessions *t, struct session *s, const struct frame_
 	enum flow_dir dir = (enum flow_dir)m->dir;
 
 	session_said_fin(s, dir);
+	if (is_live(s))
+		(void)time_forward(s, m->ts_ns + (uint64_t)session_skew_ns(s));
 	if (session_heir(s) && is_live(live))
 		session_merge(t, live, true, now_ns);
 	else

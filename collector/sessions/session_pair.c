@@ -270,32 +270,36 @@ static bool put(struct sessions *t, struct pair *p, struct end *e, const struct 
 	return true;
 }
 
-void session_keep(struct sessions *t, struct session *s, const struct spare_part *part)
+bool session_keep(struct sessions *t, struct session *s, const struct spare_part *part)
 {
 	const struct session *live = live_of(s);
 	struct end *e = live ? end_of(s) : NULL;
-	uint64_t end = part->offset + part->bytes.len, told, seen;
+	uint64_t len = part->bytes.len, end = part->offset + len, told, seen;
 	struct spare_part rest = *part;
+	bool is_kept = true;
 
 	if (!e) {
-		counter_add(&c_standby, part->bytes.len);
-		return;
+		counter_add(&c_standby, len);
+		return false;
 	}
 	told = live->dir[part->dir].expected;
 	if (end <= told)
 		e->skew_ns = (int64_t)(live->last_ts_ns - part->ts_ns);
 	if (told < e->said[part->dir])
 		told = e->said[part->dir]; /* told again, after a reconnect */
-	session_said(s, part->dir, end);
 	seen = told > part->offset ? told - part->offset : 0;
-	if (seen > part->bytes.len || s->pair->are_apart || live->dir[part->dir].fin)
-		seen = part->bytes.len;
+	if (seen > len || s->pair->are_apart || live->dir[part->dir].fin)
+		seen = len;
 	rest.offset += seen;
-	rest.bytes = span_of(part->bytes.p + seen, part->bytes.len - seen);
+	rest.bytes = span_of(part->bytes.p + seen, len - seen);
 	rest.order = t->order++;
-	if (rest.bytes.len && !put(t, s->pair, e, &rest))
-		seen = part->bytes.len;
-	counter_add(&c_standby, seen);
+	if (rest.bytes.len)
+		is_kept = put(t, s->pair, e, &rest);
+	if (!is_kept && s == live)
+		return false;
+	session_said(s, part->dir, end);
+	counter_add(&c_standby, is_kept ? seen : len);
+	return is_kept;
 }
 
 /* What the connection says --------------------------------------------------------------------- */

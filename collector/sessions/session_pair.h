@@ -45,8 +45,11 @@ bool session_has_closed(const struct session *s);
 enum flow_end session_closed_how(const struct session *s, uint64_t *ts_ns);
 /** Whether the LIVE `s` has told, or said to be missing, more than its connection has. */
 bool session_is_ahead(const struct session *s, enum flow_dir dir);
-/** Bytes of either end: what the connection has not told of them is kept, or counted. */
-void session_keep(struct sessions *t, struct session *s, const struct spare_part *part);
+/**
+ * Bytes of either end: what the connection has not told of them is kept, the rest counted. False:
+ * there is no room, or no memory; then nothing is kept, and those of a STANDBY are counted.
+ */
+bool session_keep(struct sessions *t, struct session *s, const struct spare_part *part);
 /** What the connection tells next of what is kept of both ends of the LIVE `s`. */
 struct session_step {
 	enum flow_dir dir;

@@ -923,6 +923,30 @@ static void test_times_of_another_host_are_shifted(void **state)
 	}
 }
 
+/* A new collector is told of both ends where they are: neither offset is a hole. */
+static void test_ends_that_resume_begin_where_they_are(void **state)
+{
+	struct frame_flow_open m = a_flow(1, 1, 5000), n = a_flow(9, 1, 5000);
+	struct rig *r = rig_new(NULL);
+
+	(void)state;
+	r->capture.check.pattern = NULL;
+	m.flags = n.flags = FLOW_OPEN_RESUMED;
+	n.captured_end = FLOW_C2S;
+	put_open(r, r->a, &m);
+	put_open(r, r->b, &n);
+	put_data(r, r->a, 1, FLOW_C2S, 1000, 100, T0);
+	put_data(r, r->b, 9, FLOW_C2S, 1000, 100, T0);
+	put_data(r, r->b, 9, FLOW_S2C, 500, 50, T0);
+	r->now += NS_PER_S;
+	sessions_tick(r->t, r->now);
+	assert_told(r, 150, 0);
+	put_data(r, r->a, 1, FLOW_S2C, 500, 70, T0); /* 50 of them are told already */
+	assert_told(r, 170, 0);
+	sessions_close_all(r->t, r->now);
+	rig_free(r);
+}
+
 /* One end's story: what it tells of the two directions, and where. */
 struct teller {
 	uint64_t at[2];
@@ -1443,6 +1467,7 @@ int main(void)
 		cmocka_unit_test(test_ends_that_cannot_be_compared_do_not_replace_each_other),
 		cmocka_unit_test(test_a_late_end_goes_on_as_another_connection),
 		cmocka_unit_test(test_times_of_another_host_are_shifted),
+		cmocka_unit_test(test_ends_that_resume_begin_where_they_are),
 		cmocka_unit_test(test_two_ends_make_one_whole),
 		cmocka_unit_test(test_idle_session_is_reset_and_opens_again),
 		cmocka_unit_test(test_limit_drops_the_least_recently_active),
