@@ -237,7 +237,8 @@ static uint32_t first_op(int fd, uint32_t was, enum sslc_dir dir, const struct i
 	struct talk *t;
 	uint32_t is = LOST;
 
-	if (is_other(v->iov_base, v->iov_len))
+	if (is_other(v->iov_base,
+		     v->iov_len < n ? v->iov_len : n)) /* beyond it is what was before */
 		return 0;
 	if (shim_is_sandboxed)
 		return LOST;
