@@ -39,12 +39,39 @@ def inner(path, port, head):
             yield ts, frame[udp + 16:], sport, length
 
 
+def overtook(p, q):
+    """p was seen first and tells that q was sent before it: it acknowledges q, or is what follows q."""
+    if not (q.payload or q.flags & 3):  # SYN, FIN
+        return False
+    if (p.src, p.sport) == (q.src, q.sport):
+        return (p.seq - q.seq) % 2**32 in range(1, 2**31)
+    return p.flags & 16 and (p.ack - q.seq) % 2**32 in range(1, 2**31)
+
+
+def in_order(frames):
+    """(time, frame, …) as they were sent: on a veth pair behind a queue, what two processors bring along may
+    swap places within a millisecond."""
+    frames, seen = list(frames), {}
+    for i, (ts, frame, *_) in enumerate(frames):
+        p = parse(ts, frame, "")
+        mine = seen.setdefault(tuple(sorted([(p.src, p.sport), (p.dst, p.dport)])), [])
+        mine.append((i, p))
+        for k in range(len(mine) - 1, 0, -1):
+            (a, before), (b, now) = mine[k - 1], mine[k]
+            if frames[b][0] - frames[a][0] > 0.001 or not overtook(before, now):
+                break
+            (ta, *x), (tb, *y) = frames[a], frames[b]
+            frames[a], frames[b] = (ta, *y), (tb, *x)
+            mine[k - 1], mine[k] = (a, now), (b, before)
+    return frames
+
+
 def unwrap(t, path, port, head, mtu):
     """The same as a file; each connection has one source port, and not all the same."""
     plain, ports = t.dir / f"inner-{port}.pcap", {}
     with open(plain, "wb") as out:
         out.write(struct.pack("<IHHIIII", 0xa1b2c3d4, 2, 4, 0, 0, 262144, 1))
-        for ts, frame, sport, length in inner(path, port, head):
+        for ts, frame, sport, length in in_order(inner(path, port, head)):
             check(length <= mtu, f"outer packet of {length} bytes")
             p = parse(ts, frame, "")
             ports.setdefault(tuple(sorted([(p.src, p.sport), (p.dst, p.dport)])), set()).add(sport)
@@ -114,6 +141,7 @@ def main(t):
     sh("tc", "-n", t.col, "qdisc", "add", "dev", "vx0", "root", "tbf", "rate", "2mbit", "burst", "4k", "limit", "9k")
     ask("third")
     arrived("third")
+    time.sleep(0.5)  # what has been queued is on its way: deleting the queue would drop it without a word
     sh("tc", "-n", t.col, "qdisc", "del", "dev", "vx0", "root")
     time.sleep(1.5)
     t.drain(agent, col)
