@@ -59,6 +59,7 @@ static COUNTER_DEFINE(c_lost_memory, "sink_tcp_lost_memory", "packets lost: out 
 
 struct reader {
 	int fd;           /* -1: this place is free */
+	uint32_t nth;     /* tells it from who was in this place before */
 	uint64_t at;      /* in the tail */
 	size_t head_sent; /* of the file's header */
 	bool is_blocked;  /* until the socket is writable */
@@ -103,17 +104,23 @@ struct tcp_sink {
 	int epoll;
 	int listener[TCP_LISTENERS];
 	struct reader reader[TCP_READERS];
+	uint32_t n_begun;
 	struct dial dial;
 	struct log_rate refused_rate, dropped_rate;
 	uint8_t chunk[TCP_CHUNK];
 };
 
-/* Epoll tells which: */
+/* Epoll tells which; of readers in the upper half which one of those that had the place. */
 enum { TOKEN_WAKE, TOKEN_RESOLVE, TOKEN_DIAL, TOKEN_LISTENER, TOKEN_READER = 16 };
 
-static int watch(struct tcp_sink *s, int fd, uint32_t events, unsigned token)
+static uint64_t token_of(const struct tcp_sink *s, const struct reader *r)
 {
-	struct epoll_event ev = {.events = events, .data.u32 = token};
+	return TOKEN_READER + (uint64_t)(r - s->reader) + ((uint64_t)r->nth << 32);
+}
+
+static int watch(struct tcp_sink *s, int fd, uint32_t events, uint64_t token)
+{
+	struct epoll_event ev = {.events = events, .data.u64 = token};
 
 	return epoll_ctl(s->epoll, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;
 }
@@ -122,7 +129,7 @@ static void watch_again(struct tcp_sink *s, struct reader *r)
 {
 	struct epoll_event ev = {.events = (r->is_half ? 0 : EPOLLIN) |
 					   (r->is_blocked ? EPOLLOUT : 0),
-				 .data.u32 = TOKEN_READER + (unsigned)(r - s->reader)};
+				 .data.u64 = token_of(s, r)};
 
 	(void)epoll_ctl(s->epoll, EPOLL_CTL_MOD, r->fd, &ev);
 }
@@ -275,11 +282,13 @@ static bool reader_begin(struct tcp_sink *s, int fd, const char *name)
 {
 	struct reader *r = place_free(s);
 
-	if (!r || watch(s, fd, EPOLLIN, TOKEN_READER + (unsigned)(r - s->reader))) {
+	if (r)
+		r->nth = ++s->n_begun;
+	if (!r || watch(s, fd, EPOLLIN, token_of(s, r))) {
 		close(fd);
 		return false;
 	}
-	*r = (struct reader){.fd = fd, .at = tail_end(s->tail)};
+	*r = (struct reader){.fd = fd, .nth = r->nth, .at = tail_end(s->tail)};
 	snprintf(r->name, sizeof(r->name), "%s", name);
 	atomic_fetch_add(&s->n_readers, 1);
 	counter_inc(&c_readers);
@@ -493,7 +502,7 @@ static void on_wake(struct tcp_sink *s)
 
 static void on_event(struct tcp_sink *s, const struct epoll_event *ev)
 {
-	unsigned token = ev->data.u32;
+	unsigned token = (uint32_t)ev->data.u64;
 
 	if (token == TOKEN_WAKE)
 		on_wake(s);
@@ -501,10 +510,10 @@ static void on_event(struct tcp_sink *s, const struct epoll_event *ev)
 		on_resolved(s);
 	else if (token == TOKEN_DIAL)
 		on_dialled(s);
-	else if (token >= TOKEN_READER)
-		on_reader(s, &s->reader[token - TOKEN_READER], ev->events);
-	else
+	else if (token < TOKEN_READER)
 		on_listener(s, s->listener[token - TOKEN_LISTENER]);
+	else if (s->reader[token - TOKEN_READER].nth == ev->data.u64 >> 32)
+		on_reader(s, &s->reader[token - TOKEN_READER], ev->events);
 }
 
 static void turn(struct tcp_sink *s, int wait_ms)
