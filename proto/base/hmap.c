@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * hmap: see hmap.h. Buckets are picked by multiplication with 2^64 divided by the golden ratio, so
- * that a plain number (a flow id, an address) is good enough as a hash.
+ * hmap: see hmap.h. Linear hashing (Litwin, 1980): a full table splits one bucket, so that no
+ * insert waits until a million nodes have moved, and no second array is needed meanwhile. The
+ * buckets lie in segments, each as large as all before it, which never move.
+ *
+ * Hashes are multiplied with 2^64 divided by the golden ratio, so that a plain number (a flow id,
+ * an address) is good enough as one; the upper bytes, on which all of its bits have an effect,
+ * count first.
  */
 #include "hmap.h"
 
@@ -13,9 +18,7 @@
 #include <sys/auxv.h>
 #include <sys/random.h>
 
-#define HMAP_FIRST                                                                                 \
-	16 /* buckets of the first allocation; must be at least 2 (bucket_of shifts by 64 - log2)  \
-	    */
+#define HMAP_FIRST 16u /* buckets of the first segment, a power of two */
 
 void hmap_init(struct hmap *m)
 {
@@ -24,13 +27,35 @@ void hmap_init(struct hmap *m)
 
 void hmap_fini(struct hmap *m)
 {
-	free(m->buckets);
+	for (unsigned i = 0; i < m->n_segments; i++)
+		free(m->segments[i]);
+	free(m->segments);
 	hmap_init(m);
 }
 
+static unsigned log2_of(size_t n)
+{
+	return 63u - (unsigned)__builtin_clzll(n);
+}
+
+/* Beyond the first segment, segment k begins at bucket HMAP_FIRST << (k - 1). */
+static struct hmap_node **bucket_at(const struct hmap *m, size_t i)
+{
+	unsigned log;
+
+	if (i < HMAP_FIRST)
+		return &m->segments[0][i];
+	log = log2_of(i);
+	return &m->segments[log - log2_of(HMAP_FIRST) + 1][i - ((size_t)1 << log)];
+}
+
+/* Buckets that have not been split yet hold what will be in their other half, too. */
 static size_t bucket_of(uint64_t hash, size_t n_buckets)
 {
-	return hash * 0x9e3779b97f4a7c15ull >> (64 - __builtin_ctzll(n_buckets));
+	size_t mask = ((size_t)2 << log2_of(n_buckets - 1)) - 1;
+	size_t i = (size_t)__builtin_bswap64(hash * 0x9e3779b97f4a7c15ull) & mask;
+
+	return i < n_buckets ? i : i & mask >> 1;
 }
 
 static void push(struct hmap_node **bucket, struct hmap_node *n)
@@ -39,46 +64,82 @@ static void push(struct hmap_node **bucket, struct hmap_node *n)
 	*bucket = n;
 }
 
-/* Double the buckets. Without memory the old ones stay: chains get longer, nothing is lost. */
+static int segment_add(struct hmap *m)
+{
+	size_t n = m->n_segments ? HMAP_FIRST << (m->n_segments - 1) : HMAP_FIRST;
+	struct hmap_node ***all = realloc(m->segments, (m->n_segments + 1) * sizeof(*m->segments));
+
+	if (!all)
+		return -ENOMEM;
+	m->segments = all;
+	all[m->n_segments] = calloc(n, sizeof(**all));
+	if (!all[m->n_segments])
+		return -ENOMEM;
+	m->n_segments++;
+	return 0;
+}
+
+/* The bucket that holds what will be in bucket `at`. */
+static struct hmap_node **half_of(const struct hmap *m, size_t at)
+{
+	return bucket_at(m, at - ((size_t)1 << log2_of(at)));
+}
+
+/* Bucket `at`, the first one that is not in use, takes its share of the one that held it. */
+static void split(struct hmap *m, size_t at)
+{
+	struct hmap_node **from = half_of(m, at);
+	struct hmap_node **to = bucket_at(m, at), *rest = *from, *next;
+
+	*from = NULL;
+	m->n_buckets++;
+	for (; rest; rest = next) {
+		next = rest->next;
+		push(bucket_of(rest->hash, m->n_buckets) == at ? to : from, rest);
+	}
+	__builtin_prefetch(*half_of(m, at + 4)); /* it is looked at soon */
+}
+
+/* Twice as many buckets as nodes: each node that is looked at in vain is far from the cache.
+ * Without memory the buckets stay as they are: chains get longer, nothing is lost. */
 static void grow(struct hmap *m)
 {
-	size_t n = m->n_buckets ? m->n_buckets * 2 : HMAP_FIRST;
-	struct hmap_node **to = calloc(n, sizeof(*to));
+	size_t room = m->n_segments ? (size_t)HMAP_FIRST << (m->n_segments - 1) : 0;
 
-	if (!to)
+	if (m->n_buckets == room && segment_add(m) < 0)
 		return;
-	for (size_t i = 0; i < m->n_buckets; i++) {
-		for (struct hmap_node *node = m->buckets[i], *next; node; node = next) {
-			next = node->next;
-			push(&to[bucket_of(node->hash, n)], node);
-		}
-	}
-	free(m->buckets);
-	m->buckets = to;
-	m->n_buckets = n;
+	if (m->n_buckets)
+		split(m, m->n_buckets);
+	else
+		m->n_buckets = HMAP_FIRST;
 }
 
 int hmap_insert(struct hmap *m, struct hmap_node *n, uint64_t hash)
 {
-	if (m->count >= m->n_buckets)
+	for (int i = 0; i < 2 && m->count * 2 >= m->n_buckets; i++)
 		grow(m);
 	if (!m->n_buckets)
 		return -ENOMEM;
 	n->hash = hash;
-	push(&m->buckets[bucket_of(hash, m->n_buckets)], n);
+	push(bucket_at(m, bucket_of(hash, m->n_buckets)), n);
 	m->count++;
 	return 0;
 }
 
 void hmap_remove(struct hmap *m, struct hmap_node *n)
 {
-	struct hmap_node **at = &m->buckets[bucket_of(n->hash, m->n_buckets)];
+	struct hmap_node **at = bucket_at(m, bucket_of(n->hash, m->n_buckets));
 
 	while (*at != n)
 		at = &(*at)->next;
 	*at = n->next;
 	n->next = NULL;
 	m->count--;
+}
+
+size_t hmap_memory(const struct hmap *m)
+{
+	return m->n_buckets * sizeof(struct hmap_node *);
 }
 
 static struct hmap_node *same(struct hmap_node *n, uint64_t hash)
@@ -90,7 +151,7 @@ static struct hmap_node *same(struct hmap_node *n, uint64_t hash)
 
 struct hmap_node *hmap_first(const struct hmap *m, uint64_t hash)
 {
-	return m->n_buckets ? same(m->buckets[bucket_of(hash, m->n_buckets)], hash) : NULL;
+	return m->n_buckets ? same(*bucket_at(m, bucket_of(hash, m->n_buckets)), hash) : NULL;
 }
 
 struct hmap_node *hmap_next_same(const struct hmap_node *n)
@@ -103,8 +164,8 @@ struct hmap_node *hmap_any(const struct hmap *m, const struct hmap_node *prev)
 	if (prev && prev->next)
 		return prev->next;
 	for (size_t i = prev ? bucket_of(prev->hash, m->n_buckets) + 1 : 0; i < m->n_buckets; i++)
-		if (m->buckets[i])
-			return m->buckets[i];
+		if (*bucket_at(m, i))
+			return *bucket_at(m, i);
 	return NULL;
 }
 

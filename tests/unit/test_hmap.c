@@ -116,7 +116,49 @@ static void test_steps_of_a_power_of_two_do_not_pile_up(void **state)
 	for (size_t i = 0; i < m.n_buckets; i++) {
 		unsigned chain = 0;
 
-		for (const struct hmap_node *n = m.buckets[i]; n; n = n->next)
+		for (const struct hmap_node *n = *bucket_at(&m, i); n; n = n->next)
+			chain++;
+		assert_in_range(chain, 0, 16);
+	}
+	hmap_fini(&m);
+}
+
+/* Never more than two buckets are split at a time, and each node is where it is looked for. */
+static void test_growth_is_spread_over_the_inserts(void **state)
+{
+	struct hmap m;
+
+	(void)state;
+	hmap_init(&m);
+	for (unsigned i = 0; i < N; i++) {
+		size_t before = m.n_buckets;
+
+		items[i] = (struct item){.key = i};
+		assert_int_equal(hmap_insert(&m, &items[i].node, i * 0x100000001ull), 0);
+		assert_in_range(m.n_buckets, before, before ? before + 2 : HMAP_FIRST);
+		assert_in_range(m.count, 1, m.n_buckets / 2 + 1);
+		assert_int_equal(hmap_memory(&m), m.n_buckets * sizeof(void *));
+		if (i % 97)
+			continue;
+		for (unsigned k = 0; k <= i; k++)
+			assert_ptr_equal(find(&m, k, k * 0x100000001ull), &items[k]);
+	}
+	for (size_t i = 0; i < m.n_buckets; i++)
+		for (const struct hmap_node *n = *bucket_at(&m, i); n; n = n->next)
+			assert_int_equal(bucket_of(n->hash, m.n_buckets), i);
+	hmap_fini(&m);
+}
+
+static void test_numbers_that_differ_only_at_the_top_do_not_pile_up(void **state)
+{
+	struct hmap m;
+
+	(void)state;
+	fill(&m, 1ull << 48); /* ids with a worker number in the high bits */
+	for (size_t i = 0; i < m.n_buckets; i++) {
+		unsigned chain = 0;
+
+		for (const struct hmap_node *n = *bucket_at(&m, i); n; n = n->next)
 			chain++;
 		assert_in_range(chain, 0, 16);
 	}
@@ -187,6 +229,8 @@ int main(void)
 		cmocka_unit_test(test_removed_nodes_are_gone_and_others_stay),
 		cmocka_unit_test(test_equal_hashes_are_told_apart_by_the_caller),
 		cmocka_unit_test(test_steps_of_a_power_of_two_do_not_pile_up),
+		cmocka_unit_test(test_growth_is_spread_over_the_inserts),
+		cmocka_unit_test(test_numbers_that_differ_only_at_the_top_do_not_pile_up),
 		cmocka_unit_test(test_without_memory_first_insert_fails_and_later_ones_chain),
 		cmocka_unit_test(test_siphash_gives_the_published_values),
 		cmocka_unit_test(test_process_key_is_random_and_stays),
