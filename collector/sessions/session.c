@@ -160,7 +160,15 @@ int sessions_frame(struct sessions *t, struct session_origin *o, const struct fr
 	}
 }
 
-/* Time */
+/* Time. Of anything that may be due for very many at the same moment a bounded number is done at
+ * once: frames have to be served in between. What is due lies in queues whose entries all wait
+ * equally long, so that the first is due first and no step looks at the others. */
+
+#define POKES_MAX  4096 /* packets, */
+#define IDLES_MAX  1024 /* packets and states, */
+#define STALLS_MAX 1024
+#define MERGES_MAX 4096
+#define GONE_MAX   1024
 
 static struct session *session_of_dir(struct session_dir *d)
 {
@@ -169,37 +177,36 @@ static struct session *session_of_dir(struct session_dir *d)
 
 static uint64_t pokes_run(struct sessions *t, uint64_t now_ns)
 {
-	struct queue_node *n;
+	uint64_t wait_ns;
 
-	while ((n = queue_first(&t->pokes)) != NULL) {
-		struct session_dir *d = queue_entry(n, struct session_dir, poke);
+	for (unsigned i = 0; i < POKES_MAX; i++) {
+		struct poke *p = pokes_due(&t->pokes, now_ns, &wait_ns);
+		struct session_dir *d;
 
-		if (d->poke_ns > now_ns)
-			return d->poke_ns - now_ns;
+		if (!p)
+			return wait_ns;
+		d = (struct session_dir *)(void *)((char *)p - offsetof(struct session_dir, poke));
 		session_poke(t, session_of_dir(d), (enum flow_dir)d->index, now_ns);
 		counter_inc(&c_pokes);
 	}
-	return UINT64_MAX;
+	return 0;
 }
 
 static uint64_t idle_run(struct sessions *t, uint64_t now_ns)
 {
-	struct queue_node *n;
-
-	while ((n = queue_first(&t->live)) != NULL) {
-		struct session *s = queue_entry(n, struct session, order);
-		uint64_t due_ns = s->active_ns + t->conf.idle_s * NS_PER_S;
+	for (unsigned i = 0; i < IDLES_MAX; i++) {
+		struct queue_node *n = queue_first(&t->live);
+		struct session *s = n ? queue_entry(n, struct session, order) : NULL;
+		uint64_t due_ns = s ? s->active_ns + t->conf.idle_s * NS_PER_S : UINT64_MAX;
 
 		if (due_ns > now_ns)
-			return due_ns - now_ns;
+			return s ? due_ns - now_ns : UINT64_MAX;
 		if (!session_is_over(s))
 			counter_inc(&c_idled);
 		session_give_up(t, s, now_ns);
 	}
-	return UINT64_MAX;
+	return 0;
 }
-
-#define STALLS_MAX 1024 /* at once: others have to be served */
 
 static uint64_t stalls_run(struct sessions *t, uint64_t now_ns)
 {
@@ -215,57 +222,96 @@ static uint64_t stalls_run(struct sessions *t, uint64_t now_ns)
 	return 0;
 }
 
-/* What its flows waited for will not come, or later: other ends speak. */
-static void origin_lost(struct sessions *t, struct session_origin *o, uint64_t now_ns)
+/* What its flows waited for will not come, or later: other ends speak. Each flow comes last once it
+ * was looked at. True when all were. */
+static bool origin_lost(struct sessions *t, struct session_origin *o, uint64_t now_ns)
 {
-	o->lost_ns = now_ns;
-	for (struct queue_node *n = queue_first(&o->sessions); n; n = queue_next(&o->sessions, n)) {
-		struct session *s = queue_entry(n, struct session, of_origin);
-		struct session *live = s->state == SESSION_LIVE ? s : session_twin(s);
+	if (!o->lost_ns) {
+		o->lost_ns = now_ns;
+		o->to_merge = o->n_sessions;
+	}
+	for (unsigned i = 0; o->to_merge && t->n_pairs && i < MERGES_MAX; i++, o->to_merge--) {
+		struct queue_node *n = queue_first(&o->sessions);
+		struct session *s, *live;
 
+		if (!n)
+			break;
+		queue_push(&o->sessions, n);
+		s = queue_entry(n, struct session, of_origin);
+		live = s->state == SESSION_LIVE ? s : session_twin(s);
 		if (live && live->state == SESSION_LIVE)
 			session_merge(t, live, true, now_ns);
 	}
+	if (!t->n_pairs || queue_first(&o->sessions) == NULL)
+		o->to_merge = 0;
+	return !o->to_merge;
 }
 
-static void losses_run(struct sessions *t, uint64_t now_ns)
+static uint64_t losses_run(struct sessions *t, uint64_t now_ns)
 {
+	bool all = true;
+
 	if (!t->has_lost)
-		return;
-	t->has_lost = false;
+		return UINT64_MAX;
 	for (struct hmap_node *n = hmap_any(&t->by_agent, NULL); n; n = hmap_any(&t->by_agent, n)) {
 		struct session_origin *o = hmap_entry(n, struct session_origin, by_agent);
 
-		if (o->is_lost && !o->lost_ns)
-			origin_lost(t, o, now_ns);
+		if (o->is_lost && (!o->lost_ns || o->to_merge))
+			all = origin_lost(t, o, now_ns) && all;
 	}
+	t->has_lost = !all;
+	return all ? UINT64_MAX : 0;
+}
+
+/* Agents that are gone for good. */
+static uint64_t gone_run(struct sessions *t, uint64_t now_ns)
+{
+	struct queue_node *first;
+	unsigned i = 0;
+
+	while ((first = queue_first(&t->going)) != NULL) {
+		struct session_origin *o = queue_entry(first, struct session_origin, going);
+		struct queue_node *n;
+
+		while ((n = queue_first(&o->sessions)) != NULL) {
+			if (i++ == GONE_MAX)
+				return 0;
+			session_abort(t, queue_entry(n, struct session, of_origin), now_ns);
+		}
+		session_origin_free(t, o);
+	}
+	return UINT64_MAX;
 }
 
 uint64_t sessions_tick(struct sessions *t, uint64_t now_ns)
 {
-	uint64_t poke = pokes_run(t, now_ns), idle = idle_run(t, now_ns), stall;
+	uint64_t (*const all[])(struct sessions * t, uint64_t now_ns) = {
+		pokes_run, idle_run, losses_run, gone_run, stalls_run,
+	};
+	uint64_t wait_ns = UINT64_MAX;
 
-	losses_run(t, now_ns);
-	stall = stalls_run(t, now_ns);
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		uint64_t next_ns = all[i](t, now_ns);
+
+		wait_ns = next_ns < wait_ns ? next_ns : wait_ns;
+	}
 	session_ghosts_expire(t, now_ns);
-	poke = poke < stall ? poke : stall;
-	return poke < idle ? poke : idle;
+	session_memory_tell(t);
+	return wait_ns;
 }
 
 void sessions_origin_link(struct sessions *t, struct session_origin *o, bool is_up)
 {
 	o->is_lost = !is_up;
 	o->lost_ns = 0;
+	o->to_merge = 0;
 	t->has_lost = t->has_lost || !is_up;
 }
 
 void sessions_origin_gone(struct sessions *t, struct session_origin *o, uint64_t now_ns)
 {
-	struct queue_node *n;
-
-	while ((n = queue_first(&o->sessions)) != NULL)
-		session_abort(t, queue_entry(n, struct session, of_origin), now_ns);
-	session_origin_free(t, o);
+	session_origin_leave(t, o);
+	(void)gone_run(t, now_ns);
 }
 
 void sessions_close_all(struct sessions *t, uint64_t now_ns)

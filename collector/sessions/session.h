@@ -44,12 +44,17 @@ int sessions_frame(struct sessions *t, struct session_origin *o, const struct fr
  * go on from there at the next tick.
  */
 void sessions_origin_link(struct sessions *t, struct session_origin *o, bool is_up);
-/** Reset all flows of an origin (the agent is gone for good) and forget it. */
+/** Reset all flows of an origin (the agent is gone for good) and forget it; of many flows the rest
+ * is done by the next ticks. */
 void sessions_origin_gone(struct sessions *t, struct session_origin *o, uint64_t now_ns);
-/** Pokes and idle expiry that are due. Returns ns until the next deadline, UINT64_MAX when none. */
+/** Pokes and idle expiry that are due, a bounded number at once. Returns ns until the next
+ * deadline, 0 when there is more to do now, UINT64_MAX when there is none. */
 uint64_t sessions_tick(struct sessions *t, uint64_t now_ns);
 /** RST every forged connection that is still open: clean stop. */
 void sessions_close_all(struct sessions *t, uint64_t now_ns);
 size_t sessions_count(const struct sessions *t);
+/** Bytes that the table takes, with what the allocator adds; without what outlets allocate for a
+ * session, and the sinks. */
+size_t sessions_memory(const struct sessions *t);
 
 #endif

@@ -61,10 +61,12 @@ static struct counter *session_silenced(const struct session *s)
 
 /* Emission */
 
-static struct outlet_flow outlet_flow_of(const struct session *s)
+/* Borrows `open`, which is filled. */
+static struct outlet_flow outlet_flow_of(const struct session *s, struct frame_flow_open *open)
 {
+	session_opened(s, open);
 	return (struct outlet_flow){
-		.who = {.open = &s->open, .host = s->origin->host},
+		.who = {.open = open, .host = s->origin->host},
 		.incarnation = s->incarnation,
 		.lane = s->lane,
 	};
@@ -93,16 +95,15 @@ static uint64_t flow_time(const struct session *s, uint64_t now_ns)
 
 static void poke_arm(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t now_ns)
 {
-	s->dir[dir].poke_ns = now_ns + t->conf.poke_ms * NS_PER_MS;
-	queue_push(&t->pokes, &s->dir[dir].poke);
+	pokes_add(&t->pokes, &s->dir[dir].poke, now_ns + t->conf.poke_ms * NS_PER_MS);
 }
 
 /* A side that has sent a packet since needs no poke any more. sent: OUTLET_SENT bits. */
-static void pokes_settle(struct session *s, unsigned sent)
+static void pokes_settle(struct sessions *t, struct session *s, unsigned sent)
 {
 	for (int d = 0; d < 2; d++) {
-		if (sent & OUTLET_SENT(d) && queue_is_in(&s->dir[d].poke))
-			queue_remove(&s->dir[d].poke);
+		if (sent & OUTLET_SENT(d))
+			pokes_remove(&t->pokes, &s->dir[d].poke);
 	}
 }
 
@@ -111,15 +112,16 @@ static void sent_now(struct sessions *t, struct session *s, enum flow_dir dir, u
 		     uint64_t now_ns)
 {
 	s->active_ts_ns = s->last_ts_ns;
-	pokes_settle(s, sent);
+	pokes_settle(t, s, sent);
 	poke_arm(t, s, dir, now_ns);
 }
 
 static void fin_tell(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t ts_ns)
 {
-	struct outlet_flow flow = outlet_flow_of(s);
+	struct frame_flow_open open;
+	struct outlet_flow flow = outlet_flow_of(s, &open);
 
-	pokes_settle(s, outlets_fin(&t->outlets, s->tail, &flow, dir, time_forward(s, ts_ns)));
+	pokes_settle(t, s, outlets_fin(&t->outlets, s->tail, &flow, dir, time_forward(s, ts_ns)));
 }
 
 static void session_fin(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t ts_ns)
@@ -136,7 +138,8 @@ static void session_fin(struct sessions *t, struct session *s, enum flow_dir dir
 static void session_reset(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t ts_ns,
 			  enum session_state state)
 {
-	struct outlet_flow flow = outlet_flow_of(s);
+	struct frame_flow_open open;
+	struct outlet_flow flow = outlet_flow_of(s, &open);
 
 	if (s->state == SESSION_LIVE && !session_is_over(s))
 		outlets_rst(&t->outlets, s->tail, &flow, dir, time_forward(s, ts_ns));
@@ -246,7 +249,8 @@ static int tuple_acquire(struct sessions *t, struct session *s, uint64_t ts_ns)
 /* Handshake, and the ends that were told before any byte. */
 static void session_handshake(struct sessions *t, struct session *s, uint64_t ts_ns)
 {
-	struct outlet_flow flow = outlet_flow_of(s);
+	struct frame_flow_open open;
+	struct outlet_flow flow = outlet_flow_of(s, &open);
 
 	outlets_begin(&t->outlets, s->tail, &flow, time_forward(s, ts_ns));
 	counter_inc(&c_forged);
@@ -279,7 +283,8 @@ struct moment {
 static void session_skip(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t len,
 			 const struct moment *m)
 {
-	struct outlet_flow flow = outlet_flow_of(s);
+	struct frame_flow_open open;
+	struct outlet_flow flow = outlet_flow_of(s, &open);
 	unsigned sent;
 
 	sent = outlets_gap(&t->outlets, s->tail, &flow, dir, len, time_forward(s, m->ts_ns));
@@ -294,7 +299,8 @@ static void session_skip(struct sessions *t, struct session *s, enum flow_dir di
 static void session_forge(struct sessions *t, struct session *s, struct session *source,
 			  const struct spare_part *part, const struct moment *m)
 {
-	struct outlet_flow flow = outlet_flow_of(s);
+	struct frame_flow_open open;
+	struct outlet_flow flow = outlet_flow_of(s, &open);
 	uint64_t ts_ns = time_forward(s, m->ts_ns), len = part->bytes.len;
 	enum flow_dir dir = part->dir;
 	unsigned sent;
@@ -651,10 +657,12 @@ void session_give_up(struct sessions *t, struct session *s, uint64_t now_ns)
 
 void session_poke(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t now_ns)
 {
-	struct outlet_flow flow = outlet_flow_of(s);
+	struct frame_flow_open open;
+	struct outlet_flow flow = outlet_flow_of(s, &open);
 
-	queue_remove(&s->dir[dir].poke);
+	pokes_remove(&t->pokes, &s->dir[dir].poke);
 	if (!session_is_over(s))
-		pokes_settle(s, outlets_poke(&t->outlets, s->tail, &flow, dir,
-					     time_forward(s, flow_time(s, now_ns))));
+		pokes_settle(t, s,
+			     outlets_poke(&t->outlets, s->tail, &flow, dir,
+					  time_forward(s, flow_time(s, now_ns))));
 }

@@ -51,6 +51,11 @@ static struct end *end_of(const struct session *s)
 	return s->pair ? &s->pair->v[place_of(s)] : NULL;
 }
 
+size_t session_pair_size(void)
+{
+	return sizeof(struct pair);
+}
+
 struct session *session_twin(const struct session *s)
 {
 	return s->pair ? s->pair->v[!place_of(s)].s : NULL;
@@ -132,6 +137,7 @@ void session_pair(struct sessions *t, struct session *s, struct session *owner)
 
 		if (!p)
 			return;
+		t->n_pairs++;
 		enter_pair(p, &p->v[0], owner);
 	}
 	free_end = &owner->pair->v[!place_of(owner)];
@@ -157,13 +163,16 @@ void session_unpair(struct sessions *t, struct session *s)
 	}
 	p->v[place_of(s)].s = NULL;
 	s->pair = NULL;
-	if (!p->v[0].s && !p->v[1].s)
-		free(p);
+	if (p->v[0].s || p->v[1].s)
+		return;
+	t->n_pairs--;
+	free(p);
 }
 
 void session_swap(struct sessions *t, struct session *from, struct session *to)
 {
 	uint32_t incarnation = from->incarnation;
+	struct frame_flow_open open;
 	struct outlet_flow flow;
 	int err;
 
@@ -178,7 +187,8 @@ void session_swap(struct sessions *t, struct session *from, struct session *to)
 		to->dir[d].started = true;
 		to->dir[d].fin = from->dir[d].fin;
 	}
-	flow = (struct outlet_flow){.who = {.open = &to->open, .host = to->origin->host},
+	session_opened(to, &open);
+	flow = (struct outlet_flow){.who = {.open = &open, .host = to->origin->host},
 				    .incarnation = to->incarnation,
 				    .lane = to->lane};
 	outlets_move(&t->outlets, to->tail, from->tail, &flow);

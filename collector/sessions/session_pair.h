@@ -23,6 +23,8 @@
  * then what `s` tells is of no use.
  */
 void session_pair(struct sessions *t, struct session *s, struct session *owner);
+/** Memory of what two ends share, but for what is kept of them. */
+size_t session_pair_size(void);
 /** The connection's other end, or NULL. */
 struct session *session_twin(const struct session *s);
 /** The same when each can speak for the other. */

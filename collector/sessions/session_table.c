@@ -14,7 +14,9 @@
 #include "base/log.h"
 #include "base/metrics.h"
 
+/* Sums over all tables. */
 static COUNTER_DEFINE(c_active, "session_active", "sessions in the table now (gauge)");
+static COUNTER_DEFINE(c_memory, "session_memory_bytes", "memory of the session table (gauge)");
 
 /*
  * A short connection often arrives whole from one end before the other end's first byte. Its id is
@@ -79,7 +81,7 @@ _Static_assert(sizeof(struct tuple_key) == 40, "hashed and compared as bytes");
 
 static void tuple_key_of(struct tuple_key *k, const struct session *s)
 {
-	const struct frame_flow_open *m = &s->open;
+	const struct session_open *m = &s->open;
 	size_t len = m->family == 6 ? 16 : 4;
 	int order = memcmp(m->client_addr, m->server_addr, len);
 	int client = order > 0 || (order == 0 && m->client_port > m->server_port) ? 1 : 0;
@@ -177,8 +179,8 @@ void session_enter(struct sessions *t, struct session *s, enum session_state sta
 {
 	if (s->state == SESSION_LIVE && state != SESSION_LIVE) {
 		hmap_remove(&t->by_tuple, &s->by_tuple);
-		queue_remove(&s->dir[FLOW_C2S].poke);
-		queue_remove(&s->dir[FLOW_S2C].poke);
+		pokes_remove(&t->pokes, &s->dir[FLOW_C2S].poke);
+		pokes_remove(&t->pokes, &s->dir[FLOW_S2C].poke);
 		s->incarnation++;
 	}
 	if (log_is_on(LOG_DEBUG))
@@ -209,47 +211,93 @@ void session_touch(struct sessions *t, struct session *s, uint64_t now_ns)
 
 /* Sessions */
 
-static struct span keep_string(uint8_t **at, struct span from)
+static void open_keep(struct session_open *to, const struct frame_flow_open *m)
 {
-	struct span kept = span_of(*at, from.len);
-
-	if (from.len > 0)
-		memcpy(*at, from.p, from.len);
-	*at += from.len;
-	return kept;
+	*to = (struct session_open){
+		.flow = m->flow,
+		.ts_ns = m->ts_ns,
+		.transport = m->transport,
+		.family = m->family,
+		.captured_end = m->captured_end,
+		.confidence = m->confidence,
+		.client_port = m->client_port,
+		.server_port = m->server_port,
+		.mss = m->mss,
+		.flags = m->flags,
+		.netns = m->netns,
+		.pid = m->pid,
+		.uid = m->uid,
+	};
+	memcpy(to->session, m->session, sizeof(to->session));
+	memcpy(to->client_addr, m->client_addr, sizeof(to->client_addr));
+	memcpy(to->server_addr, m->server_addr, sizeof(to->server_addr));
 }
 
-static struct session *session_new(const struct frame_flow_open *m, size_t states_len)
+void session_opened(const struct session *s, struct frame_flow_open *out)
 {
-	size_t strings_len = m->comm.len + m->exe.len + m->container.len;
-	struct session *s = calloc(1, sizeof(*s) + states_len + strings_len);
-	uint8_t *at;
+	const struct session_open *o = &s->open;
+
+	*out = (struct frame_flow_open){
+		.flow = o->flow,
+		.ts_ns = o->ts_ns,
+		.transport = o->transport,
+		.family = o->family,
+		.captured_end = o->captured_end,
+		.confidence = o->confidence,
+		.client_port = o->client_port,
+		.server_port = o->server_port,
+		.mss = o->mss,
+		.flags = o->flags,
+		.netns = o->netns,
+		.pid = o->pid,
+		.uid = o->uid,
+	};
+	memcpy(out->session, o->session, sizeof(out->session));
+	memcpy(out->client_addr, o->client_addr, sizeof(out->client_addr));
+	memcpy(out->server_addr, o->server_addr, sizeof(out->server_addr));
+	names_get(o->names, out);
+}
+
+static struct session *session_new(struct sessions *t, const struct frame_flow_open *m)
+{
+	struct session *s = calloc(1, sizeof(*s) + t->outlets.state_len);
 
 	if (!s)
 		return NULL;
-	at = s->tail + states_len;
+	open_keep(&s->open, m);
+	s->open.names = names_keep(&t->names, m);
+	if (!s->open.names) {
+		free(s);
+		return NULL;
+	}
 	s->dir[FLOW_S2C].index = FLOW_S2C;
-	s->open = *m;
-	s->open.comm = keep_string(&at, m->comm);
-	s->open.exe = keep_string(&at, m->exe);
-	s->open.container = keep_string(&at, m->container);
 	return s;
+}
+
+static void session_free(struct sessions *t, struct session *s)
+{
+	names_drop(&t->names, s->open.names);
+	free(s);
 }
 
 struct session *session_add(struct sessions *t, struct session_origin *o,
 			    const struct frame_flow_open *m, uint64_t now_ns)
 {
-	struct session *s = session_new(m, t->outlets.state_len);
+	struct session *s = session_new(t, m);
 
-	if (!s || hmap_insert(&t->by_flow, &s->by_flow, flow_hash(o, m->flow)) < 0) {
-		free(s);
+	if (!s)
+		return NULL;
+	if (hmap_insert(&t->by_flow, &s->by_flow, flow_hash(o, m->flow)) < 0) {
+		session_free(t, s);
 		return NULL;
 	}
 	s->origin = o;
 	s->active_ns = now_ns;
 	queue_push(&o->sessions, &s->of_origin);
+	o->n_sessions++;
 	session_enter(t, s, m->transport == 6 ? SESSION_QUIET : SESSION_FOREIGN);
-	counter_set(&c_active, ++t->count);
+	t->count++;
+	counter_inc(&c_active);
 	return s;
 }
 
@@ -262,12 +310,41 @@ void session_drop(struct sessions *t, struct session *s)
 	session_enter(t, s, SESSION_QUIET);
 	queue_remove(&s->order);
 	queue_remove(&s->of_origin);
+	s->origin->n_sessions--;
 	hmap_remove(&t->by_flow, &s->by_flow);
 	outlets_forget(&t->outlets, s->tail);
-	free(s);
-	counter_set(&c_active, --t->count);
+	session_free(t, s);
+	t->count--;
+	counter_add(&c_active, UINT64_MAX); /* one less */
 	if (was_last)
 		session_drop(t, twin);
+}
+
+/* What malloc(3) of the C library takes for itself, and to which multiple. */
+#define MALLOC_OWN   8u
+#define MALLOC_ALIGN 16u
+
+static size_t allocated(size_t n)
+{
+	return (n + MALLOC_OWN + MALLOC_ALIGN - 1) / MALLOC_ALIGN * MALLOC_ALIGN;
+}
+
+size_t sessions_memory(const struct sessions *t)
+{
+	return t->count * allocated(sizeof(struct session) + t->outlets.state_len) +
+	       hmap_memory(&t->by_flow) + hmap_memory(&t->by_tuple) + hmap_memory(&t->by_agent) +
+	       t->by_agent.count * allocated(sizeof(struct session_origin)) + t->names.memory +
+	       hmap_memory(&t->names.all) + pokes_memory(&t->pokes) +
+	       t->by_ghost.count * allocated(sizeof(struct ghost)) + hmap_memory(&t->by_ghost) +
+	       t->n_pairs * allocated(session_pair_size()) + t->held;
+}
+
+void session_memory_tell(struct sessions *t)
+{
+	size_t now = sessions_memory(t);
+
+	counter_add(&c_memory, (uint64_t)now - t->memory); /* modulo 2^64: less, too */
+	t->memory = now;
 }
 
 struct session *session_least_active(const struct sessions *t)
@@ -308,9 +385,11 @@ int sessions_new(struct sessions **out, const struct session_conf *conf, struct 
 	hmap_init(&t->by_ghost);
 	queue_init(&t->live);
 	queue_init(&t->rest);
-	queue_init(&t->pokes);
+	pokes_init(&t->pokes);
+	names_init(&t->names);
 	queue_init(&t->ghosts);
 	queue_init(&t->waiting);
+	queue_init(&t->going);
 	*out = t;
 	return 0;
 }
@@ -321,8 +400,17 @@ void session_origin_free(struct sessions *t, struct session_origin *o)
 
 	while ((n = queue_first(&o->sessions)) != NULL)
 		session_drop(t, queue_entry(n, struct session, of_origin));
-	hmap_remove(&t->by_agent, &o->by_agent);
+	if (queue_is_in(&o->going))
+		queue_remove(&o->going);
+	else
+		hmap_remove(&t->by_agent, &o->by_agent);
 	free(o);
+}
+
+void session_origin_leave(struct sessions *t, struct session_origin *o)
+{
+	hmap_remove(&t->by_agent, &o->by_agent);
+	queue_push(&t->going, &o->going);
 }
 
 void sessions_free(struct sessions *t)
@@ -332,6 +420,8 @@ void sessions_free(struct sessions *t)
 
 	if (!t)
 		return;
+	while ((g = queue_first(&t->going)) != NULL)
+		session_origin_free(t, queue_entry(g, struct session_origin, going));
 	while ((o = hmap_any(&t->by_agent, NULL)) != NULL)
 		session_origin_free(t, hmap_entry(o, struct session_origin, by_agent));
 	while ((g = queue_first(&t->ghosts)) != NULL)
@@ -340,6 +430,9 @@ void sessions_free(struct sessions *t)
 	hmap_fini(&t->by_tuple);
 	hmap_fini(&t->by_agent);
 	hmap_fini(&t->by_ghost);
+	names_fini(&t->names);
+	pokes_fini(&t->pokes);
+	counter_add(&c_memory, -(uint64_t)t->memory);
 	outlets_close(&t->outlets);
 	explicit_bzero(&t->outlets, sizeof(t->outlets)); /* held plaintext */
 	free(t);

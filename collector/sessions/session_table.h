@@ -11,6 +11,8 @@
 #include "base/hmap.h"
 #include "base/queue.h"
 #include "outlet.h"
+#include "sessions/names.h"
+#include "sessions/pokes.h"
 #include "sessions/session.h"
 
 #define HOST_MAX 255u /* a DNS name's limit; longer is no host name */
@@ -25,15 +27,26 @@ enum session_state {
 
 struct session_dir {
 	uint64_t expected; /* offset of the next byte */
-	uint64_t poke_ns;  /* when to poke, while in t->pokes */
-	struct queue_node poke;
-	bool started;  /* expected means something */
-	bool fin;      /* no byte may follow */
-	uint8_t index; /* enum flow_dir: this struct's place in session.dir[] */
+	struct poke poke;  /* in t->pokes */
+	bool started;      /* expected means something */
+	bool fin;          /* no byte may follow */
+	uint8_t index;     /* enum flow_dir: this struct's place in session.dir[] */
 };
 
-/* One captured end of one connection, in one allocation with its strings and what the outlets keep
- * of it. Owned by the table. */
+/* What its flow-open said, as in struct frame_flow_open. Of TCP, `stream` is always 0. */
+struct session_open {
+	uint64_t flow;
+	uint8_t session[16];
+	uint64_t ts_ns;
+	uint8_t transport, family, captured_end, confidence;
+	uint8_t client_addr[16], server_addr[16];
+	uint16_t client_port, server_port, mss, flags;
+	uint32_t netns, pid, uid;
+	struct names *names; /* its strings */
+};
+
+/* One captured end of one connection, in one allocation with what the outlets keep of it. Owned by
+ * the table. */
 struct session {
 	struct pair *pair; /* with its other end: session_pair.c's; NULL: none was seen */
 	struct hmap_node by_flow;
@@ -43,21 +56,25 @@ struct session {
 	struct session_origin *origin; /* borrowed */
 	uint64_t active_ns;            /* last byte, or the opening */
 	struct session_dir dir[2];
-	uint64_t last_ts_ns;         /* the flow's own time, which never runs backwards */
-	uint64_t active_ts_ns;       /* the same at its last byte */
-	uint32_t incarnation;        /* how often LIVE was left */
-	uint8_t state;               /* enum session_state */
-	uint8_t lane;                /* VLAN tag while the tuple is in use elsewhere, else 0 */
-	struct frame_flow_open open; /* its spans point into tail[] */
-	_Alignas(8) uint8_t tail[];  /* the outlets' states, begun when LIVE is entered; strings */
+	uint64_t last_ts_ns;   /* the flow's own time, which never runs backwards */
+	uint64_t active_ts_ns; /* the same at its last byte */
+	uint32_t incarnation;  /* how often LIVE was left */
+	uint8_t state;         /* enum session_state */
+	uint8_t lane;          /* VLAN tag while the tuple is in use elsewhere, else 0 */
+	struct session_open open;
+	_Alignas(8) uint8_t tail[]; /* the outlets' states, begun when LIVE is entered */
 };
 
-_Static_assert(sizeof(struct session) + sizeof(struct forge_flow) <= 432,
-	       "with usual strings an idle session stays within 512 bytes");
+_Static_assert(
+	sizeof(struct session) + sizeof(struct forge_flow) <= 328,
+	"a million idle sessions stay within 400 MB, both ends of each connection within 450");
 
 struct session_origin {
 	struct hmap_node by_agent;
+	struct queue_node going; /* in t->going once it is gone, until its sessions are */
 	struct queue sessions;
+	size_t n_sessions;
+	size_t to_merge; /* of those, from the first on: nothing came of them since it was lost */
 	uint8_t agent[16];
 	char host[HOST_MAX + 1];
 	bool is_lost;     /* nothing comes from it now: others go on in its place, */
@@ -70,12 +87,16 @@ struct sessions {
 	struct sink_set *sinks; /* borrowed; for messages */
 	struct hmap by_flow, by_tuple, by_agent, by_ghost;
 	struct queue live, rest; /* all sessions: LIVE ones, the others */
-	struct queue pokes;      /* struct session_dir, earliest deadline first */
+	struct pokes pokes;      /* the directions' */
 	struct queue ghosts;     /* earliest end first */
 	struct queue waiting;    /* struct pair: see session_pair.c */
-	size_t held;             /* memory that is kept by all pairs */
-	uint64_t order;          /* parts that were kept */
-	bool has_lost;           /* origins that were lost since the last tick */
+	struct queue going;      /* origins that are gone: not found any more */
+	struct names_set names;
+	size_t n_pairs;
+	size_t held;    /* memory that is kept by all pairs */
+	size_t memory;  /* as told last */
+	uint64_t order; /* parts that were kept */
+	bool has_lost;  /* origins that were lost, and not all that follows is done */
 	size_t count;
 	struct outlet_set outlets; /* for packets */
 };
@@ -89,6 +110,8 @@ struct session *session_find(const struct sessions *t, const struct session_orig
  */
 struct session *session_add(struct sessions *t, struct session_origin *o,
 			    const struct frame_flow_open *m, uint64_t now_ns);
+/** What its flow-open said; borrows the strings. */
+void session_opened(const struct session *s, struct frame_flow_open *out);
 /** Out of the table and freed, and so is its other end when that has nothing more to tell; emits
  * nothing. */
 void session_drop(struct sessions *t, struct session *s);
@@ -117,5 +140,9 @@ void session_ghosts_expire(struct sessions *t, uint64_t now_ns);
 
 /** Drops its sessions and forgets it; emits nothing. */
 void session_origin_free(struct sessions *t, struct session_origin *o);
+/** It is gone, and not found any more; its sessions still are there. */
+void session_origin_leave(struct sessions *t, struct session_origin *o);
+/** Tell what the table takes. */
+void session_memory_tell(struct sessions *t);
 
 #endif

@@ -1132,6 +1132,125 @@ static void test_agent_gone_resets_its_flows_only(void **state)
 	rig_free(r);
 }
 
+/* More than is done for them at once. */
+#define CROWD 5000u
+
+static unsigned crowd_rsts;
+
+static void count_rst(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow,
+		      bool first)
+{
+	(void)s, (void)ts_ns, (void)flow, (void)first;
+	crowd_rsts += (l2.p[14 + 20 + 13] & 4) != 0;
+}
+
+static const struct sink_ops crowd_ops = {.name = "crowd", .packet = count_rst};
+
+static struct frame_flow_open a_flow_of_many(unsigned i)
+{
+	struct frame_flow_open m = a_flow(i + 1, 1, (uint16_t)(1024 + i));
+
+	memcpy(m.session + 4, &i, sizeof(i));
+	return m;
+}
+
+/* What is due for very many at the same moment is done, in several rounds. */
+static void test_a_crowd_is_served_in_rounds(void **state)
+{
+	struct session_conf conf = {.idle_s = 10};
+	struct rig *r = rig_new(&conf);
+	unsigned rounds = 0;
+
+	(void)state;
+	r->capture.sink.ops = &crowd_ops;
+	crowd_rsts = 0;
+	for (unsigned i = 0; i < CROWD; i++) {
+		struct frame_flow_open m = a_flow_of_many(i);
+
+		put_open(r, r->a, &m);
+		put_data(r, r->a, i + 1, FLOW_C2S, 0, 10, T0);
+	}
+	r->now += 2 * NS_PER_MS;
+	assert_int_equal(sessions_tick(r->t, r->now), 0);
+	assert_in_range(grown(r, "session_pokes"), CROWD / 2, CROWD - 1);
+	assert_true(sessions_tick(r->t, r->now) > NS_PER_S);
+	assert_int_equal(grown(r, "session_pokes"), CROWD);
+	assert_in_range(sessions_memory(r->t), CROWD * 200, CROWD * 512);
+	assert_int_equal(grown(r, "session_memory_bytes"), sessions_memory(r->t));
+	assert_int_equal(grown(r, "session_active"), CROWD);
+
+	r->now += 10 * NS_PER_S;
+	for (unsigned before = 0; sessions_tick(r->t, r->now) == 0; rounds++, before = crowd_rsts)
+		assert_in_range(crowd_rsts - before, 1, CROWD / 2);
+	assert_in_range(rounds, 2, 10);
+	assert_int_equal(crowd_rsts, CROWD);
+	assert_int_equal(sessions_count(r->t), CROWD);
+	rig_free(r);
+}
+
+static void test_an_agent_with_a_crowd_goes_in_rounds(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	size_t before;
+
+	(void)state;
+	r->capture.sink.ops = &crowd_ops;
+	crowd_rsts = 0;
+	for (unsigned i = 0; i < CROWD; i++) {
+		struct frame_flow_open m = a_flow_of_many(i);
+
+		put_open(r, r->a, &m);
+		put_data(r, r->a, i + 1, FLOW_C2S, 0, 10, T0);
+	}
+	sessions_origin_gone(r->t, r->a, r->now);
+	before = sessions_count(r->t);
+	assert_in_range(before, CROWD / 2, CROWD - 1);
+	/* The same agent is another one now, and goes on with a connection that is left. */
+	struct session_origin *again =
+		sessions_origin(r->t, (const uint8_t *)"aaaaaaaaaaaaaaaa", span_str("web1"));
+	struct frame_flow_open m = a_flow_of_many(CROWD - 1);
+
+	assert_ptr_not_equal(again, r->a);
+	put_open(r, again, &m);
+	put_data(r, again, CROWD, FLOW_C2S, 0, 10, T0);
+	assert_int_equal(grown(r, "session_flows"), CROWD + 1);
+	while (sessions_count(r->t) > 1) {
+		before = sessions_count(r->t);
+		sessions_tick(r->t, r->now);
+		assert_in_range(before - sessions_count(r->t), 1, CROWD / 2);
+	}
+	assert_int_equal(crowd_rsts, CROWD - 1);
+	sessions_close_all(r->t, r->now);
+	assert_int_equal(crowd_rsts, CROWD);
+	rig_free(r);
+}
+
+static void test_other_ends_of_a_crowd_speak_in_rounds(void **state)
+{
+	struct rig *r = rig_new(NULL);
+	uint64_t before;
+
+	(void)state;
+	r->capture.sink.ops = &crowd_ops;
+	for (unsigned i = 0; i < CROWD; i++) {
+		struct frame_flow_open m = a_flow_of_many(i);
+
+		put_open(r, r->a, &m);
+		put_data(r, r->a, i + 1, FLOW_C2S, 0, 10, T0);
+		m.captured_end = FLOW_C2S;
+		put_open(r, r->b, &m);
+		put_data(r, r->b, i + 1, FLOW_C2S, 0, 20, T0);
+	}
+	assert_int_equal(grown(r, "session_bytes"), CROWD * 10);
+	sessions_origin_link(r->t, r->a, false);
+	assert_int_equal(sessions_tick(r->t, r->now), 0);
+	before = grown(r, "session_bytes");
+	assert_in_range(before, CROWD * 15, CROWD * 20 - 1);
+	assert_true(sessions_tick(r->t, r->now) > 0);
+	assert_int_equal(grown(r, "session_bytes"), CROWD * 20);
+	rig_free(r);
+}
+
 static void test_poke_comes_after_silence_of_that_side(void **state)
 {
 	struct rig *r = rig_new(NULL);
@@ -1473,6 +1592,9 @@ int main(void)
 		cmocka_unit_test(test_limit_drops_the_least_recently_active),
 		cmocka_unit_test(test_quiet_sessions_go_before_younger_live_ones),
 		cmocka_unit_test(test_agent_gone_resets_its_flows_only),
+		cmocka_unit_test(test_a_crowd_is_served_in_rounds),
+		cmocka_unit_test(test_an_agent_with_a_crowd_goes_in_rounds),
+		cmocka_unit_test(test_other_ends_of_a_crowd_speak_in_rounds),
 		cmocka_unit_test(test_poke_comes_after_silence_of_that_side),
 		cmocka_unit_test(test_no_poke_when_that_side_sent_anything_else),
 		cmocka_unit_test(test_both_sides_are_poked_when_both_wait),
