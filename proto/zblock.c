@@ -219,33 +219,71 @@ static int decompress(struct zblock_dec *d, struct span wire, size_t raw_len)
 	return 0;
 }
 
-struct header {
-	uint8_t kind, flags;
-	uint16_t reserved;
-	uint32_t wire_len, raw_len;
-	uint64_t seq;
-};
-
-static int header_check(const struct header *h)
+static int head_check(const struct zblock_head *h)
 {
-	const bool zstd = h->flags & FLAG_ZSTD;
-
-	if ((h->kind != ZBLOCK_CONTROL && h->kind != ZBLOCK_DATA) || h->flags & ~FLAG_ZSTD ||
-	    h->reserved)
+	if (h->kind != ZBLOCK_CONTROL && h->kind != ZBLOCK_DATA)
 		return -EBADMSG;
 	if (h->raw_len > ZBLOCK_RAW_MAX || h->wire_len > ZBLOCK_WIRE_MAX)
 		return -EMSGSIZE;
 	if ((h->kind == ZBLOCK_CONTROL) != (h->seq == 0))
 		return -EBADMSG;
-	if (zstd)
+	if (h->zstd)
 		return h->kind == ZBLOCK_DATA && h->raw_len && h->wire_len ? 0 : -EBADMSG;
 	return h->wire_len == h->raw_len ? 0 : -EBADMSG;
 }
 
-static int unpack(struct zblock_dec *d, const struct header *h, struct span wire)
+ssize_t zblock_head(struct span in, struct zblock_head *out)
+{
+	struct rd r = rd_from(in);
+	struct zblock_head h = {.kind = (enum zblock_kind)rd_u8(&r)};
+	uint8_t flags = rd_u8(&r);
+	uint16_t reserved = rd_u16be(&r);
+	int err;
+
+	h.zstd = flags & FLAG_ZSTD;
+	h.wire_len = rd_u32be(&r);
+	h.raw_len = rd_u32be(&r);
+	h.seq = rd_u64be(&r);
+	if (r.bad)
+		return 0;
+	err = flags & ~FLAG_ZSTD || reserved ? -EBADMSG : head_check(&h);
+	if (err)
+		return err;
+	*out = h;
+	return ZBLOCK_HEADER_LEN;
+}
+
+ssize_t zblock_walk(struct zblock_walk *w, struct span in, struct zblock_head *out, bool *began)
+{
+	size_t n = in.len < w->left ? in.len : w->left;
+	ssize_t got;
+
+	*began = false;
+	if (n) {
+		w->left -= (uint32_t)n;
+		return (ssize_t)n;
+	}
+	n = sizeof(w->head) - w->n_head;
+	if (n > in.len)
+		n = in.len;
+	if (n)
+		memcpy(w->head + w->n_head, in.p, n);
+	w->n_head += (unsigned)n;
+	got = zblock_head(span_of(w->head, w->n_head), out);
+	if (got < 0)
+		return got;
+	if (got) {
+		*began = true;
+		w->n_head = 0;
+		w->left = out->wire_len;
+	}
+	return (ssize_t)n;
+}
+
+static int unpack(struct zblock_dec *d, const struct zblock_head *h, struct span wire)
 {
 	buf_reset(&d->frames);
-	if (h->flags & FLAG_ZSTD)
+	if (h->zstd)
 		return decompress(d, wire, h->raw_len);
 	wr_bytes(&d->frames, wire.p, wire.len);
 	return d->frames.bad ? -ENOMEM : 0;
@@ -253,30 +291,19 @@ static int unpack(struct zblock_dec *d, const struct header *h, struct span wire
 
 static ssize_t decode(struct zblock_dec *d, struct span in, struct zblock *out)
 {
-	struct rd r = rd_from(in);
-	struct header h = {.kind = rd_u8(&r)};
+	struct zblock_head h;
+	ssize_t n = zblock_head(in, &h);
 	int err;
 
-	h.flags = rd_u8(&r);
-	h.reserved = rd_u16be(&r);
-	h.wire_len = rd_u32be(&r);
-	h.raw_len = rd_u32be(&r);
-	h.seq = rd_u64be(&r);
-	if (r.bad)
+	if (n <= 0)
+		return n;
+	if (in.len - (size_t)n < h.wire_len)
 		return 0;
-	err = header_check(&h);
+	err = unpack(d, &h, span_of(in.p + n, h.wire_len));
 	if (err)
 		return err;
-	struct span wire = rd_bytes(&r, h.wire_len);
-
-	if (r.bad)
-		return 0;
-	err = unpack(d, &h, wire);
-	if (err)
-		return err;
-	*out = (struct zblock){
-		.kind = (enum zblock_kind)h.kind, .seq = h.seq, .frames = buf_span(&d->frames)};
-	return (ssize_t)(ZBLOCK_HEADER_LEN + h.wire_len);
+	*out = (struct zblock){.kind = h.kind, .seq = h.seq, .frames = buf_span(&d->frames)};
+	return n + (ssize_t)h.wire_len;
 }
 
 ssize_t zblock_decode(struct zblock_dec *d, struct span in, struct zblock *out)

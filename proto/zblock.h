@@ -57,4 +57,30 @@ void zblock_dec_free(struct zblock_dec *d);
  */
 ssize_t zblock_decode(struct zblock_dec *d, struct span in, struct zblock *out) WARN_UNUSED;
 
+struct zblock_head { /* an envelope's header; see PROTOCOL.md section 2 */
+	enum zblock_kind kind;
+	bool zstd;
+	uint32_t wire_len, raw_len;
+	uint64_t seq;
+};
+
+/** One header from the front of `in`: ZBLOCK_HEADER_LEN; 0: incomplete; or errors as above. */
+ssize_t zblock_head(struct span in, struct zblock_head *out) WARN_UNUSED;
+
+/* For who passes envelopes on as they are: where the one that is under way ends. All zero at a
+ * link's begin. */
+struct zblock_walk {
+	uint8_t head[ZBLOCK_HEADER_LEN];
+	unsigned n_head; /* bytes of it that have come, while it is incomplete */
+	uint32_t left;   /* bytes behind it that have not */
+};
+
+/**
+ * Go over received bytes, cut anywhere: to the end of a header, then to the end of what belongs to
+ * it. Returns bytes consumed (all of a non-empty `in` at most), or zblock_decode()'s errors for a
+ * broken header. *began: a header was completed, and is in `out`. Keeps nothing but the header.
+ */
+ssize_t zblock_walk(struct zblock_walk *w, struct span in, struct zblock_head *out,
+		    bool *began) WARN_UNUSED;
+
 #endif

@@ -29,7 +29,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/resolve.h"
-#include "uplink/trust.h"
+#include "trust.h"
 #include "zblock.h"
 
 #define BACKOFF_MIN_MS 200
@@ -761,7 +761,7 @@ static void fail_verify(struct tunnel *t, long verify)
 static void fail_tls(struct tunnel *t, unsigned long code, int sock_err)
 {
 	long verify = SSL_get_verify_result(t->ssl);
-	char cause[128];
+	char cause[128], hint[128];
 
 	tls_code_text(code, cause, sizeof(cause));
 	if (!code && sock_err && sock_err != EAGAIN)
@@ -771,7 +771,7 @@ static void fail_tls(struct tunnel *t, unsigned long code, int sock_err)
 	} else if (tls_is_auth_alert(code)) {
 		counter_inc(&n_refused);
 		link_failf(t, "%s does not accept this endpoint's certificate: %s: %s", t->where,
-			   cause, trust_alert_hint(&t->trust));
+			   cause, trust_alert_hint(&t->trust, hint, sizeof(hint)));
 	} else if (t->state == TUNNEL_HANDSHAKE) {
 		link_failf(t, "TLS with %s: %s: is an sslcollector listening there?", t->where,
 			   cause);
@@ -1135,7 +1135,8 @@ int tunnel_start(struct tunnel **out, const struct tunnel_conf *conf, struct shi
 	if (!err && getrandom(t->agent, sizeof(t->agent), 0) != (ssize_t)sizeof(t->agent))
 		err = -EIO;
 	if (!err)
-		err = trust_open(&t->trust, t->host, &conf->files, conf->state_dir, conf->insecure);
+		err = trust_open(&t->trust, &trust_endpoint, t->host, &conf->files, conf->state_dir,
+				 conf->insecure);
 	if (!err)
 		err = loop_open(t);
 	if (!err)

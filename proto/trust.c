@@ -2,7 +2,7 @@
 /*
  * trust: see trust.h. PEM files in, verifying TLS clients and advice out. Never logs a key.
  */
-#include "uplink/trust.h"
+#include "trust.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -19,19 +19,27 @@
 
 #define CERT_WARN_S (30L * 24 * 60 * 60)
 
+const struct trust_role trust_endpoint = {
+	.stage = "tunnel",
+	.self = "endpoint",
+	.enroll = "sslcollector enroll HOST TOKEN",
+	.restart = "the agent",
+};
+
 /* ---- files ---- */
 
-static void warn_expiry(SSL_CTX *ctx)
+static void warn_expiry(const struct trust_role *r, SSL_CTX *ctx)
 {
 	time_t soon = time(NULL) + CERT_WARN_S;
 	X509 *cert = SSL_CTX_get0_certificate(ctx);
 
 	if (cert && X509_cmp_time(X509_get0_notAfter(cert), &soon) < 0)
-		log_warn("tunnel: this endpoint's certificate expires within 30 days, or has "
-			 "expired: enrol it again");
+		log_warn("%s: this %s's certificate expires within 30 days, or has expired: enrol "
+			 "it again",
+			 r->stage, r->self);
 }
 
-static int enrolled_ctx(SSL_CTX **out, const char *dir)
+static int enrolled_ctx(SSL_CTX **out, const struct trust_role *r, const char *dir)
 {
 	char ca[4096], cert[4096], key[4096];
 	struct tls_files files = {.ca = ca, .cert = cert, .key = key};
@@ -42,20 +50,21 @@ static int enrolled_ctx(SSL_CTX **out, const char *dir)
 	    snprintf(key, sizeof(key), "%s/agent.key", dir) >= size)
 		return -EINVAL;
 	if (access(cert, F_OK) < 0 && errno == ENOENT) {
-		log_error("tunnel: this endpoint is not enrolled (no %s): run `sslcollector enroll "
-			  "HOST TOKEN` first; `sslcollector token` on the collector prints a token",
-			  cert);
+		log_error("%s: this %s is not enrolled (no %s): run `%s` first; `sslcollector "
+			  "token` on the collector at HOST prints a token",
+			  r->stage, r->self, cert, r->enroll);
 		return -ENOENT;
 	}
 	return tls_client_ctx(out, &files, false);
 }
 
-int trust_open(struct trust *out, const char *host, const struct tls_files *files,
-	       const char *state_dir, bool insecure)
+int trust_open(struct trust *out, const struct trust_role *role, const char *host,
+	       const struct tls_files *files, const char *state_dir, bool insecure)
 {
 	int err;
 
 	*out = (struct trust){
+		.role = role,
 		.host = host,
 		.insecure = insecure,
 		.own_pki = files->ca || files->cert || files->key,
@@ -63,13 +72,14 @@ int trust_open(struct trust *out, const char *host, const struct tls_files *file
 	if (insecure)
 		return tls_client_ctx(&out->ctx, files, true);
 	if (out->own_pki && !(files->ca && files->cert && files->key)) {
-		log_error("tunnel: own certificates: --ca, --cert and --key belong together");
+		log_error("%s: own certificates: --ca, --cert and --key belong together",
+			  role->stage);
 		return -EINVAL;
 	}
 	err = out->own_pki ? tls_client_ctx(&out->ctx, files, false)
-			   : enrolled_ctx(&out->ctx, state_dir);
+			   : enrolled_ctx(&out->ctx, role, state_dir);
 	if (!err)
-		warn_expiry(out->ctx);
+		warn_expiry(role, out->ctx);
 	return err;
 }
 
@@ -136,13 +146,16 @@ void trust_verify_text(const struct trust *t, const char *where, long verify, ch
 			 cause);
 	else
 		snprintf(out, size,
-			 "%s is not the collector that this endpoint was enrolled with: %s: check "
-			 "-t, or run `sslcollector enroll HOST TOKEN` and restart the agent",
-			 where, cause);
+			 "%s is not the collector that this %s was enrolled with: %s: check -t, or "
+			 "run `%s` and restart %s",
+			 where, t->role->self, cause, t->role->enroll, t->role->restart);
 }
 
-const char *trust_alert_hint(const struct trust *t)
+const char *trust_alert_hint(const struct trust *t, char *out, size_t size)
 {
-	return t->own_pki ? "check --cert here and --ca there"
-			  : "run `sslcollector enroll HOST TOKEN` and restart the agent";
+	if (t->own_pki)
+		snprintf(out, size, "check --cert here and --ca there");
+	else
+		snprintf(out, size, "run `%s` and restart %s", t->role->enroll, t->role->restart);
+	return out;
 }
