@@ -28,7 +28,9 @@
 #include "base/metrics.h"
 #include "base/pki.h"
 #include "base/queue.h"
+#include "bevtls.h"
 #include "enroll_server.h"
+#include "ingest.h"
 
 #define LISTEN_BACKLOG  512
 #define CLOSING_S       2            /* how long a refused peer may take to read why */
@@ -73,12 +75,13 @@ struct link {
 	size_t dirty_len;
 	struct acceptor *a; /* borrowed */
 	struct bufferevent *bev;
-	SSL *ssl; /* borrowed from bev */
-	struct ingest *ingest;
+	SSL *ssl;    /* borrowed from bev */
+	void *taker; /* who gets its bytes; NULL before the handshake and after the end */
 	struct enroll_server *enroll;
 	enum link_state state;
 	bool counts;          /* one of a->n_links, else of a->n_strangers */
 	bool paused;          /* not reading: output is over OUTPUT_MAX */
+	bool held;            /* not reading: its taker takes no more now */
 	bool shut;            /* close_notify is out */
 	uint64_t deadline_ns; /* of this state */
 	char peer[160];
@@ -144,6 +147,15 @@ static void socket_drain(int fd)
 			return;
 }
 
+static void taker_close(struct link *l)
+{
+	void *t = l->taker;
+
+	l->taker = NULL;
+	if (t)
+		l->a->conf.ops->close(t);
+}
+
 /* The end of a link for everyone but reap(). */
 static void link_kill(struct link *l)
 {
@@ -157,8 +169,7 @@ static void link_kill(struct link *l)
 	queue_push(&l->a->dead, &l->node);
 	link_count(l, false);
 	l->a->n_strangers--;
-	ingest_free(l->ingest);
-	l->ingest = NULL;
+	taker_close(l);
 }
 
 static void reap(struct acceptor *a)
@@ -193,6 +204,11 @@ static void __attribute__((format(printf, 2, 3))) say(struct acceptor *a, const 
 		log_warn("acceptor: %s", line);
 }
 
+static bool is_stopped(const struct link *l)
+{
+	return l->paused || l->held;
+}
+
 /* What a->reply holds goes out; a peer that does not read what we answer is not read either. */
 static void link_send(struct link *l)
 {
@@ -215,8 +231,7 @@ static void link_end(struct link *l)
 {
 	bool silent = l->a->reply.len == 0;
 
-	ingest_free(l->ingest);
-	l->ingest = NULL;
+	taker_close(l);
 	queue_remove(&l->dirty);
 	link_send(l);
 	if (silent && evbuffer_get_length(bufferevent_get_output(l->bev)) == 0) {
@@ -225,7 +240,7 @@ static void link_end(struct link *l)
 	}
 	link_count(l, false);
 	link_state_set(l, LINK_CLOSING, CLOSING_S);
-	l->paused = false;
+	l->paused = l->held = false;
 	bufferevent_setwatermark(l->bev, EV_WRITE, 0, 0);
 	bufferevent_enable(l->bev, EV_READ);
 }
@@ -294,7 +309,7 @@ static void start_link(struct link *l)
 		link_refuse(l, &n_busy, REFUSE_BUSY, "the collector has as many links as it takes");
 		return;
 	}
-	if (ingest_new(&l->ingest, a->conf.hub, l->peer)) {
+	if (a->conf.ops->open(&l->taker, a->conf.hub, l, l->peer)) {
 		link_refuse(l, &n_busy, REFUSE_INTERNAL, "the collector is out of memory");
 		return;
 	}
@@ -335,6 +350,8 @@ static void link_read_ahead(struct link *l)
 
 static void link_dirty(struct link *l, size_t len, uint64_t now_ns)
 {
+	if (!l->a->conf.ops->flushed)
+		return;
 	if (!queue_is_in(&l->dirty)) {
 		queue_push(&l->a->dirty, &l->dirty);
 		l->dirty_ns = now_ns;
@@ -343,22 +360,26 @@ static void link_dirty(struct link *l, size_t len, uint64_t now_ns)
 	l->dirty_len += len;
 }
 
+static void link_up(struct link *l)
+{
+	link_state_set(l, LINK_UP, ACCEPTOR_SILENT_S);
+	link_read_ahead(l);
+	log_info("acceptor: link up peer=%s links=%u", l->peer, l->a->n_links);
+}
+
 static void read_link(struct link *l, struct span bytes)
 {
 	struct acceptor *a = l->a;
 	uint64_t now_ns = clock_mono_ns();
 	int err;
 
-	err = ingest_bytes(l->ingest, bytes, &a->reply, now_ns);
+	err = a->conf.ops->bytes(l->taker, bytes, &a->reply, now_ns);
 	if (err) {
 		link_end(l);
 		return;
 	}
-	if (l->state == LINK_HELLO && ingest_is_greeted(l->ingest)) {
-		link_state_set(l, LINK_UP, ACCEPTOR_SILENT_S);
-		link_read_ahead(l);
-		log_info("acceptor: link up peer=%s links=%u", l->peer, a->n_links);
-	}
+	if (l->state == LINK_HELLO && a->conf.ops->is_greeted(l->taker))
+		link_up(l);
 	if (l->state == LINK_UP)
 		l->deadline_ns = now_ns + ACCEPTOR_SILENT_S * NS_PER_S;
 	link_dirty(l, bytes.len, now_ns);
@@ -427,7 +448,7 @@ static void read_more(struct link *l, int n)
 	struct acceptor *a = l->a;
 
 	for (unsigned i = 0; i < READ_RECORDS && n > 0; i++) {
-		if (l->state != LINK_UP || l->paused)
+		if (l->state != LINK_UP || is_stopped(l))
 			return;
 		if (n < RECORD_LEN && !SSL_has_pending(l->ssl))
 			return;
@@ -476,6 +497,16 @@ static void on_read(struct bufferevent *bev, void *ctx)
 	read_more(l, len < RECORD_LEN ? 1 : RECORD_LEN);
 }
 
+/* Nothing stands against it any more: read on. */
+static void link_go_on(struct link *l)
+{
+	if (is_stopped(l))
+		return;
+	l->deadline_ns = clock_mono_ns() + ACCEPTOR_SILENT_S * NS_PER_S;
+	bufferevent_enable(l->bev, EV_READ);
+	link_again(l);
+}
+
 static void on_write(struct bufferevent *bev, void *ctx)
 {
 	struct link *l = ctx;
@@ -485,38 +516,43 @@ static void on_write(struct bufferevent *bev, void *ctx)
 		shutdown(bufferevent_getfd(bev), SHUT_WR);
 	} else if (l->paused && l->state == LINK_UP) {
 		l->paused = false;
-		bufferevent_enable(bev, EV_READ);
-		link_again(l);
+		link_go_on(l);
+		if (l->a->conf.ops->drained)
+			l->a->conf.ops->drained(l->taker);
 	}
 }
 
-/* ---- ends ---- */
+/* ---- for takers ---- */
 
-/* The first code of OpenSSL's own; libevent mixes SSL_get_error() values, which are small, among
- * them. What our own reads left is still with OpenSSL. */
-static unsigned long bev_code(struct bufferevent *bev)
+bool acceptor_send(struct link *l, struct span bytes)
 {
-	unsigned long code, found = 0;
-
-	while ((code = bufferevent_get_openssl_error(bev)))
-		if (!found && (ERR_GET_LIB(code) || ERR_SYSTEM_ERROR(code)))
-			found = code;
-	while ((code = ERR_get_error()))
-		if (!found)
-			found = code;
-	return found;
+	wr_bytes(&l->a->reply, bytes.p, bytes.len);
+	link_send(l);
+	return !l->paused;
 }
 
-static void cause_text(struct bufferevent *bev, short what, char *out, size_t len)
+void acceptor_greeted(struct link *l)
 {
-	int err = EVUTIL_SOCKET_ERROR();
-	unsigned long code = bev_code(bev);
+	if (l->state == LINK_HELLO)
+		link_up(l);
+}
 
-	if (!code && (what & BEV_EVENT_ERROR) && err && err != EAGAIN)
-		snprintf(out, len, "%s", strerror(err));
+void acceptor_hold(struct link *l, bool hold)
+{
+	l->held = hold;
+	if (hold)
+		bufferevent_disable(l->bev, EV_READ);
 	else
-		tls_code_text(code, out, len);
+		link_go_on(l);
 }
+
+void acceptor_end(struct link *l, struct span last_words)
+{
+	wr_bytes(&l->a->reply, last_words.p, last_words.len);
+	link_end(l);
+}
+
+/* ---- ends ---- */
 
 static void handshake_failed(struct link *l, short what)
 {
@@ -532,7 +568,7 @@ static void handshake_failed(struct link *l, short what)
 		    X509_verify_cert_error_string(verify), l->peer);
 		return;
 	}
-	cause_text(l->bev, what, cause, sizeof(cause));
+	bevtls_cause(l->bev, what, cause, sizeof(cause));
 	if (strcmp(cause, "unknown ca") == 0 || strcmp(cause, "bad certificate") == 0 ||
 	    strcmp(cause, "certificate unknown") == 0)
 		say(l->a,
@@ -557,7 +593,7 @@ static void link_lost(struct link *l, short what)
 {
 	char cause[128];
 
-	cause_text(l->bev, what, cause, sizeof(cause));
+	bevtls_cause(l->bev, what, cause, sizeof(cause));
 	counter_inc(&n_lost);
 	if (l->state == LINK_UP)
 		log_info("acceptor: link closed: %s peer=%s links=%u",
@@ -620,9 +656,9 @@ void acceptor_tick(struct acceptor *a, uint64_t now_ns)
 		struct link *l = queue_entry(n, struct link, node);
 
 		next = queue_next(&a->links, n);
-		if (now_ns >= l->deadline_ns)
+		if (now_ns >= l->deadline_ns && !(l->held && l->state == LINK_UP))
 			link_late(l);
-		else if (l->ingest && ingest_is_replaced(l->ingest))
+		else if (l->taker && a->conf.ops->is_replaced(l->taker))
 			link_kill(l);
 	}
 	reap(a);
@@ -653,7 +689,7 @@ uint64_t acceptor_flushed(struct acceptor *a, uint64_t now_ns)
 		queue_remove(n);
 		if (l->state != LINK_UP)
 			continue;
-		ingest_ack(l->ingest, &a->reply);
+		a->conf.ops->flushed(l->taker, &a->reply);
 		link_send(l);
 	}
 	reap(a);

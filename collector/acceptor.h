@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * acceptor: the TLS server. Sockets in; received bytes go to ingest (or to enrolment, by ALPN),
- * answers go back. Decides who may connect, how long a peer may be silent, and how much may wait
- * for it. Runs in its event base's thread.
+ * acceptor: the TLS server. Sockets in; received bytes go to their taker (or to enrolment, by
+ * ALPN), answers go back. Decides who may connect, how long a peer may be silent, and how much may
+ * wait for it. Runs in its event base's thread.
  */
 #ifndef SSLC_COLLECTOR_ACCEPTOR_H
 #define SSLC_COLLECTOR_ACCEPTOR_H
@@ -10,7 +10,7 @@
 #include <event2/event.h>
 
 #include "base/tls.h"
-#include "ingest.h"
+#include "taker.h"
 
 #define ACCEPTOR_LINKS_MAX                                                                         \
 	4096 /* links past their handshake; beyond: REFUSE_BUSY. Bounds memory                     \
@@ -23,7 +23,8 @@
 
 struct acceptor_conf { /* all pointers borrowed until acceptor_close() */
 	struct event_base *base;
-	struct ingest_hub *hub;
+	const struct taker_ops *ops;
+	void *hub;               /* the takers' */
 	const char *listen_addr; /* NULL: all addresses, IPv6 and IPv4 */
 	uint16_t port;           /* 0: any free one, see acceptor_port() */
 	struct tls_files files;
@@ -49,6 +50,17 @@ uint64_t acceptor_flushed(struct acceptor *a, uint64_t now_ns);
 #define ACCEPTOR_ACK_BYTES (256u << 10)
 /** About once a second: close links that are silent, late, or replaced by newer ones. */
 void acceptor_tick(struct acceptor *a, uint64_t now_ns);
+/*
+ * For takers, at any time between open() and close(), though not from within bytes().
+ */
+/** Bytes to the agent. False: it is behind, and not read either until drained(). */
+bool acceptor_send(struct link *l, struct span bytes);
+/** Its hello was accepted meanwhile. */
+void acceptor_greeted(struct link *l);
+/** Do not read it, or read it again. It may stay silent for that long. Also from bytes(). */
+void acceptor_hold(struct link *l, bool hold);
+/** End it after these last words. The taker is closed when this returns. */
+void acceptor_end(struct link *l, struct span last_words);
 /** Accept nobody any more; links go on. */
 void acceptor_stop(struct acceptor *a);
 /** Close all links and free. Accepts NULL. */

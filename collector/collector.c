@@ -272,6 +272,7 @@ static int collector_open(struct collector *c, const struct collector_conf *conf
 	if (err)
 		return err;
 	ac.base = c->base;
+	ac.ops = &ingest_taker;
 	ac.hub = c->hub;
 	ac.files = cr.files;
 	ac.enroll_dir = cr.own ? NULL : conf->state_dir;

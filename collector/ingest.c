@@ -583,3 +583,50 @@ void ingest_ack(struct ingest *in, struct buf *reply)
 	if (answer(in, reply))
 		log_warn("ingest: ack not sent peer=%s", in->name);
 }
+
+/* ---- as a taker ---- */
+
+static int taker_open(void **out, void *hub, struct link *l, const char *name)
+{
+	struct ingest *in = NULL;
+	int err = ingest_new(&in, hub, name);
+
+	(void)l;
+	if (!err)
+		*out = in;
+	return err;
+}
+
+static void taker_close(void *taker)
+{
+	ingest_free(taker);
+}
+
+static int taker_bytes(void *taker, struct span bytes, struct buf *reply, uint64_t now_ns)
+{
+	return ingest_bytes(taker, bytes, reply, now_ns);
+}
+
+static bool taker_is_greeted(const void *taker)
+{
+	return ingest_is_greeted(taker);
+}
+
+static bool taker_is_replaced(const void *taker)
+{
+	return ingest_is_replaced(taker);
+}
+
+static void taker_flushed(void *taker, struct buf *reply)
+{
+	ingest_ack(taker, reply);
+}
+
+const struct taker_ops ingest_taker = {
+	.open = taker_open,
+	.close = taker_close,
+	.bytes = taker_bytes,
+	.is_greeted = taker_is_greeted,
+	.is_replaced = taker_is_replaced,
+	.flushed = taker_flushed,
+};

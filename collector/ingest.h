@@ -9,6 +9,7 @@
 #define SSLC_COLLECTOR_INGEST_H
 
 #include "sessions/session.h"
+#include "taker.h"
 
 struct ingest_hub; /* what all links of one collector share: agents seen, their last sequence
 		      numbers */
@@ -44,6 +45,8 @@ bool ingest_is_replaced(const struct ingest *in);
 int ingest_put_refused(struct buf *reply, uint16_t code, const char *text) WARN_UNUSED;
 /** Sinks are flushed: appends an ack for what was consumed since the last one, if anything. */
 void ingest_ack(struct ingest *in, struct buf *reply);
+/** A link of the acceptor; its hub is a struct ingest_hub. */
+extern const struct taker_ops ingest_taker;
 /** A block's frames that never crossed a tunnel: an endpoint alone. Same checks, same effects. */
 int ingest_frames(struct sessions *t, struct session_origin *o, struct span frames,
 		  uint64_t now_ns) WARN_UNUSED;

@@ -186,6 +186,7 @@ static void server_start_dir(struct server *s, const char *dir, uint16_t port, b
 	assert_non_null(s->base);
 	assert_int_equal(ingest_hub_new(&s->hub, &table), 0);
 	conf.base = s->base;
+	conf.ops = &ingest_taker;
 	conf.hub = s->hub;
 	assert_int_equal(acceptor_open(&s->acceptor, &conf), 0);
 	s->port = acceptor_port(s->acceptor);
