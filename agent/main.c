@@ -213,6 +213,8 @@ static int run_collector(const struct options *o)
 		.insecure = o->insecure,
 		.sinks = o->sinks,
 		.n_sinks = o->n_sinks,
+		.onward = o->host,
+		.onward_port = o->onward_port,
 	};
 
 	return collector_run(&conf);
@@ -304,7 +306,7 @@ static int run(const struct options *o)
 		set_priority(o);
 		return run_collector(o);
 	case MODE_ENROLL:
-		return enroll_run(o->host, o->port, o->token, o->state_dir);
+		return enroll_run(o->host, o->port, o->token, o->state_dir, o->onward);
 	case MODE_TOKEN:
 		return print_token(o);
 	case MODE_COVERAGE:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * collector: wires acceptor → ingest → session → forge → sinks into one loop and one thread.
+ * collector: wires acceptor → ingest → session → forge → sinks into one loop and one thread; or
+ * acceptor → aggregate → the next collector.
  * Options in, exit status out. Each round: what the links brought, timers, one flush of the sinks,
  * then the acknowledgements of what was flushed.
  */
@@ -15,11 +16,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "acceptor.h"
+#include "aggregate/aggregate.h"
 #include "base/clock.h"
 #include "base/hangup.h"
 #include "base/log.h"
@@ -30,6 +33,7 @@
 #include "sessions/session.h"
 
 #define FIRST_TOKEN_TTL_S 3600
+#define DESCRIPTORS       (4 * ACCEPTOR_LINKS_MAX)
 
 /* The part that needs no network: shared by a collector and an endpoint that works alone. */
 struct middle {
@@ -42,6 +46,7 @@ struct middle {
 struct collector {
 	struct middle middle;
 	struct ingest_hub *hub;
+	struct aggregate *aggregate; /* instead of these two; NULL: packets are made here */
 	struct acceptor *acceptor;
 	struct event_base *base;
 	struct event *sigint, *sigterm, *sigusr1, *sighup, *timer;
@@ -157,9 +162,6 @@ static struct event_base *base_new(void)
 
 static int loop_open(struct collector *c)
 {
-	c->base = base_new();
-	if (!c->base)
-		return -ENOMEM;
 	c->sigint = signal_new(c, SIGINT, on_stop);
 	c->sigterm = signal_new(c, SIGTERM, on_stop);
 	c->sigusr1 = signal_new(c, SIGUSR1, on_usr1);
@@ -251,6 +253,23 @@ static int credentials_open(struct credentials *cr, const struct collector_conf 
 	return state_dir_files(cr, conf->state_dir);
 }
 
+/* Packets are made elsewhere. */
+static int onward_open(struct collector *c, const struct collector_conf *conf)
+{
+	char dir[4096];
+	const struct dialer_conf dc = {
+		.base = c->base,
+		.host = conf->onward,
+		.port = conf->onward_port,
+		.files = conf->files,
+		.dir = dir,
+		.insecure = conf->insecure,
+	};
+	int err = pki_upstream_dir(conf->state_dir, dir, sizeof(dir));
+
+	return err ? err : aggregate_open(&c->aggregate, &dc);
+}
+
 static int collector_open(struct collector *c, const struct collector_conf *conf)
 {
 	struct credentials cr = {0};
@@ -261,19 +280,23 @@ static int collector_open(struct collector *c, const struct collector_conf *conf
 	};
 	int err;
 
-	/* Outputs first: a wrong one must not leave a certificate authority behind. */
-	err = middle_open(&c->middle, conf->sinks, conf->n_sinks);
+	c->base = base_new();
+	if (!c->base)
+		return -ENOMEM;
+	/* Where to first: what is wrong there must not leave a certificate authority behind. */
+	err = conf->onward ? onward_open(c, conf)
+			   : middle_open(&c->middle, conf->sinks, conf->n_sinks);
 	if (!err)
 		err = credentials_open(&cr, conf);
 	if (!err)
 		err = loop_open(c);
-	if (!err)
+	if (!err && !c->aggregate)
 		err = ingest_hub_new(&c->hub, c->middle.sessions);
 	if (err)
 		return err;
 	ac.base = c->base;
-	ac.ops = &ingest_taker;
-	ac.hub = c->hub;
+	ac.ops = c->aggregate ? &aggregate_taker : &ingest_taker;
+	ac.hub = c->aggregate ? (void *)c->aggregate : (void *)c->hub;
 	ac.files = cr.files;
 	ac.enroll_dir = cr.own ? NULL : conf->state_dir;
 	return acceptor_open(&c->acceptor, &ac);
@@ -293,15 +316,28 @@ static void collector_loop(struct collector *c)
 			log_error("collector: event loop: %s", strerror(errno));
 			return;
 		}
-		wait_ns = middle_round(&c->middle, &second);
+		wait_ns = c->aggregate ? aggregate_round(c->aggregate, clock_mono_ns(), &second)
+				       : middle_round(&c->middle, &second);
 		ack_ns = acceptor_flushed(c->acceptor, clock_mono_ns());
 		if (ack_ns < wait_ns)
 			wait_ns = ack_ns;
 		if (!second)
 			continue;
-		ingest_hub_tick(c->hub, clock_mono_ns());
+		if (c->hub)
+			ingest_hub_tick(c->hub, clock_mono_ns());
 		acceptor_tick(c->acceptor, clock_mono_ns());
 	}
+}
+
+/* A link takes one, passed on two; the usual soft limit is for programs that use select(2). */
+static void descriptors_raise(void)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l))
+		return;
+	l.rlim_cur = l.rlim_max < DESCRIPTORS ? l.rlim_max : DESCRIPTORS;
+	(void)setrlimit(RLIMIT_NOFILE, &l);
 }
 
 int collector_run(const struct collector_conf *conf)
@@ -311,9 +347,11 @@ int collector_run(const struct collector_conf *conf)
 	int err;
 
 	signal(SIGPIPE, SIG_IGN);
+	descriptors_raise();
 	err = collector_open(&c, conf);
 	if (!err) {
-		log_info("collector: listening port=%u%s", acceptor_port(c.acceptor),
+		log_info("collector: listening port=%u%s%s%s", acceptor_port(c.acceptor),
+			 conf->onward ? ", passing on to " : "", conf->onward ? conf->onward : "",
 			 conf->insecure ? " (insecure: anyone may send)" : "");
 		notify_ready();
 		collector_loop(&c);
@@ -327,6 +365,7 @@ int collector_run(const struct collector_conf *conf)
 	acceptor_close(c.acceptor);
 	middle_close(&c.middle);
 	ingest_hub_free(c.hub);
+	aggregate_close(c.aggregate);
 	loop_close(&c);
 	if (!err)
 		metrics_dump(stderr, false);

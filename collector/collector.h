@@ -14,6 +14,8 @@ struct collector_conf {
 	bool insecure;
 	const struct sink_conf *sinks; /* borrowed */
 	unsigned n_sinks;
+	const char *onward; /* pass on to the collector on this host; then there are no sinks */
+	uint16_t onward_port;
 };
 
 /** Runs until SIGINT or SIGTERM, then closes every forged connection. Exit status 0 or 1 (logged).

@@ -48,6 +48,8 @@ void options_print_help(void)
 	      "  sslcollector -I <iface> -t <host[:port]>   endpoint: send to a collector\n"
 	      "  sslcollector -C -o <iface>                 sensor: receive, put packets on "
 	      "<iface>\n"
+	      "  sslcollector -C -t <host[:port]>           in between: receive, pass on to a "
+	      "collector\n"
 	      "  sslcollector -I <iface1> -o <iface2>       endpoint alone: packets out of "
 	      "<iface2>\n"
 	      "\n"
@@ -62,6 +64,8 @@ void options_print_help(void)
 	      "  sslcollector token [--expires 1h]          at the collector: print a new token\n"
 	      "  sslcollector enroll HOST[:PORT] TOKEN      at the endpoint: get a certificate "
 	      "with it\n"
+	      "  sslcollector enroll -C HOST[:PORT] TOKEN   the same for a collector that passes "
+	      "on\n"
 	      "\n"
 	      "Programs\n"
 	      "  sslcollector run -- COMMAND...             run it with the preloaded library, for "
@@ -210,9 +214,12 @@ static void forget_contradicted(struct settings *file, const struct settings *cl
 {
 	static const struct said nothing;
 
-	if (settings_is_on(&cli->collect))
-		file->interface = file->filter = file->to = nothing;
-	if (cli->interface.any || cli->to.any)
+	if (settings_is_on(&cli->collect)) {
+		file->interface = file->filter = nothing;
+		if (!settings_is_on(&file->collect))
+			file->to = nothing; /* an endpoint's */
+	}
+	if (cli->interface.any)
 		file->collect = nothing;
 	if (cli->to.any || has_output(cli))
 		file->output = file->write = file->pcap_over_ip = file->pcap_over_ip_to =
@@ -258,16 +265,16 @@ static int check_fits(enum options_mode mode, struct settings *cli)
 
 static int choose_collector(const struct settings *s)
 {
-	if (s->to.any)
-		return usage_error("-C with -t: passing on to a further collector is not available "
-				   "in this version; use -C with an output");
+	if (s->to.any && has_output(s))
+		return usage_error("-C -t with an output: a collector either passes on or makes "
+				   "packets itself; say one of them");
 	if (s->interface.any)
 		return usage_error("-C with -I %s: a collector monitors no interface; say one of "
 				   "them, or run two sslcollector",
 				   s->interface.word);
-	if (!has_output(s))
-		return usage_error(
-			"-C: where to? Add -o IFACE, -w FILE, --print or another output");
+	if (!s->to.any && !has_output(s))
+		return usage_error("-C: where to? Add -o IFACE, -w FILE, --print or another "
+				   "output, or -t HOST");
 	return 0;
 }
 
@@ -384,7 +391,7 @@ static int take_run(struct options *o, struct settings *s, struct settings *cli)
 	if (o->mode == MODE_ALONE && !has_output(s))
 		s->print.flag = &yes;
 	err = settings_take(s, IN(o->mode), NULL, o);
-	if (!err && o->mode != MODE_ALONE)
+	if (!err && o->mode == MODE_AGENT)
 		err = settle_port(o, s, cli);
 	if (!err)
 		spread_port_map(o);
@@ -431,6 +438,7 @@ static int take_enroll(struct options *o, struct settings *s, struct cli *cli)
 	int err;
 
 	o->mode = MODE_ENROLL;
+	o->onward = settings_is_on(&cli->set.collect);
 	err = check_fits(o->mode, &cli->set);
 	if (err)
 		return err;
@@ -581,6 +589,7 @@ int options_parse(struct options *o, int argc, char **argv)
 
 	*o = (struct options){
 		.port = SSLC_PORT,
+		.onward_port = SSLC_PORT,
 		.zstd_level = COMPRESS_DEFAULT,
 		.queue_bytes = QUEUE_DEFAULT,
 		.ring_bytes = RING_DEFAULT,

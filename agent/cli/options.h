@@ -18,7 +18,7 @@
 enum options_mode {
 	MODE_AGENT,     /* -I … -t HOST */
 	MODE_ALONE,     /* -I … with -o, -w or --print */
-	MODE_COLLECTOR, /* -C with -o, -w or --print */
+	MODE_COLLECTOR, /* -C with -t HOST, or with -o, -w or --print */
 	MODE_ENROLL,    /* enroll HOST TOKEN */
 	MODE_TOKEN,     /* token: print a new enrolment token (on the collector's host) */
 	MODE_COVERAGE,  /* coverage: who is mirrored on this host, and who is not */
@@ -35,10 +35,12 @@ enum options_mode {
 
 struct options { /* owns its strings; options_fini() frees them */
 	enum options_mode mode;
-	char *iface;   /* -I */
-	char *filter;  /* trailing arguments joined by spaces; NULL: none */
-	char *host;    /* -t, or enroll's HOST */
-	uint16_t port; /* -t HOST:PORT or -p; default SSLC_PORT */
+	char *iface;          /* -I */
+	char *filter;         /* trailing arguments joined by spaces; NULL: none */
+	char *host;           /* -t, or enroll's HOST */
+	uint16_t port;        /* -t HOST:PORT or -p; default SSLC_PORT */
+	uint16_t onward_port; /* -C: of -t HOST:PORT; its own port is the one above */
+	bool onward;          /* enroll -C: as a collector that passes on */
 	char *token;
 	char *listen_addr; /* -C: --listen ADDR */
 	char *state_dir;   /* --state-dir; default /var/lib/sslcollector */

@@ -31,6 +31,8 @@ struct enroll {
 	const char *host; /* borrowed, as are the next two */
 	uint16_t port;
 	const char *dir;
+	char upstream[4096];
+	bool onward; /* for a collector that passes on */
 	uint8_t secret[PKI_SECRET_LEN], fingerprint[PKI_FINGERPRINT_LEN];
 	int fd;
 	SSL_CTX *ctx;
@@ -342,7 +344,9 @@ static int check_dir(struct enroll *e)
 	if (err)
 		log_error(
 			"enroll: %s belongs to a collector of this host, and the token is another "
-			"collector's: give this endpoint a --state-dir of its own",
+			"collector's: give this endpoint a --state-dir of its own, or say enroll "
+			"-C "
+			"to have this host's collector pass on to that one",
 			e->dir);
 	return err;
 }
@@ -356,8 +360,9 @@ static void print_done(const struct enroll *e)
 	fprintf(stderr,
 		"sslcollector: enrolled: key and certificates are in %s (agent.key, agent.pem, "
 		"ca.pem).\n"
-		"Start mirroring with:\n    sslcollector -I any -t ",
-		e->dir);
+		"%s\n    sslcollector %s -t ",
+		e->dir,
+		e->onward ? "Pass on with:" : "Start mirroring with:", e->onward ? "-C" : "-I any");
 	fprintf(stderr, strchr(e->host, ':') ? "[%s]%s\n" : "%s%s\n", e->host, port);
 }
 
@@ -374,9 +379,23 @@ static void enroll_fini(struct enroll *e)
 	explicit_bzero(e->secret, sizeof(e->secret));
 }
 
-int enroll_run(const char *host, uint16_t port, const char *token, const char *state_dir)
+/* Where the files go. With `onward` the directory above has to be there before. */
+static int choose_dir(struct enroll *e, const char *state_dir, bool onward)
 {
-	struct enroll e = {.host = host, .port = port, .dir = state_dir, .fd = -1};
+	int err = 0;
+
+	e->dir = state_dir;
+	if (!onward)
+		return 0;
+	err = pki_upstream_dir(state_dir, e->upstream, sizeof(e->upstream));
+	e->dir = e->upstream;
+	return err ? err : pki_dir_prepare(state_dir);
+}
+
+int enroll_run(const char *host, uint16_t port, const char *token, const char *state_dir,
+	       bool onward)
+{
+	struct enroll e = {.host = host, .port = port, .onward = onward, .fd = -1};
 	int err;
 
 	signal(SIGPIPE, SIG_IGN); /* a collector that hangs up is an error here, not the end */
@@ -387,6 +406,8 @@ int enroll_run(const char *host, uint16_t port, const char *token, const char *s
 	if (err)
 		log_error("enroll: this is not a token: copy the whole line that the collector "
 			  "printed");
+	if (!err)
+		err = choose_dir(&e, state_dir, onward);
 	if (!err)
 		err = check_dir(&e);
 	if (!err)

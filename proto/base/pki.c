@@ -520,6 +520,11 @@ out:
 	return err ? err : made;
 }
 
+int pki_upstream_dir(const char *state_dir, char *out, size_t size)
+{
+	return (size_t)snprintf(out, size, "%s/upstream", state_dir) < size ? 0 : -ENAMETOOLONG;
+}
+
 int pki_fingerprint(struct x509_st *cert, uint8_t out[PKI_FINGERPRINT_LEN])
 {
 	uint8_t md[EVP_MAX_MD_SIZE];

@@ -10,7 +10,8 @@
  * within 30 days of the end; an endpoint is enrolled again.
  *
  * A state directory (mode 0700) holds, on a collector: ca.pem ca.key collector.pem collector.key
- * tokens/; on an endpoint: ca.pem agent.pem agent.key.
+ * tokens/; on an endpoint: ca.pem agent.pem agent.key. A collector that passes on to another one is
+ * its endpoint: these three are in upstream/ then.
  */
 #ifndef SSLC_BASE_PKI_H
 #define SSLC_BASE_PKI_H
@@ -39,6 +40,8 @@ int pki_request_new(struct buf *key_pem, struct buf *csr_der) WARN_UNUSED;
 /** Collector: check the request's own signature and sign it for clientAuth, subject CN = host. */
 int pki_request_sign(const char *state_dir, struct span csr_der, const char *host,
 		     struct buf *cert_pem) WARN_UNUSED;
+/** The name of upstream/. 0 or -ENAMETOOLONG. */
+int pki_upstream_dir(const char *state_dir, char *out, size_t size) WARN_UNUSED;
 /** Write a file of the state directory: mode, temporary name, fsync, rename. 0 or -errno. */
 int pki_file_write(const char *dir, const char *name, struct span contents,
 		   unsigned mode) WARN_UNUSED;

@@ -39,6 +39,12 @@ void resolve_unref(struct resolve *r)
 	free(r);
 }
 
+struct resolve *resolve_ref(struct resolve *r)
+{
+	atomic_fetch_add(&r->refs, 1);
+	return r;
+}
+
 static void lookup(struct resolve *r)
 {
 	static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,

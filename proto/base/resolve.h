@@ -32,6 +32,8 @@ bool resolve_is_done(const struct resolve *r);
 int resolve_error(const struct resolve *r);
 /** The addresses in the order in which to try them; borrowed, die with the caller's reference. */
 const struct addrinfo *resolve_list(const struct resolve *r);
+/** Another reference, for another resolve_unref(). Returns `r`. */
+struct resolve *resolve_ref(struct resolve *r);
 /** Leave, in any state and without waiting: a lookup under way ends unheard. Accepts NULL. */
 void resolve_unref(struct resolve *r);
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations by all ways to call OpenSSL (progs/calls.c), and what a mirror must show of them."""
+"""Conversations: by all ways to call OpenSSL (progs/calls.c), and one that goes on and on; and what a mirror must
+show of them."""
 import re
+import time
 
-from lib import equal, fact, find_flow, sha256
+from lib import check, equal, fact, find_flow, flows, pattern, settle, sha256
 
 WAYS = ("plain", "ex", "peek", "peek_ex", "bio", "reuse", "fork", "threads", "renegotiation", "key_update",
         "auth", "rfd_wfd", "set0", "nonblock", "zero", "cbc", "cbc_nonblock")
+SIZE = 50_000  # of what Talk uploads at a time
 CALL = re.compile(r"^port (\d+)\nsent (\d+ \w+)\ngot (\d+ \w+)$", re.M)
 
 
@@ -33,3 +36,35 @@ def judge(seen, talks, end):
         else:
             fact(f"{end}'s end, {way}: {sent.split()[0]} + {got.split()[0]} bytes exact")
     return wrong
+
+
+class Talk:
+    """One connection that uploads without end; what it has said."""
+
+    def __init__(self, t):
+        self.c = t.helper("client", "client.py", "10.71.1.1", 443, ns=t.cli)
+        self.port = int(self.c.wait_line(r"connected \S+ (\d+)", where="out").group(1))
+        self.said, self.n = bytearray(), 0
+
+    def some(self, until, at_least):
+        """Uploads until `until()`, and no fewer."""
+        begun = time.monotonic()
+        for i in range(10000):
+            if i >= at_least and until():
+                return
+            check(time.monotonic() < begun + 60, "still not after a minute of uploads")
+            path = f"/post?{self.n}"
+            self.c.say(f"post {path} {SIZE}", "answer 200")
+            self.said += f"POST {path} HTTP/1.1\r\nHost: mirror.test\r\nContent-Length: {SIZE}\r\n\r\n".encode()
+            self.said += pattern(path, SIZE)
+            self.n += 1
+
+    def judge(self, pcap, what):
+        self.c.say("close", "done close")
+        settle(pcap, lambda seen: any(f.client[1] == self.port and f.end for f in seen), 20)
+        f = find_flow(flows(pcap, sound=False), self.port, 443)
+        check(f.is_sound(), f"{what}: {f}")
+        equal((f.end, len([p for _, p in f.packets if p.flags & 2])), ("fin", 2), f"{what}: end, and SYNs")
+        equal((len(f.data[0]), sha256(f.data[0])), (len(self.said), sha256(self.said)), f"{what}: uploads")
+        equal(bytes(f.data[1]).count(b"stored\n"), self.n, f"{what}: answers")
+        fact(f"{what}: one connection, {len(self.said)} bytes, each once")

@@ -5,44 +5,9 @@ sees each byte once; also when either agent is killed while a connection talks a
 when it is stopped in good order."""
 import re
 import signal
-import time
 
-from lib import check, equal, fact, find_flow, flows, pattern, run, settle, sha256
-
-SIZE = 50_000
-
-
-class Talk:
-    """One connection that uploads without end; what it has said."""
-
-    def __init__(self, t):
-        self.c = t.helper("client", "client.py", "10.71.1.1", 443, ns=t.cli)
-        self.port = int(self.c.wait_line(r"connected \S+ (\d+)", where="out").group(1))
-        self.said, self.n = bytearray(), 0
-
-    def some(self, until, at_least):
-        """Uploads until `until()`, and no fewer."""
-        begun = time.monotonic()
-        for i in range(10000):
-            if i >= at_least and until():
-                return
-            check(time.monotonic() < begun + 60, "still not after a minute of uploads")
-            path = f"/post?{self.n}"
-            self.c.say(f"post {path} {SIZE}", "answer 200")
-            self.said += f"POST {path} HTTP/1.1\r\nHost: mirror.test\r\nContent-Length: {SIZE}\r\n\r\n".encode()
-            self.said += pattern(path, SIZE)
-            self.n += 1
-
-    def judge(self, pcap, what):
-        self.c.say("close", "done close")
-        settle(pcap, lambda seen: any(f.client[1] == self.port and f.end for f in seen), 20)
-        f = find_flow(flows(pcap, sound=False), self.port, 443)
-        check(f.is_sound(), f"{what}: {f}")
-        equal((f.end, len([p for _, p in f.packets if p.flags & 2])), ("fin", 2), f"{what}: end, and SYNs")
-        equal((len(f.data[0]), sha256(f.data[0])), (len(self.said), sha256(self.said)), f"{what}: uploads")
-        equal(bytes(f.data[1]).count(b"stored\n"), self.n, f"{what}: answers")
-        fact(f"{what}: one connection, {len(self.said)} bytes, each once")
-
+from lib import check, equal, fact, run
+from lib_conversations import SIZE, Talk
 
 class Ends:
     def __init__(self, t):

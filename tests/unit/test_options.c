@@ -147,6 +147,8 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%s", filter, NULL);
 	SHOW("%s", host, NULL);
 	SHOW("%u", port, 3005);
+	SHOW("%u", onward_port, 3005);
+	SHOW("%d", onward, false);
 	SHOW("%s", token, NULL);
 	SHOW("%s", listen_addr, NULL);
 	if (o->state_dir && strcmp(o->state_dir, "/var/lib/sslcollector") != 0)
@@ -354,6 +356,7 @@ static void test_subcommands_are_for_people(void **state)
 {
 	(void)state;
 	assert_taken("enroll|ids1|ABCD-EF", NULL, "enroll host=ids1 token=ABCD-EF");
+	assert_taken("enroll|-C|ids1|T", NULL, "enroll host=ids1 onward=1 token=T");
 	assert_taken("enroll|[::1]:7|T|--state-dir|/s", NULL,
 		     "enroll host=::1 port=7 token=T state_dir=/s");
 	assert_taken("enroll|ids1|T|-p|8", NULL, "enroll host=ids1 port=8 token=T");
@@ -405,9 +408,9 @@ static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
 		{"-t|ids1", "say what to mirror with -I"},
 		{"-o|eth1", "say what to mirror with -I"},
 		{"-C", "-C: where to?"},
-		{"-C|-t|ids1",
-		 "passing on to a further collector is not available in this version"},
-		{"-C|-t|ids1|-o|x", "not available in this version"},
+		{"-C|-t|ids1|-o|x", "-C -t with an output: "},
+		{"-C|-t|ids1|--print", "-C -t with an output: "},
+		{"-C|-t|ids1|-I|e", "-C with -I e"},
 		{"-C|-I|eth0|-o|x", "-C with -I eth0"},
 		{"-I|e|-t|h|-o|x", "-t with an output: "},
 		{"-I|e|-t|h|--print", "-t with an output: "},
@@ -655,6 +658,7 @@ static void test_the_command_line_wins(void **state)
 {
 	static const char agent[] = "interface: any\nto: ids1:4000\nfilter: port 1\n";
 	static const char by_port[] = "interface: any\nto: ids1\nport: 5\n";
+	static const char onward[] = "collect: yes\nto: h:6\nport: 5\n";
 	static const char sensor[] = "collect: true\noutput: [ids0]\nwrite: [f]\nprint: true\n";
 
 	(void)state;
@@ -667,6 +671,12 @@ static void test_the_command_line_wins(void **state)
 	assert_taken("-t|h:9", agent, "agent iface=any filter=port 1 host=h port=9");
 	assert_taken("-w|-", agent, "alone iface=any filter=port 1 pcap:-");
 	assert_taken("-C|--print", by_port, "collector port=5 text:-");
+	assert_refused("-C", by_port, "-C: where to?");
+	assert_taken("", onward, "collector host=h port=5 onward_port=6");
+	assert_taken("-C", onward, "collector host=h port=5 onward_port=6");
+	assert_taken("-t|g", onward, "collector host=g port=5");
+	assert_taken("-w|f", onward, "collector port=5 pcap:f");
+	assert_taken("-t|h:9", sensor, "collector host=h onward_port=9");
 	assert_taken("-C", sensor, "collector iface:ids0 pcap:f text:-");
 	assert_taken("-w|g", sensor, "collector pcap:g");
 	assert_taken("-I|e|-t|h", sensor, "agent iface=e host=h");
@@ -703,7 +713,7 @@ static void test_a_wrong_file_is_named(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
 		assert_refused("-I|e", rows[i][0], rows[i][1]);
-	assert_refused("", "collect: yes\nto: h\n", "not available in this version");
+	assert_refused("", "collect: yes\nto: h\nprint: yes\n", "-C -t with an output: ");
 }
 
 static void test_a_named_file_must_be_there(void **state)

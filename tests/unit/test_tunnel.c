@@ -399,7 +399,7 @@ static void enroll_into(const char *dir)
 
 	server_start(&s);
 	assert_int_equal(pki_token_new(collector_dir, 60, token), 0);
-	assert_int_equal(enroll_run(LOOPBACK, s.port, token, dir), 0);
+	assert_int_equal(enroll_run(LOOPBACK, s.port, token, dir, false), 0);
 	server_stop(&s);
 }
 
@@ -747,10 +747,10 @@ static void test_enrolment_takes_a_token_once_and_only_its_own_collectors(void *
 	server_start_dir(&foreign, foreign_dir, 0, false, 0);
 	assert_int_equal(pki_token_new(collector_dir, 60, token), 0);
 	/* The wrong collector must not learn the secret: the token still works afterwards. */
-	assert_int_equal(enroll_run(LOOPBACK, foreign.port, token, dir), 1);
-	assert_int_equal(enroll_run(LOOPBACK, home.port, token, dir), 0);
-	assert_int_equal(enroll_run(LOOPBACK, home.port, token, dir), 1);
-	assert_int_equal(enroll_run(LOOPBACK, home.port, "nonsense", dir), 1);
+	assert_int_equal(enroll_run(LOOPBACK, foreign.port, token, dir, false), 1);
+	assert_int_equal(enroll_run(LOOPBACK, home.port, token, dir, false), 0);
+	assert_int_equal(enroll_run(LOOPBACK, home.port, token, dir, false), 1);
+	assert_int_equal(enroll_run(LOOPBACK, home.port, "nonsense", dir, false), 1);
 	server_stop(&home);
 	server_stop(&foreign);
 }
@@ -763,8 +763,8 @@ static void test_enrolment_spares_another_collectors_directory(void **state)
 	(void)state;
 	server_start(&s);
 	assert_int_equal(pki_token_new(collector_dir, 60, token), 0);
-	assert_int_equal(enroll_run(LOOPBACK, s.port, token, foreign_dir), 1);
-	assert_int_equal(enroll_run(LOOPBACK, s.port, token, collector_dir), 0);
+	assert_int_equal(enroll_run(LOOPBACK, s.port, token, foreign_dir, false), 1);
+	assert_int_equal(enroll_run(LOOPBACK, s.port, token, collector_dir, false), 0);
 	server_stop(&s);
 }
 

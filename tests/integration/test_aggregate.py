@@ -1,0 +1,141 @@
+#!/usr/bin/env -S python3 -B
+# SPDX-License-Identifier: Apache-2.0
+"""Agents, two collectors that pass on in a row, and one that makes packets. Bytes and addresses at its end; whichever
+of the three is killed while a connection talks, and started again, each byte is there once; 200 agents at once, directly
+and that way; both ends of a connection by different ways. What cannot work is one line."""
+import signal
+
+from lib import binary, check, equal, fact, find_flow, flows, losses, pattern, run, run_cmd, settle, sha256, until
+from lib_conversations import Talk
+
+AGENTS, SIZE = 200, 40_000
+
+
+class Chain:
+    """srv ── one ── two ── col: each knows its neighbours only."""
+
+    def __init__(self, t):
+        self.t = t
+        t.lab(sensor=False)
+        t.link(t.cli, "tun1", ["10.71.3.1/24"], t.col, "col1", ["10.71.3.2/24"])
+        self.ns = {"one": t.ns("1"), "two": t.ns("2")}
+        t.link(t.srv, "srv1", ["10.71.4.1/24"], self.ns["one"], "one0", ["10.71.4.2/24"])
+        t.link(self.ns["one"], "one1", ["10.71.5.1/24"], self.ns["two"], "two0", ["10.71.5.2/24"])
+        t.link(self.ns["two"], "two1", ["10.71.6.1/24"], t.col, "col2", ["10.71.6.2/24"])
+        self.to = {"one": "10.71.5.2", "two": "10.71.6.2"}
+        self.up = {}
+
+    def start(self, name, **kw):
+        self.up[name] = self.t.sslcollector(name, "-C", "-t", self.to[name], "--state-dir", self.t.dir / f"{name}.state",
+                                            ns=self.ns[name], **kw)
+
+    def enroll(self, name, col_state):
+        p = run_cmd(binary(), "enroll", "-C", self.to[name], self.t.token(state=col_state), "--state-dir",
+                    self.t.dir / f"{name}.state", ns=self.ns[name])
+        check(p.returncode == 0, "enroll -C:", p.stderr)
+        equal(sorted(f.name for f in (self.t.dir / f"{name}.state").iterdir()), ["upstream"], f"state directory of {name}")
+
+    def again(self, name, talk):
+        """Killed while the connection talks."""
+        old = self.up[name]
+        old.kick(signal.SIGKILL)
+        old.wait(5)
+        talk.some(lambda: True, 10)
+        self.start(name, ready=0)
+        talk.some(lambda: len(self.links()) == 1, 10)
+        talk.some(lambda: True, 10)
+
+    def links(self):
+        """Passed on now by each; one number when they agree and are not 0."""
+        return {p.counters().get("aggregate_links", 0) for p in self.up.values()} - {0} \
+            if all(p.counters().get("aggregate_links") for p in self.up.values()) else set()
+
+
+def refuses_to_start(t, ns):
+    args = ("--state-dir", t.dir / "none.state", "-C", "-t", "10.71.5.2")
+    p = run_cmd(binary(), *args, ns=ns)
+    equal((p.returncode, p.stderr.count("\n")), (1, 1), f"without enrolment: {p.stderr}")
+    check("enroll -C" in p.stderr, "without enrolment:", p.stderr)
+    p = run_cmd(binary(), *args, "--print", ns=ns)
+    equal((p.returncode, p.stderr.count("\n")), (2, 1), f"passing on and an output: {p.stderr}")
+
+
+def crowd(t, first, host, ns, state):
+    return t.helper("agents", "agents.py", t.dir / state, host, 3005, first, AGENTS, SIZE, ns=ns)
+
+
+def judge_crowd(pcap, first):
+    """Of each agent its connection: addresses, bytes, close."""
+    seen = {f.client: f for f in flows(pcap) if f.server == ("10.90.0.1", 443)}
+    for i in range(first, first + AGENTS):
+        f = seen.get((f"10.80.{i >> 8}.{i & 255}", 20000 + i))
+        check(f, f"agent {i}: its connection is missing")
+        equal(([sha256(d) for d in f.data], f.end), ([sha256(pattern(f"{i}{d}", SIZE)) for d in "><"], "fin"), f"agent {i}")
+
+
+def main(t):
+    chain = Chain(t)
+    t.nginx()
+    refuses_to_start(t, chain.ns["one"])
+    first, second = t.dir / "first.pcapng", t.dir / "second.pcapng"
+    col = t.collector("-w", first)
+    chain.enroll("two", "col.state")
+    chain.start("two")
+    chain.enroll("one", "two.state")
+    chain.start("one")
+    t.enroll(host="10.71.4.2", col_state="one.state")
+    agent = t.agent(host="10.71.4.2")
+    until(lambda: chain.links() == {1}, 10, "a link through both")
+
+    talk = Talk(t)
+    talk.some(lambda: True, 10)
+    for name in ("one", "two"):
+        chain.again(name, talk)
+    talk.judge(first, "both in between killed")
+
+    talk = Talk(t)
+    talk.some(lambda: True, 20)
+    col.kick(signal.SIGTERM)
+    equal(col.wait(10), 0, "collector's exit status")
+    talk.some(lambda: True, 5)
+    col = t.collector("-w", second, ready=0)
+    talk.some(lambda: chain.links() == {1}, 5)
+    talk.some(lambda: True, 10)
+    talk.c.say("close", "done close")
+    settle(second, lambda seen: any(f.client[1] == talk.port and f.end == "fin" for f in seen), 20)
+    parts = [bytes(find_flow(flows(p), talk.port, 443).data[0]) for p in (first, second)]
+    check(talk.said.startswith(parts[0]) and talk.said.endswith(parts[1]), "not what was said:", [len(p) for p in parts])
+    check(sum(map(len, parts)) >= len(talk.said), "bytes are missing between:", [len(p) for p in parts], len(talk.said))
+    fact(f"last collector started anew: {[len(p) for p in parts]} of {len(talk.said)} bytes in the two files")
+
+    t.enroll(host="10.71.3.2", ns=t.cli, state="client.state")
+    other = t.agent(ns=t.cli, iface="cli0", host="10.71.3.2", state="client.state", name="at-client")
+    talk = Talk(t)
+    talk.some(lambda: True, 10)
+    chain.again("one", talk)
+    talk.judge(second, "both ends by different ways")
+    t.drain(other)
+    t.drain(agent)
+    equal({k for k in losses(agent, other) if not k.endswith("tunnel_lost")}, set(), "agents' losses")
+
+    crowds = [crowd(t, 1, "10.71.4.2", t.srv, "agent.state"), crowd(t, 1001, "10.71.3.2", t.cli, "client.state")]
+    for p in crowds:
+        p.wait_line("half", 40, "out")
+    equal(({p.counters()["aggregate_links"] for p in chain.up.values()}, col.counters()["links"]),
+          ({AGENTS}, 2 * AGENTS), "links at once")
+    for p in crowds:
+        p.say("go")
+    for p in crowds:
+        p.wait_line("done", 40, "out")
+    until(lambda: col.counters()["links"] == 0, 10, "all links closed")
+    for name in ("one", "two"):
+        equal(chain.up[name].stop(signal.SIGTERM), 0, f"exit status of {name}")
+    equal(col.stop(), 0, "collector's exit status")
+    judge_crowd(second, 1)
+    judge_crowd(second, 1001)
+    equal(losses(*chain.up.values()), {}, "losses in between")
+    check(all(not v for k, v in col.counters().items() if k.startswith("link_broken")), "broken links:", col.counters())
+    fact(f"{AGENTS} agents directly and {AGENTS} through two: {2 * SIZE} bytes each, exact")
+
+
+run(main, needs=["nginx"])
