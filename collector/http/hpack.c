@@ -18,8 +18,13 @@
 static COUNTER_DEFINE(
 	c_unknown, "http1_fields_unknown",
 	"header fields named by an index that is not known: shown as x-unknown-INDEX");
+static COUNTER_DEFINE(c_large, "http1_fields_huge",
+		      "header fields left out: more than 65000 bytes, encoded");
 
 #define NAME_MAX_LEN 32u
+/* One field, encoded: the library takes 64 KiB of a name or a value and gives up for good at more.
+ */
+#define FIELD_MAX 65000u
 
 struct hpack {
 	nghttp2_hd_inflater *inflater; /* NULL: it failed for good */
@@ -150,8 +155,18 @@ static int feed_update(struct hpack *h, const struct rep *rep, hpack_field_fn fi
 	return feed(h, span_of(largest, sizeof(largest)), field, ctx);
 }
 
+/* The entry it makes empties a table that it does not fit into (RFC 7541, 4.4). Whether it does not
+ * is not known, so nothing in it is. */
+static int skip_large(struct hpack *h, const struct rep *rep)
+{
+	counter_inc(&c_large);
+	return rep->form == 0x40 ? hpack_forget(h) : 0;
+}
+
 static int feed_rep(struct hpack *h, const struct rep *rep, hpack_field_fn field, void *ctx)
 {
+	if (rep->whole.len > FIELD_MAX)
+		return skip_large(h, rep);
 	if (rep->update)
 		return feed_update(h, rep, field, ctx);
 	if (h->late && rep->index > nghttp2_hd_inflate_get_num_table_entries(h->inflater))

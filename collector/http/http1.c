@@ -79,6 +79,11 @@ static bool is_target(uint8_t c) /* no byte that ends it or the line */
 	return c > ' ' && c != 0x7f;
 }
 
+static bool is_target_part(uint8_t c) /* ... nor one that ends a scheme or a host */
+{
+	return c != ':' && is_target(c);
+}
+
 static void put_byte(struct buf *out, uint8_t c, bool (*allowed)(uint8_t c))
 {
 	char hex[4];
@@ -234,6 +239,11 @@ static void head_read(struct head *h, const struct h2_list *list)
 
 /* Writing fields */
 
+static bool is_websocket(const struct http1 *x)
+{
+	return strcmp(x->protocol, "websocket") == 0;
+}
+
 /* Of a connection, not of a message (RFC 9113, 8.2.2): in HTTP/1.1 they would mean something. */
 static bool is_of_connection(struct span name, struct span value)
 {
@@ -279,17 +289,24 @@ static void put_cookies(struct buf *out, const struct h2_list *list)
 	put(out, "\r\n");
 }
 
-/* All fields but those that the writer of the head gives itself. */
-static void put_fields(struct buf *out, const struct h2_list *list, bool crumbs)
+/* Of a handshake that HTTP/2 does not have (RFC 8441, 5): the writer of the head invents it. */
+static bool is_key(struct span name)
 {
-	bool cookies = false;
+	return is(name, "sec-websocket-key") || is(name, "sec-websocket-accept");
+}
+
+/* All fields but those that the writer of the head gives itself. */
+static void put_fields(struct buf *out, const struct http1 *x, const struct h2_list *list,
+		       bool crumbs)
+{
+	bool cookies = false, keyed = is_websocket(x);
 
 	for (unsigned i = 0; i < list->n; i++) {
 		struct span name = h2_name(list, i), value = h2_value(list, i);
 
 		if (starts(name, ":") || is(name, "host") || is(name, "content-length"))
 			continue;
-		if (is_broken(name, value)) {
+		if (is_broken(name, value) || (keyed && is_key(name))) {
 			counter_inc(&c_malformed);
 		} else if (!crumbs || !is(name, "cookie")) {
 			put_field(out, name, value);
@@ -356,11 +373,6 @@ static void key_of(const struct http1 *x, char key[KEY_LEN + 1])
 	EVP_EncodeBlock((unsigned char *)key, x->nonce, sizeof(x->nonce));
 }
 
-static bool is_websocket(const struct http1 *x)
-{
-	return strcmp(x->protocol, "websocket") == 0;
-}
-
 /* Kept as it will be written: in the request and in its answer. */
 static void keep_protocol(struct http1 *x, struct span protocol)
 {
@@ -369,6 +381,21 @@ static void keep_protocol(struct http1 *x, struct span protocol)
 	for (; n < protocol.len && n < HTTP1_PROTOCOL_MAX - 1 && is_token(protocol.p[n]); n++)
 		x->protocol[n] = (char)protocol.p[n];
 	x->protocol[n] = '\0';
+}
+
+/*
+ * A path begins with a slash or is an asterisk (RFC 9113, 8.3.1). In HTTP/1.1 another one could
+ * name a host, and the reader would believe it rather than the Host field.
+ */
+static void put_target(struct buf *out, const struct http1 *x, struct span target)
+{
+	bool names_host = x->connect && !x->protocol[0];
+
+	if (target.len == 0)
+		put(out, "x-unknown");
+	else
+		put_bytes(out, target,
+			  names_host || starts(target, "/") ? is_target : is_target_part);
 }
 
 static void put_request_line(struct buf *out, const struct http1 *x, const struct head *h)
@@ -383,7 +410,7 @@ static void put_request_line(struct buf *out, const struct http1 *x, const struc
 	else
 		put_bytes(out, h->method.len ? h->method : span_str("UNKNOWN"), is_token);
 	wr_u8(out, ' ');
-	put_bytes(out, target.len ? target : span_str("x-unknown"), is_target);
+	put_target(out, x, target);
 	put(out, " HTTP/1.1\r\n");
 }
 
@@ -431,7 +458,7 @@ static int request_head(struct http1 *x, const struct h2_list *list, bool end, s
 		put_upgrade(out, x);
 	if (is_websocket(x))
 		put_key(out, x);
-	put_fields(out, list, true);
+	put_fields(out, x, list, true);
 	put_form(way, &h, form_of_request(x, &h, end), end, out);
 	if (x->connect && !end)
 		way->part = HTTP1_TUNNEL;
@@ -565,7 +592,7 @@ static void tunnel_head(struct http1 *x, unsigned status, const struct h2_list *
 		put_upgrade(out, x);
 	if (is_websocket(x))
 		put_accept(x, out);
-	put_fields(out, list, false);
+	put_fields(out, x, list, false);
 	put(out, "\r\n");
 	x->way[FLOW_S2C].part = end ? HTTP1_DONE : HTTP1_TUNNEL;
 }
@@ -575,7 +602,8 @@ static void tunnel_head(struct http1 *x, unsigned status, const struct h2_list *
  * libhtp 0.5, Suricata 7's reader, knows no interim answer but 100: it takes 103 for the answer,
  * and the answer for one that nobody asked for.
  */
-static int interim_head(unsigned status, const struct h2_list *list, bool end, struct buf *out)
+static int interim_head(const struct http1 *x, unsigned status, const struct h2_list *list,
+			bool end, struct buf *out)
 {
 	if (end || status == 101)
 		return -EBADMSG;
@@ -584,7 +612,7 @@ static int interim_head(unsigned status, const struct h2_list *list, bool end, s
 		return 0;
 	}
 	put_status_line(out, status);
-	put_fields(out, list, false);
+	put_fields(out, x, list, false);
 	put(out, "\r\n");
 	return 0;
 }
@@ -608,13 +636,16 @@ static int answer_head(struct http1 *x, const struct h2_list *list, bool end, st
 	head_read(&h, list);
 	status = status_of(&h);
 	if (status >= 100 && status < 200)
-		return interim_head(status, list, end, out);
+		return interim_head(x, status, list, end, out);
 	if (x->connect && status >= 200 && status < 300) {
 		tunnel_head(x, status, list, end, out);
 		return 0;
 	}
+	/* In HTTP/1.1 what follows would be the next request. */
+	if (x->way[FLOW_C2S].part == HTTP1_TUNNEL)
+		x->way[FLOW_C2S].part = HTTP1_REFUSED;
 	put_status_line(out, status);
-	put_fields(out, list, false);
+	put_fields(out, x, list, false);
 	form = form_of_answer(x, &h, status, end, &length);
 	if (length)
 		put_length(out, h.length); /* of the body that is not sent */
@@ -702,13 +733,15 @@ int http1_data_begin(struct http1 *x, enum flow_dir dir, uint64_t len, struct bu
 			return -EBADMSG;
 		}
 		way->left -= len;
+		way->in_frame = true;
 		return 0;
 	case HTTP1_CHUNKED:
 		snprintf(text, sizeof(text), "%llx\r\n", (unsigned long long)len);
 		put(out, text);
-		way->in_chunk = true;
+		way->in_frame = true;
 		return result(0, out);
 	case HTTP1_TUNNEL:
+	case HTTP1_REFUSED:
 		return 0;
 	default:
 		counter_inc(&c_length);
@@ -721,9 +754,9 @@ int http1_data_end(struct http1 *x, enum flow_dir dir, bool end, struct buf *out
 	struct http1_way *way = &x->way[dir];
 	int err = 0;
 
-	if (way->in_chunk)
+	if (way->in_frame && way->part == HTTP1_CHUNKED)
 		put(out, "\r\n");
-	way->in_chunk = false;
+	way->in_frame = false;
 	if (end)
 		err = way->part == HTTP1_DONE ? -EBADMSG : body_end(way, out);
 	return result(err, out);

@@ -15,6 +15,7 @@ enum http1_part {
 	HTTP1_LENGTH,  /* a body of `left` more bytes */
 	HTTP1_CHUNKED, /* a body in chunks */
 	HTTP1_TUNNEL,  /* bytes of another protocol, to the end of the connection */
+	HTTP1_REFUSED, /* the same, but the server does not want them: they are not shown */
 	HTTP1_NO_BODY, /* the head was all, but the end has not been said */
 	HTTP1_DONE,
 };
@@ -22,7 +23,7 @@ enum http1_part {
 struct http1_way {     /* one direction of an exchange */
 	uint64_t left; /* LENGTH: bytes to come */
 	uint8_t part;  /* enum http1_part */
-	bool in_chunk; /* a chunk with bytes is open */
+	bool in_frame; /* a DATA frame with bytes has begun and not ended */
 };
 
 #define HTTP1_PROTOCOL_MAX 24u /* registered names are shorter; a longer one is cut */
@@ -54,8 +55,14 @@ static inline bool http1_is_whole(const struct http1 *x, enum flow_dir dir)
 {
 	const struct http1_way *way = &x->way[dir];
 
-	return way->part == HTTP1_TUNNEL || way->part == HTTP1_NO_BODY ||
-	       (way->part == HTTP1_LENGTH && way->left == 0);
+	return way->part == HTTP1_TUNNEL || way->part == HTTP1_REFUSED ||
+	       way->part == HTTP1_NO_BODY ||
+	       (way->part == HTTP1_LENGTH && way->left == 0 && !way->in_frame);
+}
+/** The client speaks through a tunnel that the server has not opened yet. */
+static inline bool http1_is_early(const struct http1 *x)
+{
+	return x->way[FLOW_C2S].part == HTTP1_TUNNEL && x->way[FLOW_S2C].part == HTTP1_HEAD;
 }
 /** The direction says no more. */
 static inline bool http1_is_done(const struct http1 *x, enum flow_dir dir)

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -66,6 +67,26 @@ static struct hpack *make(bool late)
 	return h;
 }
 
+/* An index has no bits to spare, and a literal may ask not to be kept. */
+static void test_representations_of_appendix_c1_and_c2(void **state)
+{
+	struct hpack *h = make(false);
+	struct text t;
+
+	(void)state;
+	expect(h, "400a637573746f6d2d6b65790d637573746f6d2d686561646572",
+	       "custom-key: custom-header\n");
+	expect(h, "040c2f73616d706c652f70617468", ":path: /sample/path\n");
+	expect(h, "100870617373776f726406736563726574", "password: secret\n");
+	expect(h, "82", ":method: GET\n");
+	expect(h, "be", "custom-key: custom-header\n"); /* of the four, only the first was kept */
+	assert_int_equal(give(h, "bf", &t), -EBADMSG);
+	hpack_free(h);
+	h = make(false);
+	expect(h, "2a 3f9a0a 82", ":method: GET\n"); /* C.1: 10 and 1337, as sizes of the table */
+	hpack_free(h);
+}
+
 #define FIRST  "828684410f7777772e6578616d706c652e636f6d" /* C.3.1 */
 #define SECOND "828684be58086e6f2d6361636865"             /* C.3.2 */
 #define THIRD  "828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565"
@@ -97,6 +118,28 @@ static void test_huffman_requests_of_appendix_c4(void **state)
 }
 
 #define LOCATION "location: https://www.example.com\n"
+#define DATE     "date: Mon, 21 Oct 2013 20:13:21 GMT\n"
+
+/* As those of C.6 below, without Huffman's code. */
+static void test_responses_of_appendix_c5_without_their_settings(void **state)
+{
+	struct hpack *h = make(false);
+
+	(void)state;
+	expect(h,
+	       "4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a3231"
+	       "20474d546e1768747470733a2f2f7777772e6578616d706c652e636f6d",
+	       ":status: 302\ncache-control: private\n" DATE LOCATION);
+	expect(h, "4803333037c1c0bf", ":status: 307\ncache-control: private\n" DATE LOCATION);
+	expect(h,
+	       "88c1611d4d6f6e2c203231204f637420323031332032303a31333a323220474d54c05a04677a697077"
+	       "38666f6f3d4153444a4b48514b425a584f5157454f50495541585157454f49553b206d61782d616765"
+	       "3d333630303b2076657273696f6e3d31",
+	       ":status: 200\ncache-control: private\ndate: Mon, 21 Oct 2013 20:13:22 "
+	       "GMT\n" LOCATION "content-encoding: gzip\n"
+	       "set-cookie: foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1\n");
+	hpack_free(h);
+}
 
 /* The encoder's table has 256 bytes, which only its settings said: what it evicts stays in ours. */
 static void test_responses_of_appendix_c6_without_their_settings(void **state)
@@ -201,17 +244,51 @@ static void test_table_sizes_are_followed(void **state)
 	hpack_free(h);
 }
 
+/* Some servers take a field of 1 MiB: the others of the connection are still told. */
+static void test_a_huge_field_is_left_out_and_the_rest_goes_on(void **state)
+{
+	static const uint8_t forms[] = {0x40, 0x00, 0x10};
+	size_t len = 200000;
+	uint8_t *block = malloc(len + 16);
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(forms); i++) {
+		uint64_t before = counter_named("http1_fields_huge");
+		/* name "a", a value of 200000 bytes; then :method: GET */
+		uint8_t head[] = {forms[i], 1, 'a', 0x7f, 0xc1, 0x99, 0x0c};
+		struct hpack *h = make(false);
+		struct text t = {0};
+
+		expect(h, FIRST, HTTP ":authority: www.example.com\n");
+		memcpy(block, head, sizeof(head));
+		memset(block + sizeof(head), 'v', len);
+		block[sizeof(head) + len] = 0x82;
+		assert_int_equal(
+			hpack_block(h, span_of(block, sizeof(head) + len + 1), on_field, &t), 0);
+		assert_string_equal(t.s, ":method: GET\n");
+		assert_int_equal(counter_named("http1_fields_huge") - before, 1);
+		/* It would be the newest entry, or it has emptied the table. */
+		expect(h, "be",
+		       forms[i] == 0x40 ? "x-unknown-62: \n" : ":authority: www.example.com\n");
+		hpack_free(h);
+	}
+	free(block);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_representations_of_appendix_c1_and_c2),
 		cmocka_unit_test(test_requests_of_appendix_c3),
 		cmocka_unit_test(test_huffman_requests_of_appendix_c4),
+		cmocka_unit_test(test_responses_of_appendix_c5_without_their_settings),
 		cmocka_unit_test(test_responses_of_appendix_c6_without_their_settings),
 		cmocka_unit_test(test_late_table_knows_what_was_added_and_guesses_nothing),
 		cmocka_unit_test(test_forgetting_makes_entries_unknown),
 		cmocka_unit_test(test_index_that_nobody_made_breaks_the_connection),
 		cmocka_unit_test(test_cut_and_impossible_blocks_are_refused),
 		cmocka_unit_test(test_table_sizes_are_followed),
+		cmocka_unit_test(test_a_huge_field_is_left_out_and_the_rest_goes_on),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -360,6 +360,72 @@ static void test_connect_is_a_tunnel(void **state)
 	rig_free(r);
 }
 
+/* A reader of HTTP/1.1 who sees the refusal takes what follows for requests. */
+static void test_what_is_said_into_a_refused_tunnel_is_not_part_of_the_exchange(void **state)
+{
+	static const char *const requests[] = {
+		":method: CONNECT\n:authority: db:5432\n",
+		":method: CONNECT\n:protocol: websocket\n:path: /\n:authority: a\n",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		struct rig *r = rig_new();
+
+		assert_int_equal(head(r, FLOW_C2S, requests[i], false), 0);
+		assert_true(http1_is_early(&r->x));
+		buf_reset(&r->out);
+		assert_int_equal(head(r, FLOW_S2C, ":status: 403\n", true), 0);
+		expect(r, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+		assert_int_equal(r->x.way[FLOW_C2S].part, HTTP1_REFUSED);
+		assert_false(http1_is_early(&r->x));
+		assert_int_equal(http1_data_begin(&r->x, FLOW_C2S, 5, &r->out), 0);
+		assert_int_equal(http1_data_end(&r->x, FLOW_C2S, true, &r->out), 0);
+		expect(r, "");
+		assert_true(http1_is_done(&r->x, FLOW_C2S));
+		rig_free(r);
+	}
+}
+
+/* "GET http://b/ HTTP/1.1" is a request to b, whatever Host says; and so is one of "b:80". */
+static void test_targets_that_name_a_host_are_escaped(void **state)
+{
+	static const struct {
+		const char *path, *written;
+	} targets[] = {
+		{"http://b/x", "http%3a//b/x"},         {"b:80", "b%3a80"}, {"*", "*"},
+		{"/a:b?c=http://d", "/a:b?c=http://d"}, {"x", "x"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(targets) / sizeof(targets[0]); i++) {
+		struct rig *r = rig_new();
+		char fields[100], text[100];
+
+		snprintf(fields, sizeof(fields), ":method: OPTIONS\n:path: %s\n:authority: a\n",
+			 targets[i].path);
+		snprintf(text, sizeof(text), "OPTIONS %s HTTP/1.1\r\nHost: a\r\n\r\n",
+			 targets[i].written);
+		assert_int_equal(head(r, FLOW_C2S, fields, true), 0);
+		expect(r, text);
+		rig_free(r);
+	}
+}
+
+static void test_a_frame_that_has_not_ended_is_not_whole(void **state)
+{
+	struct rig *r = rig_new();
+
+	(void)state;
+	assert_int_equal(head(r, FLOW_C2S, POST "content-length: 5\n", false), 0);
+	assert_false(http1_is_whole(&r->x, FLOW_C2S));
+	assert_int_equal(http1_data_begin(&r->x, FLOW_C2S, 5, &r->out), 0);
+	assert_false(http1_is_whole(&r->x, FLOW_C2S)); /* all is announced, nothing has come */
+	assert_int_equal(http1_data_end(&r->x, FLOW_C2S, false, &r->out), 0);
+	assert_true(http1_is_whole(&r->x, FLOW_C2S));
+	rig_free(r);
+}
+
 /* The key is that of RFC 6455, 1.3, and so is its answer. */
 static void test_websocket(void **state)
 {
@@ -369,13 +435,16 @@ static void test_websocket(void **state)
 	memcpy(r->x.nonce, "the sample nonce", 16);
 	assert_int_equal(head(r, FLOW_C2S,
 			      ":method: CONNECT\n:protocol: websocket\n:scheme: https\n"
-			      ":path: /chat\n:authority: a\nsec-websocket-version: 13\n",
+			      ":path: /chat\n:authority: a\nsec-websocket-version: 13\n"
+			      "sec-websocket-key: another\n",
 			      false),
 			 0);
 	expect(r, "GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 		  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 		  "\r\n");
-	assert_int_equal(head(r, FLOW_S2C, ":status: 200\nserver: x\n", false), 0);
+	assert_int_equal(head(r, FLOW_S2C,
+			      ":status: 200\nserver: x\nsec-websocket-accept: another\n", false),
+			 0);
 	assert_int_equal(body(r, FLOW_S2C, "\x81\2hi", false), 0);
 	expect(r, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
 		  "Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
@@ -435,6 +504,10 @@ int main(void)
 		cmocka_unit_test(test_what_comes_out_of_order_breaks_the_exchange),
 		cmocka_unit_test(test_trailers_without_a_place_are_counted),
 		cmocka_unit_test(test_connect_is_a_tunnel),
+		cmocka_unit_test(
+			test_what_is_said_into_a_refused_tunnel_is_not_part_of_the_exchange),
+		cmocka_unit_test(test_targets_that_name_a_host_are_escaped),
+		cmocka_unit_test(test_a_frame_that_has_not_ended_is_not_whole),
 		cmocka_unit_test(test_websocket),
 		cmocka_unit_test(test_what_is_not_known_is_not_guessed),
 		cmocka_unit_test(test_full_output_is_an_error),
