@@ -660,6 +660,7 @@ static void source_skip_flow(struct capture *c, uint64_t flow)
 	uint8_t one = 1;
 
 	bpf_map_update_elem(bpf_map__fd(s->skel->maps.skipped), &flow, &one, BPF_ANY);
+	__atomic_fetch_add(&s->skel->bss->skips, 1, __ATOMIC_RELEASE);
 }
 
 static void source_leave_process(struct capture *c, uint32_t pid, bool to_other)

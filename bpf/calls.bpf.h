@@ -184,6 +184,18 @@ static __always_inline __u64 advance(__u64 *pos, __u64 n)
 	return at;
 }
 
+/* Whether the agent does not want the connection. */
+static __always_inline bool is_skipped(struct sock_info *info)
+{
+	__u32 now = skips;
+
+	if (info->skips == now)
+		return info->skipped;
+	info->skipped = bpf_map_lookup_elem(&skipped, &info->flow) != NULL;
+	info->skips = now;
+	return info->skipped;
+}
+
 static __always_inline bool place(struct conn *c, struct emit *e, __u64 n, __u32 file)
 {
 	struct sock_info *info;
@@ -193,16 +205,17 @@ static __always_inline bool place(struct conn *c, struct emit *e, __u64 n, __u32
 		e->pos = advance(&c->pos[e->dir & 1], n);
 		return true;
 	}
-	if (bpf_map_lookup_elem(&skipped, &c->flow))
-		return false;
 	info = bpf_map_lookup_elem(&socks, &c->sk);
 	if (!info || info->flow != c->flow) {
 		count(LOSS_LATE, n);
 		return false;
 	}
+	if (is_skipped(info))
+		return false;
 	e->pos = advance(&info->pos[e->dir & 1], n);
 	info->file[e->dir & 1] = file;
-	return !is_shed(info, n);
+	e->fill = ring_fill();
+	return !is_shed(info, n, e->fill);
 }
 
 /* Set by the agent before load: of TLS inside TLS, tell the outer one and not the inner one. */

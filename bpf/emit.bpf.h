@@ -21,7 +21,7 @@ struct emit {
 	__u32 flags; /* of struct sslc_ev_data, for each event */
 	__u32 seq;
 	__u32 pending; /* conn.pending as it was */
-	__u32 pad;
+	__u64 fill;    /* bytes in the ring just now; 0: not known */
 };
 
 /* The connection of a TLS object of this process has lost bytes: see sock.bpf.h. */
@@ -54,7 +54,7 @@ static __always_inline void fill_header(struct sslc_ev_data *ev, const struct em
 
 /* One event with room for ROOM bytes; the reserve size must be a constant before 5.19's dynptr. */
 #define EMIT_ROOM(ROOM)                                                                            \
-	static __always_inline void emit_##ROOM(const struct emit *e, __u32 n)                     \
+	static __always_inline void emit_##ROOM(const struct emit *e, __u32 n, __u64 fill)         \
 	{                                                                                          \
 		struct sslc_ev_data *ev = bpf_ringbuf_reserve(&events, sizeof(*ev) + (ROOM), 0);   \
 		if (!ev) {                                                                         \
@@ -68,7 +68,7 @@ static __always_inline void fill_header(struct sslc_ev_data *ev, const struct em
 			bpf_ringbuf_discard(ev, BPF_RB_NO_WAKEUP);                                 \
 			return;                                                                    \
 		}                                                                                  \
-		ring_submit(ev);                                                                   \
+		bpf_ringbuf_submit(ev, ring_wake_at(fill + sizeof(*ev) + (ROOM)));                 \
 	}
 /* At most a third of an event's room is left unused, but for the shortest. */
 EMIT_ROOM(64)
@@ -87,52 +87,54 @@ EMIT_ROOM(8192)
 EMIT_ROOM(12288)
 EMIT_ROOM(16384)
 
-static __always_inline void emit_short(const struct emit *e, __u32 n)
+static __always_inline void emit_short(const struct emit *e, __u32 n, __u64 fill)
 {
 	if (n <= 64)
-		emit_64(e, n);
+		emit_64(e, n, fill);
 	else if (n <= 128)
-		emit_128(e, n);
+		emit_128(e, n, fill);
 	else if (n <= 256)
-		emit_256(e, n);
+		emit_256(e, n, fill);
 	else if (n <= 384)
-		emit_384(e, n);
+		emit_384(e, n, fill);
 	else if (n <= 512)
-		emit_512(e, n);
+		emit_512(e, n, fill);
 	else if (n <= 768)
-		emit_768(e, n);
+		emit_768(e, n, fill);
 	else
-		emit_1024(e, n);
+		emit_1024(e, n, fill);
 }
 
-static __always_inline void emit_long(const struct emit *e, __u32 n)
+static __always_inline void emit_long(const struct emit *e, __u32 n, __u64 fill)
 {
 	if (n <= 1536)
-		emit_1536(e, n);
+		emit_1536(e, n, fill);
 	else if (n <= 2048)
-		emit_2048(e, n);
+		emit_2048(e, n, fill);
 	else if (n <= 3072)
-		emit_3072(e, n);
+		emit_3072(e, n, fill);
 	else if (n <= 4096)
-		emit_4096(e, n);
+		emit_4096(e, n, fill);
 	else if (n <= 6144)
-		emit_6144(e, n);
+		emit_6144(e, n, fill);
 	else if (n <= 8192)
-		emit_8192(e, n);
+		emit_8192(e, n, fill);
 	else if (n <= 12288)
-		emit_12288(e, n);
+		emit_12288(e, n, fill);
 	else
-		emit_16384(e, n);
+		emit_16384(e, n, fill);
 }
 
-static long emit_chunk(__u32 i, struct emit *e)
+static __always_inline long emit_one(struct emit *e)
 {
 	__u32 n = e->left < CHUNK_MAX ? e->left : CHUNK_MAX;
+	__u64 fill;
 
-	(void)i;
 	if (!n)
-		return 1;     /* stop */
-	if (ring_is_full()) { /* nor for what is left of the call */
+		return 1; /* stop */
+	fill = e->fill ? e->fill : ring_fill();
+	e->fill = 0;
+	if (ring_is_full_at(fill)) { /* nor for what is left of the call */
 		count(LOSS_RING_FULL, e->left);
 		shed_conn(e->conn.ssl);
 		e->pos += e->left;
@@ -140,13 +142,19 @@ static long emit_chunk(__u32 i, struct emit *e)
 		return 1;
 	}
 	if (n <= 1024)
-		emit_short(e, n);
+		emit_short(e, n, fill);
 	else
-		emit_long(e, n);
+		emit_long(e, n, fill);
 	e->buf += n;
 	e->pos += n;
 	e->left -= n;
 	return 0;
+}
+
+static long emit_chunk(__u32 i, struct emit *e)
+{
+	(void)i;
+	return emit_one(e);
 }
 
 /* Two ways round the same loop: programs that use bpf_loop() do not load before 5.17. */

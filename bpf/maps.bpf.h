@@ -65,7 +65,9 @@ struct sock_info {
 	__u8 cut;      /* some were not told: their end is, with the connection's */
 	__u16 file[2]; /* number of the probed file by whose calls bytes were told last */
 	__u32 told;    /* 1 << enum sslc_sock_what */
-	__u32 pad;
+	__u32 skips;   /* as the variable was when `skipped` was last looked at */
+	__u8 skipped;
+	__u8 pad[7];
 };
 
 struct {
@@ -96,6 +98,9 @@ struct {
 	__type(key, __u64); /* flow */
 	__type(value, __u8);
 } skipped SEC(".maps");
+
+/* How often the agent has written there: a connection looks again when it did. */
+volatile __u32 skips = 0;
 
 /* Processes whose TLS calls the preloaded library tells: written by the agent. */
 #define MAX_SERVED 8192

@@ -44,8 +44,7 @@ static __always_inline __u64 reg_value(const struct pt_regs *ctx, __u32 number)
 	return v;
 }
 
-/* A function of its own keeps the verifier's states and the stack small. */
-static __noinline __u64 value_of(struct pt_regs *ctx, __u32 source)
+static __always_inline __u64 value_of(struct pt_regs *ctx, __u32 source)
 {
 	__u64 v = 0;
 
@@ -177,14 +176,14 @@ static __always_inline bool look_around(struct calls *cs, const struct conn *c,
 /* What passes, ready to be emitted. False: nothing, or nothing wanted. */
 static __always_inline bool pass(const struct passing *p, __u32 file, struct emit *e)
 {
-	__u64 tid = bpf_get_current_pid_tgid();
 	struct call outer = {.kind = SSLC_CALL_BIND};
 	struct calls *cs;
 	struct conn *c;
+	__u64 tid;
 
+	e->conn = conn_id_and_tid(p->ssl, &tid);
 	if (tid >> 32 == self_tgid)
 		return false;
-	e->conn = conn_id_of(p->ssl);
 	c = conn_get(&e->conn);
 	if (!c || c->excluded || (!c->flow && is_served())) /* as in enter() */
 		return false;
@@ -219,7 +218,7 @@ SEC("uprobe") int multi_record(struct pt_regs *ctx)
 	keep_thread_stack(ctx);
 	if (is_in_turn(cookie) && read_passing(ctx, cookie, CHUNK_MAX, &p) &&
 	    pass(&p, sslc_cookie_file(cookie), &e))
-		emit_chunk(0, &e);
+		emit_one(&e);
 	tally_end(cookie, began);
 	return 0;
 }

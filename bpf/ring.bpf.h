@@ -19,11 +19,15 @@ const volatile __u32 shed_how = SSLC_SHED_NEWEST;
 /* Shared with the agent's reader. */
 struct sslc_ring ring = {.line = SSLC_SHED_ABOVE};
 
-/* The flags with which an event is submitted. */
-static __always_inline __u64 ring_wake(void)
+/* Bytes in it. */
+static __always_inline __u64 ring_fill(void)
 {
-	__u64 fill = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+}
 
+/* The flags with which an event is submitted, when room was taken for it and so much is in use. */
+static __always_inline __u64 ring_wake_at(__u64 fill)
+{
 	if (fill > ring.high)
 		ring.high = fill;
 	if (!sslc_ring_wakes(*(volatile __u32 *)&ring.reader, fill, ring_bytes))
@@ -32,15 +36,25 @@ static __always_inline __u64 ring_wake(void)
 	return BPF_RB_FORCE_WAKEUP;
 }
 
+static __always_inline __u64 ring_wake(void)
+{
+	return ring_wake_at(ring_fill());
+}
+
 static __always_inline void ring_submit(void *ev)
 {
 	bpf_ringbuf_submit(ev, ring_wake());
 }
 
 /* No room for data, whoever's they are. */
+static __always_inline bool ring_is_full_at(__u64 fill)
+{
+	return fill >= SSLC_RING_DATA_MAX(ring_bytes);
+}
+
 static __always_inline bool ring_is_full(void)
 {
-	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= SSLC_RING_DATA_MAX(ring_bytes);
+	return ring_is_full_at(ring_fill());
 }
 
 /* Global, for a stack frame of its own. */
@@ -51,10 +65,8 @@ __noinline int ring_judge(__u64 flow, __u64 fill)
 }
 
 /* Whether a connection that moves bytes now is given up. */
-static __always_inline bool ring_sheds(__u64 flow)
+static __always_inline bool ring_sheds(__u64 flow, __u64 fill)
 {
-	__u64 fill = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-
 	return shed_how != SSLC_SHED_NONE && !sslc_shed_is_calm(&ring, fill, ring_bytes) &&
 	       ring_judge(flow, fill);
 }

@@ -149,29 +149,40 @@ static __always_inline void read_role(struct sslc_ev_open *ev, struct sock *sk)
 	ev->role = reuse < 0 ? SSLC_ROLE_CLIENT : SSLC_ROLE_UNKNOWN;
 }
 
-/* When the process began. Where the verifier knows the task's type, two loads instead of two calls.
+/*
+ * Who we are: as bpf_get_current_pid_tgid(), and when the process began. Where the verifier knows
+ * the task's type, a call and some loads; each call costs more where processors speculate in a way
+ * that kernels have to guard returns against.
  */
-static __always_inline __u64 process_start_ns(void)
+static __always_inline __u64 current_ids(__u64 *start_ns)
 {
 	struct task_struct *task;
 
 	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
 		task = (struct task_struct *)bpf_get_current_task_btf();
-		return task->group_leader->start_boottime;
+		*start_ns = task->group_leader->start_boottime;
+		return (__u64)(__u32)task->tgid << 32 | (__u32)task->pid;
 	}
 	task = (void *)bpf_get_current_task();
-	return BPF_CORE_READ(task, group_leader, start_boottime);
+	*start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
+	return bpf_get_current_pid_tgid();
+}
+
+/* tid: as bpf_get_current_pid_tgid(). */
+static __always_inline struct sslc_conn_id conn_id_and_tid(__u64 ssl, __u64 *tid)
+{
+	struct sslc_conn_id id = {.ssl = ssl};
+
+	*tid = current_ids(&id.start_ns);
+	id.tgid = *tid >> 32;
+	return id;
 }
 
 static __always_inline struct sslc_conn_id conn_id_of(__u64 ssl)
 {
-	struct sslc_conn_id id = {
-		.start_ns = process_start_ns(),
-		.ssl = ssl,
-		.tgid = bpf_get_current_pid_tgid() >> 32,
-	};
+	__u64 tid;
 
-	return id;
+	return conn_id_and_tid(ssl, &tid);
 }
 
 /* conn: NULL when TLS was only seen on the wire. late: SSLC_OPEN_LATE or 0. */
@@ -451,13 +462,14 @@ __noinline int shed_conn(__u64 ssl)
 	return 0;
 }
 
-/* n bytes of the connection have moved: whether they are given up. */
-static __always_inline bool is_shed(struct sock_info *info, __u64 n)
+/* n bytes of the connection have moved, while so much of the ring is in use: whether they are given
+ * up. */
+static __always_inline bool is_shed(struct sock_info *info, __u64 n, __u64 fill)
 {
 	if (info->shed && ring.line == SSLC_SHED_ABOVE &&
 	    bpf_ktime_get_ns() - ring.shed_ns > SSLC_SHED_REST_NS)
 		info->shed = 0;
-	if (!info->shed && !ring_sheds(info->flow))
+	if (!info->shed && !ring_sheds(info->flow, fill))
 		return false;
 	shed(info);
 	count(LOSS_SHED, n);

@@ -134,6 +134,7 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct files_struct *files;
 	struct task_struct *group_leader;
+	int pid;
 	int tgid;
 	__u64 start_boottime;
 #if defined(__TARGET_ARCH_x86)
