@@ -71,6 +71,7 @@ static const struct uplink_ops remote_ops = {.start = remote_start, .stop = remo
 struct local {
 	const struct sink_conf *sinks; /* borrowed */
 	unsigned n_sinks;
+	const char *state_dir; /* borrowed */
 	struct collector_local *collector;
 	struct ship *ship;
 	pthread_t thread;
@@ -123,7 +124,7 @@ static int local_start(void *ctx, struct ship *ship)
 	int err;
 
 	l->ship = ship;
-	err = collector_local_new(&l->collector, l->sinks, l->n_sinks);
+	err = collector_local_new(&l->collector, l->sinks, l->n_sinks, l->state_dir);
 	if (err)
 		return err;
 	sigfillset(&all);
@@ -175,7 +176,7 @@ static int run_agent(const struct options *o)
 					 .state_dir = o->state_dir,
 					 .insecure = o->insecure,
 					 .zstd_level = o->zstd_level}};
-	struct local local = {.sinks = o->sinks, .n_sinks = o->n_sinks};
+	struct local local = {.sinks = o->sinks, .n_sinks = o->n_sinks, .state_dir = o->state_dir};
 	struct agent_conf conf = {
 		.iface = o->iface,
 		.filter = o->filter,

@@ -30,6 +30,7 @@
 #include "base/notify.h"
 #include "base/pki.h"
 #include "ingest.h"
+#include "ledger.h"
 #include "sessions/session.h"
 
 #define FIRST_TOKEN_TTL_S 3600
@@ -39,8 +40,9 @@
 struct middle {
 	struct sink_set sinks;
 	struct sessions *sessions;
-	uint64_t tick_ns;   /* when the once-a-second work is due */
-	atomic_bool reopen; /* files may have been moved away; said by any thread */
+	struct ledger *ledger; /* NULL: none */
+	uint64_t tick_ns;      /* when the once-a-second work is due */
+	atomic_bool reopen;    /* files may have been moved away; said by any thread */
 };
 
 struct collector {
@@ -56,16 +58,40 @@ struct collector {
 
 /* ---- sessions and sinks ---- */
 
-static int middle_open(struct middle *m, const struct sink_conf *sinks, unsigned n)
+/* What an earlier run left open at the outputs is ended first, before anything new is there. */
+static int middle_open(struct middle *m, const struct sink_conf *sinks, unsigned n,
+		       const char *state_dir)
 {
 	int err = sinks_open(&m->sinks, sinks, n);
 
 	if (err)
 		return err;
+	ledgers_settle(state_dir, &m->sinks);
 	err = sessions_new(&m->sessions, NULL, &m->sinks);
 	if (err)
 		sinks_close(&m->sinks);
 	return err;
+}
+
+static bool has_live(const struct sink_set *sinks)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < sinks->n; i++)
+		any |= sinks->v[i]->place != 0;
+	return any;
+}
+
+/* So that the next run can do the same. */
+static void middle_keep(struct middle *m, const char *state_dir)
+{
+	int err = has_live(&m->sinks) ? ledger_open(&m->ledger, state_dir) : 0;
+
+	if (err)
+		log_info("collector: what is open at the outputs is not written down: after a kill "
+			 "it stays open there: %s path=%s",
+			 strerror(-err), state_dir);
+	sessions_keep(m->sessions, m->ledger);
 }
 
 static void middle_close(struct middle *m)
@@ -75,6 +101,7 @@ static void middle_close(struct middle *m)
 	sessions_close_all(m->sessions, clock_mono_ns());
 	sinks_flush(&m->sinks);
 	sessions_free(m->sessions);
+	ledger_close(m->ledger);
 	sinks_close(&m->sinks);
 	m->sessions = NULL;
 }
@@ -93,6 +120,7 @@ static uint64_t middle_round(struct middle *m, bool *second)
 	if (atomic_exchange(&m->reopen, false))
 		sinks_reopen(&m->sinks);
 	sinks_flush(&m->sinks);
+	ledger_flushed(m->ledger);
 	if (wait_ns > m->tick_ns - now_ns)
 		wait_ns = m->tick_ns - now_ns;
 	return wait_ns < NS_PER_MS ? NS_PER_MS : wait_ns;
@@ -285,11 +313,14 @@ static int collector_open(struct collector *c, const struct collector_conf *conf
 		return -ENOMEM;
 	/* Where to first: what is wrong there must not leave a certificate authority behind. */
 	err = conf->onward ? onward_open(c, conf)
-			   : middle_open(&c->middle, conf->sinks, conf->n_sinks);
+			   : middle_open(&c->middle, conf->sinks, conf->n_sinks, conf->state_dir);
 	if (!err)
 		err = credentials_open(&cr, conf);
-	if (!err)
+	if (!err) {
+		if (!c->aggregate)
+			middle_keep(&c->middle, conf->state_dir);
 		err = loop_open(c);
+	}
 	if (!err && !c->aggregate)
 		err = ingest_hub_new(&c->hub, c->middle.sessions);
 	if (err)
@@ -379,7 +410,8 @@ struct collector_local {
 	struct session_origin *origin; /* borrowed from the table */
 };
 
-int collector_local_new(struct collector_local **out, const struct sink_conf *sinks, unsigned n)
+int collector_local_new(struct collector_local **out, const struct sink_conf *sinks, unsigned n,
+			const char *state_dir)
 {
 	static const uint8_t self[16] = {0}; /* the only origin of this table */
 	struct collector_local *c = calloc(1, sizeof(*c));
@@ -388,9 +420,10 @@ int collector_local_new(struct collector_local **out, const struct sink_conf *si
 
 	if (!c)
 		return -ENOMEM;
-	err = middle_open(&c->middle, sinks, n);
+	err = middle_open(&c->middle, sinks, n, state_dir);
 	if (err)
 		goto fail;
+	middle_keep(&c->middle, state_dir);
 	if (gethostname(host, sizeof(host) - 1))
 		host[0] = '\0';
 	c->origin = sessions_origin(c->middle.sessions, self, span_str(host));

@@ -25,8 +25,8 @@ int collector_run(const struct collector_conf *conf);
 /* The collector's half inside an endpoint that works alone: same sessions, same sinks, no tunnel.
  */
 struct collector_local;
-int collector_local_new(struct collector_local **out, const struct sink_conf *sinks,
-			unsigned n) WARN_UNUSED;
+int collector_local_new(struct collector_local **out, const struct sink_conf *sinks, unsigned n,
+			const char *state_dir) WARN_UNUSED;
 /** One block of frames from this process. */
 int collector_local_frames(struct collector_local *c, struct span frames) WARN_UNUSED;
 /** Flush and run timers; returns ms until the next call is due, at most 1000. */

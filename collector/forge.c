@@ -262,6 +262,8 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 		put_checksum(tcp + 16, sum);
 	}
 	account(f, seg);
+	if (out->keep)
+		out->keep(out->ctx, f);
 	out->emit(out->ctx, span_of(frame, len), f->last_ts_ns, seg->first);
 }
 
@@ -284,6 +286,13 @@ static void emit_update(struct forge_flow *f, struct forge_out *out, enum flow_d
 static void emit_ack_of(struct forge_flow *f, struct forge_out *out, enum flow_dir dir)
 {
 	emit_bare(f, out, peer_of(dir), TH_ACK);
+}
+
+static void flow_ended(struct forge_flow *f, struct forge_out *out)
+{
+	f->state = FORGE_CLOSED;
+	if (out->keep)
+		out->keep(out->ctx, f);
 }
 
 static uint32_t in_flight(const struct forge_flow *f, enum flow_dir dir)
@@ -496,7 +505,7 @@ void forge_fin(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, u
 	emit_bare(f, out, dir, TH_FIN | TH_ACK);
 	emit_ack_of(f, out, dir);
 	if (f->side[peer_of(dir)].fin_sent)
-		f->state = FORGE_CLOSED;
+		flow_ended(f, out);
 }
 
 void forge_rst(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t ts_ns)
@@ -509,5 +518,15 @@ void forge_rst(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, u
 			emit_ack_of(f, out, (enum flow_dir)d);
 	}
 	emit_bare(f, out, dir, TH_RST | TH_ACK);
-	f->state = FORGE_CLOSED;
+	flow_ended(f, out);
+}
+
+void forge_rst_unknown(struct forge_flow *f, struct forge_out *out, enum flow_dir dir,
+		       uint64_t ts_ns)
+{
+	f->state = FORGE_ESTABLISHED;
+	time_forward(f, ts_ns);
+	emit_ack_of(f, out, dir);
+	emit_ack_of(f, out, peer_of(dir));
+	forge_rst(f, out, dir, ts_ns);
 }

@@ -41,6 +41,9 @@ struct forge_out {
 	 * before emit(): how many bytes of payload its segments have, its TCP checksum being that
 	 * of the pseudo header alone; 0: a frame as usual. */
 	uint16_t *segment;
+	/* The flow was begun, or its numbers went on: before the packet that shows it is emitted.
+	 * Or it has ended: after its last one. May be NULL. */
+	void (*keep)(void *ctx, struct forge_flow *f);
 	uint8_t *frame; /* caller's scratch of FORGE_FRAME_MAX bytes, borrowed */
 };
 #define FORGE_FRAME_MAX (65535u + 22u) /* Ethernet, two tags, the largest IP packet */
@@ -62,6 +65,7 @@ struct forge_flow {
 	uint16_t vlan;             /* 802.1Q tag; 0: none */
 	uint8_t family;            /* 4 or 6 */
 	uint8_t state;             /* enum forge_state */
+	uint32_t kept;             /* for whoever is told by forge_out.keep(); 0 at first */
 	struct forge_side side[2]; /* by who sends */
 	uint64_t last_ts_ns;       /* time never runs backwards within a flow */
 };
@@ -93,6 +97,14 @@ void forge_poke(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, 
 /** FIN of one side and its ACK. The flow is CLOSED after both. No effect before the handshake or
  * twice. */
 void forge_fin(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t ts_ns);
+/**
+ * The end of a connection that is known no more than this: what another process forged, and had
+ * told to be next. Maybe not all of that has left, so each side acknowledges what the other one may
+ * have sent: what is missing is a gap to an IDS, and the RST from `dir` has the right number. f:
+ * all zero but for addresses, ports, tag, family and side[].nxt; CLOSED afterwards.
+ */
+void forge_rst_unknown(struct forge_flow *f, struct forge_out *out, enum flow_dir dir,
+		       uint64_t ts_ns);
 /** RST from one side with the right sequence number. CLOSED afterwards. No effect unless
  * ESTABLISHED. */
 void forge_rst(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint64_t ts_ns);

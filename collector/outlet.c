@@ -80,7 +80,8 @@ static struct outlet *outlet_add(struct outlet_set *set, const struct sink *s)
 {
 	struct outlet *o = &set->v[set->n++];
 
-	*o = (struct outlet){.ops = s->shape.http1 ? &outlet_http1_ops : &outlet_native_ops,
+	*o = (struct outlet){.index = (uint8_t)(set->n - 1),
+			     .ops = s->shape.http1 ? &outlet_http1_ops : &outlet_native_ops,
 			     .shape = shape_of(s),
 			     .frame = set->frame};
 	link_init(&o->link, &o->shape);
@@ -118,6 +119,24 @@ int outlets_open(struct outlet_set *set, const struct sink_set *sinks)
 		if (o->ops->open)
 			err = o->ops->open(o, sinks);
 	return err;
+}
+
+static bool is_live(const struct outlet *o)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < o->n; i++)
+		any |= o->sinks[i]->place != 0;
+	return any;
+}
+
+void outlets_keep(struct outlet_set *set, struct ledger *l)
+{
+	for (struct outlet *o = set->v; o < set->v + set->n; o++) {
+		o->ledger = l && is_live(o) ? l : NULL;
+		if (o->ledger)
+			ledger_outlet(l, o->index, &o->link, o->sinks, o->n);
+	}
 }
 
 void outlets_close(struct outlet_set *set)
@@ -260,6 +279,13 @@ static uint8_t *room_for(void *ctx, size_t len)
 	return s->ops->room ? s->ops->room(s, len) : NULL;
 }
 
+static void keep_for(void *ctx, struct forge_flow *f)
+{
+	const struct outlet_emission *e = ctx;
+
+	ledger_keep(e->outlet->ledger, e->outlet->index, f, e->who->open);
+}
+
 struct forge_out outlet_out(struct outlet_emission *e)
 {
 	return (struct forge_out){.emit = on_packet,
@@ -267,6 +293,7 @@ struct forge_out outlet_out(struct outlet_emission *e)
 				  .ctx = e,
 				  .link = &e->outlet->link,
 				  .segment = takes_large(e->outlet) ? &e->segment : NULL,
+				  .keep = e->outlet->ledger ? keep_for : NULL,
 				  .frame = e->outlet->frame};
 }
 

@@ -9,6 +9,7 @@
 #define SSLC_COLLECTOR_OUTLET_H
 
 #include "forge.h"
+#include "ledger.h"
 #include "sink.h"
 
 struct outlet;
@@ -73,9 +74,11 @@ struct outlet {
 	struct forge_link link;
 	struct sink *sinks[SINKS_MAX]; /* borrowed */
 	unsigned n;
-	size_t state_at; /* of its state in the memory of a session */
-	uint8_t *frame;  /* forge's scratch, borrowed from the set */
-	void *own;       /* from open() */
+	uint8_t index;         /* in its set */
+	size_t state_at;       /* of its state in the memory of a session */
+	uint8_t *frame;        /* forge's scratch, borrowed from the set */
+	void *own;             /* from open() */
+	struct ledger *ledger; /* borrowed; NULL: what is open here is not written down */
 };
 
 struct outlet_set {
@@ -91,6 +94,8 @@ struct outlet_set {
 void outlets_init(struct outlet_set *set, const struct sink_set *sinks);
 /** Makes what each of them needs. 0 or -ENOMEM. */
 int outlets_open(struct outlet_set *set, const struct sink_set *sinks) WARN_UNUSED;
+/** From now on what is open at live sinks is written down. l is borrowed; NULL: no more. */
+void outlets_keep(struct outlet_set *set, struct ledger *l);
 /** After the last session, or a failed outlets_open(). */
 void outlets_close(struct outlet_set *set);
 void outlets_begin(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,

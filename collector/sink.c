@@ -142,6 +142,17 @@ unsigned sink_flow_choice(const struct frame_flow_open *o, unsigned n)
 	return (unsigned)((h >> 32) * n >> 32); /* evenly, whatever n is */
 }
 
+/* No secret: it is compared, and that with what root has written. */
+uint64_t sink_place(uint64_t from, const void *p, size_t len)
+{
+	const uint8_t *b = p;
+	uint64_t h = mix(from + len + 1);
+
+	for (size_t i = 0; i < len; i++)
+		h = mix(h + b[i] + 1);
+	return h ? h : 1;
+}
+
 static bool is_plain(uint8_t c)
 {
 	return c > ' ' && c <= '~' && c != '\\';

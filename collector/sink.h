@@ -100,6 +100,9 @@ struct sink_ops {
 struct sink { /* first member of each kind's own struct */
 	const struct sink_ops *ops;
 	struct sink_shape shape; /* from its configuration, once it is open */
+	/* Where its packets go, when somebody there may remember an earlier run's: the same in each
+	 * run, from open(). 0: what it writes begins anew with each run. */
+	uint64_t place;
 };
 
 extern const struct sink_ops sink_iface_ops; /* AF_XDP or AF_PACKET */
@@ -146,6 +149,8 @@ static inline uint16_t sink_port(const struct sink_shape *shape, uint16_t server
  * directions, for whatever is forged from it, after a restart and at every collector.
  */
 unsigned sink_flow_choice(const struct frame_flow_open *o, unsigned n);
+/** The sink.place of these bytes: never 0. */
+uint64_t sink_place(uint64_t from, const void *p, size_t len);
 /** Append `foreign` as one word: printable ASCII stays; spaces, backslashes and all else become
  * \xHH. */
 void sink_put_word(struct buf *out, struct span foreign);

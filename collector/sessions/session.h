@@ -26,6 +26,10 @@ struct session_conf {        /* 0 in a member: its default */
 /** conf may be NULL: defaults. sinks is borrowed and must outlive the table. 0 or -ENOMEM. */
 int sessions_new(struct sessions **out, const struct session_conf *conf,
 		 struct sink_set *sinks) WARN_UNUSED;
+/** What is open at live outputs is written down from now on. Before the first frame; l is borrowed.
+ */
+struct ledger;
+void sessions_keep(struct sessions *t, struct ledger *l);
 /** Frees without emitting; call sessions_close_all() first. */
 void sessions_free(struct sessions *t);
 /** The origin for an agent instance: found or made. host is made printable. NULL when out of

@@ -394,6 +394,11 @@ int sessions_new(struct sessions **out, const struct session_conf *conf, struct 
 	return 0;
 }
 
+void sessions_keep(struct sessions *t, struct ledger *l)
+{
+	outlets_keep(&t->outlets, l);
+}
+
 void session_origin_free(struct sessions *t, struct session_origin *o)
 {
 	struct queue_node *n;

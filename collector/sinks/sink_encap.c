@@ -675,6 +675,14 @@ static struct encap_sink *encap_alloc(const struct sink_ops *ops, const char *ta
 	return NULL;
 }
 
+/* With the VNI, which is in the head. */
+static uint64_t place_of(const struct encap_sink *s)
+{
+	uint64_t kind = sink_place(0, s->sink.ops->name, strlen(s->sink.ops->name));
+
+	return sink_place(sink_place(kind, &s->to, s->to_len), s->head, sizeof(s->head));
+}
+
 static int encap_open(struct sink **out, const struct sink_conf *conf, const struct sink_ops *ops,
 		      uint16_t port, void (*head)(uint8_t *, uint32_t))
 {
@@ -688,6 +696,7 @@ static int encap_open(struct sink **out, const struct sink_conf *conf, const str
 	err = resolve_name(s, conf->target, port);
 	if (err)
 		goto fail;
+	s->sink.place = place_of(s);
 	s->mtu = ETH_DATA_LEN - overhead(s); /* until there is a way */
 	err = sockets_open(s);
 	if (err == -EMFILE || err == -ENFILE || err == -ENOMEM)

@@ -103,6 +103,9 @@ static int fan_open(struct sink **out, const struct sink_conf *conf)
 	if (s && names) {
 		s->sink.ops = &sink_fan_ops;
 		err = open_all(s, conf, names);
+		for (unsigned i = 0; i < s->to.n; i++)
+			s->sink.place = sink_place(s->sink.place, &s->to.v[i]->place,
+						   sizeof(s->to.v[i]->place));
 	}
 	free(names); /* an interface keeps its name itself */
 	if (err)

@@ -107,6 +107,7 @@ struct iface_info {
 	uint32_t mtu;
 	unsigned flags; /* IFF_UP, IFF_LOOPBACK */
 	bool is_ethernet;
+	uint8_t mac[6];
 };
 
 static int query_fields(int fd, const char *name, struct iface_info *info)
@@ -124,6 +125,7 @@ static int query_fields(int fd, const char *name, struct iface_info *info)
 	if (ioctl(fd, SIOCGIFHWADDR, &req))
 		return -errno;
 	info->is_ethernet = req.ifr_hwaddr.sa_family == ARPHRD_ETHER;
+	memcpy(info->mac, req.ifr_hwaddr.sa_data, sizeof(info->mac));
 	if (ioctl(fd, SIOCGIFMTU, &req))
 		return -errno;
 	info->mtu = (uint32_t)req.ifr_mtu;
@@ -1097,6 +1099,9 @@ static int iface_open(struct sink **out, const struct sink_conf *conf)
 	s->xdp = conf->xdp;
 	s->gso = conf->shape.gso;
 	snprintf(s->name, sizeof(s->name), "%s", conf->target);
+	/* By its name alone another one could be taken for it: of a container, or made anew. */
+	s->sink.place =
+		sink_place(sink_place(0, s->name, strlen(s->name)), info.mac, sizeof(info.mac));
 	err = cut_new(&s->cut);
 	if (err) {
 		(void)refuse_attach(s->name, err);

@@ -16,7 +16,8 @@ host, port = sys.argv[1], int(sys.argv[2])
 ctx = ssl.create_default_context()
 ctx.check_hostname, ctx.verify_mode = False, ssl.CERT_NONE
 ctx.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
-raw = socket.create_connection((host, port), timeout=30)
+local = int(os.environ.get("CLIENT_PORT", "0"))
+raw = socket.create_connection((host, port), timeout=30, source_address=("", local) if local else None)
 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 s = ctx.wrap_socket(raw, server_hostname="mirror.test")
 me = s.getsockname()
