@@ -139,10 +139,13 @@ static void on_stop(evutil_socket_t fd, short what, void *ctx)
 
 static void on_usr1(evutil_socket_t fd, short what, void *ctx)
 {
+	struct collector *c = ctx;
+
 	(void)fd;
 	(void)what;
-	(void)ctx;
 	metrics_dump(stderr, true);
+	if (c->hub)
+		ingest_hub_clocks(c->hub, stderr);
 }
 
 static void on_hup(evutil_socket_t fd, short what, void *ctx)
@@ -325,6 +328,8 @@ static int collector_open(struct collector *c, const struct collector_conf *conf
 		err = ingest_hub_new(&c->hub, c->middle.sessions);
 	if (err)
 		return err;
+	if (c->hub)
+		ingest_hub_wall(c->hub, clock_wall_offset_ns());
 	ac.base = c->base;
 	ac.ops = c->aggregate ? &aggregate_taker : &ingest_taker;
 	ac.hub = c->aggregate ? (void *)c->aggregate : (void *)c->hub;
@@ -354,8 +359,10 @@ static void collector_loop(struct collector *c)
 			wait_ns = ack_ns;
 		if (!second)
 			continue;
-		if (c->hub)
+		if (c->hub) {
+			ingest_hub_wall(c->hub, clock_wall_offset_ns());
 			ingest_hub_tick(c->hub, clock_mono_ns());
+		}
 		acceptor_tick(c->acceptor, clock_mono_ns());
 	}
 }

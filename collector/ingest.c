@@ -16,6 +16,7 @@
 #include "base/hmap.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "peer_clock.h"
 #include "zblock.h"
 
 #define LINKS_PER_AGENT_MAX 64    /* bounds what one agent instance makes us remember */
@@ -43,8 +44,9 @@ struct agent {
 	struct hmap_node node;
 	uint8_t id[16];
 	struct session_origin *origin; /* borrowed from the session table */
-	unsigned n_live;               /* links of it that are connected */
-	bool is_stamped;               /* gone_ns is set: no link since then */
+	struct peer_clock clock;
+	unsigned n_live; /* links of it that are connected */
+	bool is_stamped; /* gone_ns is set: no link since then */
 	uint64_t gone_ns;
 	uint64_t last_seq[LINKS_PER_AGENT_MAX];   /* by link index; 0: no block seen */
 	struct ingest *link[LINKS_PER_AGENT_MAX]; /* borrowed; the current one, or NULL */
@@ -54,6 +56,7 @@ struct ingest_hub {
 	struct sessions *sessions; /* borrowed */
 	struct hmap agents;
 	uint8_t id[16];
+	int64_t wall_ns; /* Unix time less monotonic time; 0: not known */
 };
 
 struct ingest {
@@ -92,6 +95,7 @@ int ingest_hub_new(struct ingest_hub **out, struct sessions *sessions)
 static void agent_drop(struct ingest_hub *h, struct agent *a)
 {
 	hmap_remove(&h->agents, &a->node);
+	peer_clock_forget(&a->clock);
 	free(a);
 }
 
@@ -123,6 +127,25 @@ void ingest_hub_tick(struct ingest_hub *h, uint64_t now_ns)
 		} else if (now_ns - a->gone_ns >= INGEST_AGENT_GRACE_S * NS_PER_S) {
 			sessions_origin_gone(h->sessions, a->origin, now_ns);
 			agent_drop(h, a);
+		}
+	}
+}
+
+void ingest_hub_wall(struct ingest_hub *h, int64_t offset_ns)
+{
+	h->wall_ns = offset_ns;
+}
+
+void ingest_hub_clocks(const struct ingest_hub *h, FILE *out)
+{
+	for (struct hmap_node *n = hmap_any(&h->agents, NULL); n; n = hmap_any(&h->agents, n)) {
+		const struct agent *a = hmap_entry(n, struct agent, node);
+
+		for (unsigned i = 0; i < LINKS_PER_AGENT_MAX; i++) {
+			if (!a->link[i])
+				continue;
+			peer_clock_print(&a->clock, a->link[i]->name, out);
+			break;
 		}
 	}
 }
@@ -327,13 +350,17 @@ static int on_hello(struct ingest *in, const struct frame *f, struct buf *reply)
 	return answer(in, reply);
 }
 
-static int on_ping(struct ingest *in, const struct frame *f, struct buf *reply)
+static int on_ping(struct ingest *in, const struct frame *f, struct buf *reply, uint64_t now_ns)
 {
-	struct frame_ping m;
+	struct frame_ping m, pong;
 
 	if (frame_get_ping(f, &m))
 		return broken(in, &n_frame, -EBADMSG, "broken ping");
-	frame_put_ping(&in->scratch, &m, true);
+	peer_clock_ping(&in->agent->clock, &m, in->name, now_ns);
+	pong = (struct frame_ping){.ts_ns = m.ts_ns};
+	if (in->hub->wall_ns) /* it leaves with what else is written in this round */
+		pong.came_ns = pong.left_ns = now_ns + (uint64_t)in->hub->wall_ns;
+	frame_put_ping(&in->scratch, &pong, true);
 	return answer(in, reply);
 }
 
@@ -365,7 +392,7 @@ static int control_frame(struct ingest *in, const struct frame *f, struct buf *r
 	case FRAME_HELLO:
 		return on_hello(in, f, reply);
 	case FRAME_PING:
-		return on_ping(in, f, reply);
+		return on_ping(in, f, reply, now_ns);
 	case FRAME_PONG:
 	case FRAME_STATS:
 		return 0;

@@ -8,6 +8,8 @@
 #ifndef SSLC_COLLECTOR_INGEST_H
 #define SSLC_COLLECTOR_INGEST_H
 
+#include <stdio.h>
+
 #include "sessions/session.h"
 #include "taker.h"
 
@@ -24,6 +26,10 @@ void ingest_hub_free(struct ingest_hub *h);
  */
 void ingest_hub_tick(struct ingest_hub *h, uint64_t now_ns);
 #define INGEST_AGENT_GRACE_S 60
+/** What the clock on the wall is ahead of the monotonic one now: agents compare theirs with it. */
+void ingest_hub_wall(struct ingest_hub *h, int64_t offset_ns);
+/** One line for each agent whose clock has been compared with ours. */
+void ingest_hub_clocks(const struct ingest_hub *h, FILE *out);
 
 /** name: the peer for log lines, e.g. "10.0.0.7:41822 (web1)"; copied. */
 int ingest_new(struct ingest **out, struct ingest_hub *h, const char *name) WARN_UNUSED;

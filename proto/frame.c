@@ -313,7 +313,19 @@ void frame_put_ack(struct buf *b, const struct frame_ack *m)
 
 void frame_put_ping(struct buf *b, const struct frame_ping *m, bool pong)
 {
-	put_number(b, pong ? FRAME_PONG : FRAME_PING, m->ts_ns);
+	bool said = m->came_ns || m->left_ns || m->ahead_ns || m->trip_ns;
+	struct put w;
+
+	if (!put_begin(&w, b, pong ? FRAME_PONG : FRAME_PING, said ? 40 : 8))
+		return;
+	put_u64(&w, m->ts_ns);
+	if (said) {
+		put_u64(&w, m->came_ns);
+		put_u64(&w, m->left_ns);
+		put_u64(&w, (uint64_t)m->ahead_ns);
+		put_u64(&w, m->trip_ns);
+	}
+	put_end(&w);
 }
 
 void frame_put_enroll(struct buf *b, const struct frame_enroll *m)
@@ -567,6 +579,12 @@ int frame_get_ping(const struct frame *f, struct frame_ping *m)
 
 	if (r.bad)
 		return -EBADMSG;
+	if (r.in.len >= 32) {
+		v.came_ns = rd_u64be(&r);
+		v.left_ns = rd_u64be(&r);
+		v.ahead_ns = (int64_t)rd_u64be(&r);
+		v.trip_ns = rd_u64be(&r);
+	}
 	*m = v;
 	return 0;
 }

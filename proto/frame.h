@@ -167,6 +167,10 @@ struct frame_ack {
 
 struct frame_ping {
 	uint64_t ts_ns; /* returned unchanged in the pong */
+	/* All of these 0: not said, as by those of earlier versions. */
+	uint64_t came_ns, left_ns; /* pong: by the answering side's clock, of ping and pong */
+	int64_t ahead_ns;          /* ping: the other side's clock is so far ahead, as known */
+	uint64_t trip_ns;          /* from exchanges that took so long; 0: not known yet */
 };
 
 struct frame_enroll {

@@ -64,18 +64,46 @@ static json_t *probes_json(const struct capture_stats *s)
 			 "plaintext", (json_int_t)bytes, "counted_ms", (json_int_t)s->counted_ms);
 }
 
+/* The collector's clock and the way to it; all 0 before they have been compared. */
+struct clock_told {
+	uint64_t trip_us, ahead_us, behind_us;
+};
+
+static void put_clock(void *ctx, const struct counter *c)
+{
+	struct clock_told *k = ctx;
+
+	if (!strcmp(c->name, "tunnel_trip_us"))
+		k->trip_us = counter_get(c);
+	else if (!strcmp(c->name, "tunnel_clock_ahead_us"))
+		k->ahead_us = counter_get(c);
+	else if (!strcmp(c->name, "tunnel_clock_behind_us"))
+		k->behind_us = counter_get(c);
+}
+
+static json_t *clock_json(void)
+{
+	struct clock_told k = {0};
+
+	metrics_each(put_clock, &k);
+	if (!k.trip_us && !k.ahead_us && !k.behind_us)
+		return json_null();
+	return json_pack("{s:I, s:I}", "ahead_us", (json_int_t)k.ahead_us - (json_int_t)k.behind_us,
+			 "trip_us", (json_int_t)k.trip_us);
+}
+
 json_t *status_json(const struct capture_stats *stats)
 {
 	json_t *lost = json_object();
 
 	if (lost)
 		metrics_each(put_loss, lost);
-	return json_pack("{s:{s:i, s:s}, s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:o}", "agent", "pid",
-			 (int)getpid(), "version", SSLC_VERSION, "ring", buffer_json(&stats->ring),
-			 "backlog", buffer_json(&stats->queue), "events", (json_int_t)stats->events,
-			 "bytes", (json_int_t)stats->ring_bytes, "naps", (json_int_t)stats->naps,
-			 "sleeps", (json_int_t)stats->sleeps, "probes", probes_json(stats), "lost",
-			 lost);
+	return json_pack("{s:{s:i, s:s}, s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "agent",
+			 "pid", (int)getpid(), "version", SSLC_VERSION, "ring",
+			 buffer_json(&stats->ring), "backlog", buffer_json(&stats->queue), "events",
+			 (json_int_t)stats->events, "bytes", (json_int_t)stats->ring_bytes, "naps",
+			 (json_int_t)stats->naps, "sleeps", (json_int_t)stats->sleeps, "probes",
+			 probes_json(stats), "clock", clock_json(), "lost", lost);
 }
 
 /* --- the command --------------------------------------------------------------------------------
@@ -114,6 +142,17 @@ static void print_probes(FILE *out, const json_t *p)
 		count_at(p, "plaintext"));
 }
 
+static void print_clock(FILE *out, const json_t *clock)
+{
+	json_int_t ahead_us = json_integer_value(json_object_get(clock, "ahead_us"));
+
+	if (json_is_object(clock))
+		fprintf(out, "  clock    the collector's is %.1f ms %s, round trip %.1f ms\n",
+			(double)(ahead_us < 0 ? -ahead_us : ahead_us) / 1000,
+			ahead_us < 0 ? "behind" : "ahead",
+			(double)count_at(clock, "trip_us") / 1000);
+}
+
 static void print_losses(FILE *out, const json_t *lost)
 {
 	const json_t *v;
@@ -136,6 +175,7 @@ void status_print(FILE *out, json_t *const answers[], size_t n)
 		fprintf(out, "  events   %" PRIu64 ", %" PRIu64 " bytes of the ring\n",
 			count_at(a, "events"), count_at(a, "bytes"));
 		print_probes(out, json_object_get(a, "probes"));
+		print_clock(out, json_object_get(a, "clock"));
 		print_losses(out, json_object_get(a, "lost"));
 	}
 }

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/clockdiff.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/resolve.h"
@@ -38,6 +39,8 @@
 #define CONNECT_S      5  /* one address; the next may answer */
 #define HANDSHAKE_S    10 /* TLS and welcome together */
 #define PING_S         5
+#define CLOCK_FIRST    4  /* pings in a link's first seconds, to compare clocks */
+#define CLOCK_S        10 /* between those that follow */
 #define SILENT_S       30
 #define TICK_MS        500
 #define DRAIN_POLL_MS  2
@@ -63,6 +66,12 @@ static COUNTER_DEFINE(n_failed, "tunnel_connect_failed", "attempts to connect th
 static COUNTER_DEFINE(n_refused, "tunnel_refused", "links refused by the collector, or by us");
 static COUNTER_DEFINE(n_blocks, "tunnel_blocks_sent", "blocks sent, those sent again included");
 static COUNTER_DEFINE(n_bytes, "tunnel_bytes_sent", "bytes of envelopes given to TLS");
+static COUNTER_DEFINE(g_trip, "tunnel_trip_us",
+		      "quickest round trip to the collector in the last minutes, in us (gauge)");
+static COUNTER_DEFINE(g_ahead, "tunnel_clock_ahead_us",
+		      "so far the collector's clock is ahead of this host's, in us (gauge)");
+static COUNTER_DEFINE(g_behind, "tunnel_clock_behind_us",
+		      "so far it is behind this host's, in us (gauge)");
 static COUNTER_DEFINE(g_up, "tunnel_up", "1 while the link is up");
 
 enum tunnel_state {
@@ -113,6 +122,9 @@ struct tunnel {
 	uint64_t since_ns;  /* start of TLS; once up: when it came up */
 	uint64_t alive_ns;  /* last byte received, or taken by the peer */
 	uint64_t tx_ns, ping_ns;
+	struct clockdiff clock; /* the collector's, on this link */
+	unsigned clock_pings;   /* sent to learn it */
+	uint64_t clock_ns;      /* when the last one was */
 	unsigned backoff_ms;
 	bool acked; /* this link had a block acknowledged */
 	bool was_up, knows_collector;
@@ -603,10 +615,14 @@ static bool resume(struct tunnel *t, const struct frame_welcome *m)
 	return ok;
 }
 
+/* So many bytes that have come are a reason to read them. */
+static void wakes_at(const struct tunnel *t, int bytes)
+{
+	setsockopt(t->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof(bytes));
+}
+
 static void on_welcome(struct tunnel *t, const struct frame_welcome *m)
 {
-	static const int wakes_at = ACK_WAKES_AT;
-
 	if (m->version != SSLC_PROTO_VERSION) {
 		link_failf(t,
 			   "the collector speaks protocol %u, this agent %u: update the older one",
@@ -622,7 +638,7 @@ static void on_welcome(struct tunnel *t, const struct frame_welcome *m)
 		link_fail(t, "out of memory");
 		return;
 	}
-	setsockopt(t->fd, SOL_SOCKET, SO_RCVLOWAT, &wakes_at, sizeof(wakes_at));
+	wakes_at(t, ACK_WAKES_AT);
 	state_set(t, TUNNEL_UP);
 	counter_inc(&n_connected);
 	log_info("tunnel: %s to %s", t->was_up ? "reconnected" : "connected", t->where);
@@ -655,8 +671,28 @@ static void on_refused(struct tunnel *t, const struct frame_refused *m)
 	link_failf(t, "%s refuses this agent: %s", t->where, text);
 }
 
+/* What the pong says of the collector's clock. Its number is the time when the ping left. */
+static void on_pong(struct tunnel *t, const struct frame_ping *m)
+{
+	uint64_t now_ns = clock_mono_ns(), wall_ns = (uint64_t)clock_wall_offset_ns();
+	struct clockdiff_stamps s = {.left = m->ts_ns + wall_ns,
+				     .came = m->came_ns,
+				     .answered = m->left_ns,
+				     .back = now_ns + wall_ns};
+	struct clockdiff_sample best;
+
+	wakes_at(t, ACK_WAKES_AT);
+	if (!m->came_ns || m->ts_ns > now_ns || now_ns - m->ts_ns > SILENT_S * NS_PER_S ||
+	    !clockdiff_add(&t->clock, &s, now_ns) || !clockdiff_best(&t->clock, now_ns, &best))
+		return;
+	counter_set(&g_trip, best.trip_ns / 1000);
+	counter_set(&g_ahead, best.ahead_ns > 0 ? (uint64_t)best.ahead_ns / 1000 : 0);
+	counter_set(&g_behind, best.ahead_ns < 0 ? (uint64_t)-best.ahead_ns / 1000 : 0);
+}
+
 static void on_frame(struct tunnel *t, const struct frame *f)
 {
+	struct frame_ping p;
 	struct frame_welcome w;
 	struct frame_refused r;
 	struct frame_ack a;
@@ -673,7 +709,9 @@ static void on_frame(struct tunnel *t, const struct frame *f)
 	} else if (f->type == FRAME_HELLO || f->type == FRAME_WELCOME || f->type == FRAME_REFUSED ||
 		   f->type == FRAME_ACK) {
 		link_fail(t, "the collector breaks the protocol");
-	} /* pong, and types of a later version: being heard of is all they are for */
+	} else if (f->type == FRAME_PONG && !frame_get_ping(f, &p)) {
+		on_pong(t, &p);
+	} /* types of a later version: being heard of is all they are for */
 }
 
 /* False: the link is gone. */
@@ -880,6 +918,9 @@ static void start_tls(struct tunnel *t)
 	}
 	state_set(t, TUNNEL_HANDSHAKE);
 	t->since_ns = t->alive_ns = t->tx_ns = t->ping_ns = clock_mono_ns();
+	t->clock = (struct clockdiff){0};
+	t->clock_pings = 0;
+	t->clock_ns = 0;
 	handshake(t);
 }
 
@@ -987,16 +1028,34 @@ static void on_retry(evutil_socket_t fd, short what, void *ctx)
 	attempt(ctx);
 }
 
-static void ping_when_idle(struct tunnel *t, uint64_t now_ns)
+/* Silence of either side: the collector wants to hear us, and we want to hear it. */
+static bool is_idle(const struct tunnel *t, uint64_t now_ns)
 {
-	struct frame_ping m = {.ts_ns = now_ns};
 	uint64_t idle_ns = PING_S * NS_PER_S;
 
-	/* Silence of either side: the collector wants to hear us, and we want to hear it. */
-	if (now_ns - t->ping_ns < idle_ns ||
-	    (now_ns - t->tx_ns < idle_ns && now_ns - t->alive_ns < idle_ns))
+	return now_ns - t->ping_ns >= idle_ns &&
+	       (now_ns - t->tx_ns >= idle_ns || now_ns - t->alive_ns >= idle_ns);
+}
+
+static bool wants_clock(const struct tunnel *t, uint64_t now_ns)
+{
+	return now_ns - t->clock_ns >= (t->clock_pings < CLOCK_FIRST ? 1 : CLOCK_S) * NS_PER_S;
+}
+
+static void ping_when_due(struct tunnel *t, uint64_t now_ns)
+{
+	struct frame_ping m = {.ts_ns = now_ns};
+	struct clockdiff_sample best;
+
+	if (!is_idle(t, now_ns) && !wants_clock(t, now_ns))
 		return;
-	t->ping_ns = now_ns;
+	t->ping_ns = t->clock_ns = now_ns;
+	t->clock_pings++;
+	if (clockdiff_best(&t->clock, now_ns, &best)) {
+		m.ahead_ns = best.ahead_ns;
+		m.trip_ns = best.trip_ns ? best.trip_ns : 1; /* 0 would say that it is not known */
+	}
+	wakes_at(t, 1); /* for the pong, which is timed */
 	frame_put_ping(&t->frames, &m, false);
 	if (!send_control(t) && t->ssl)
 		link_fail(t, "cannot ping: out of memory");
@@ -1028,7 +1087,7 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
 		if (now_ns - t->alive_ns > SILENT_S * NS_PER_S)
 			link_fail(t, "the collector is silent");
 		else
-			ping_when_idle(t, now_ns);
+			ping_when_due(t, now_ns);
 		break;
 	}
 }

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collector is killed while a forged connection is open, and the same addresses and ports are used again
 before the next one runs: the sensor sees the request on the first connection and that on the second. So
-with an endpoint alone, which forges by itself."""
+with an endpoint alone, which forges by itself. The agent's clock is wrong, and that is told."""
 import signal
 
-from lib import check, equal, eve, eve_stats, fact, run, stream_event_rules, until
+from lib import PROGS, check, equal, eve, eve_stats, fact, run, sh, stream_event_rules, until
 
 PORT = {"CLIENT_PORT": "40444"}
 
@@ -45,7 +45,17 @@ def main(t):
     t.link(t.srv, "own0", [], t.mon, "mon1", [])
     sensor, log = t.suricata(t.mon, "mon0", stream_event_rules())
     other, other_log = t.suricata(t.mon, "mon1", "")
-    agent, col = t.pair("-o", "out0,vlan=9")
+    col = t.collector("-o", "out0,vlan=9")
+    t.enroll()
+    skew = t.dir / "skew.so"
+    sh("gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-D_GNU_SOURCE", "-o", skew, PROGS / "skew.c")
+    agent = t.agent(env={"LD_PRELOAD": str(skew), "SKEW_S": "90"})
+    told = col.wait_line(r"clock: of an agent: differs .* ahead_ms=(\d+) trip_ms=([\d.]+)")
+    check(abs(int(told.group(1)) - 90000) <= 1 + float(told.group(2)), "the clock's difference:", told.group(0))
+    col.kick(signal.SIGUSR1)
+    col.wait_line(r"^sslcollector: clock .* ahead_ms=(89|90)\d\d\d\.")
+    check(agent.counters()["tunnel_clock_behind_us"] > 89e6, "the agent does not know")
+    fact("a clock that is 90 s ahead:", told.group(0)[-40:])
     col = again(t, log, col, lambda: t.collector("-o", "out0,vlan=9"), "collector")
     state = t.dir / "col.state"
     check(any(f.name.startswith("connections.") for f in state.iterdir()), "no file while it runs")

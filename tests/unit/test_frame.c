@@ -147,6 +147,19 @@ static void put_pong(struct buf *b)
 	frame_put_ping(b, &(struct frame_ping){.ts_ns = TS}, true);
 }
 
+static void put_ping_clock(struct buf *b)
+{
+	frame_put_ping(
+		b, &(struct frame_ping){.ts_ns = TS, .ahead_ns = -90000000001ll, .trip_ns = 250000},
+		false);
+}
+
+static void put_pong_clock(struct buf *b)
+{
+	frame_put_ping(b, &(struct frame_ping){.ts_ns = TS, .came_ns = TS + 7, .left_ns = TS + 9},
+		       true);
+}
+
 static void put_enroll(struct buf *b)
 {
 	frame_put_enroll(b, &(struct frame_enroll){.secret = ID,
@@ -205,6 +218,8 @@ static const struct row {
 	{"frame_ack", 11, put_ack, again_ack},
 	{"frame_ping", 12, put_ping, again_ping},
 	{"frame_pong", 13, put_pong, again_ping},
+	{"frame_ping_clock", 12, put_ping_clock, again_ping},
+	{"frame_pong_clock", 13, put_pong_clock, again_ping},
 	{"frame_enroll", 14, put_enroll, again_enroll},
 	{"frame_enrolled", 15, put_enrolled, again_enrolled},
 };
@@ -300,16 +315,37 @@ static void test_a_body_cut_anywhere_is_refused_by_every_type(void **state)
 	for (size_t i = 0; i < N_ROWS; i++) {
 		struct span in = vector_read(rows[i].vector);
 		struct frame f = decoded(in);
+		bool is_ping = f.type == FRAME_PING || f.type == FRAME_PONG;
+		size_t whole = is_ping ? 8 : in.len - FRAME_HEADER_LEN; /* the rest need not be */
 		struct buf b;
 
 		buf_init(&b, FRAME_BODY_MAX);
-		for (size_t len = 0; len < in.len - FRAME_HEADER_LEN; len++) {
+		for (size_t len = 0; len < whole; len++) {
 			f.body.len = len;
 			assert_int_equal(rows[i].again(&f, &b), -EBADMSG);
 		}
 		buf_fini(&b);
 		vector_free(in);
 	}
+}
+
+static void test_a_ping_says_all_about_clocks_or_nothing(void **state)
+{
+	struct span in = vector_read("frame_ping_clock");
+	struct frame f = decoded(in);
+	struct frame_ping m;
+
+	(void)state;
+	for (size_t len = 8; len <= in.len - FRAME_HEADER_LEN; len++) {
+		bool all = len == in.len - FRAME_HEADER_LEN;
+
+		f.body.len = len;
+		assert_int_equal(frame_get_ping(&f, &m), 0);
+		assert_true(m.ts_ns == TS);
+		assert_true(m.ahead_ns == (all ? -90000000001ll : 0));
+		assert_int_equal(m.trip_ns, all ? 250000 : 0);
+	}
+	vector_free(in);
 }
 
 static void test_bytes_after_the_known_fields_are_ignored(void **state)
@@ -554,6 +590,7 @@ int main(void)
 		cmocka_unit_test(test_decoded_fields_hold_the_golden_values),
 		cmocka_unit_test(test_decode_waits_when_a_frame_is_cut),
 		cmocka_unit_test(test_a_body_cut_anywhere_is_refused_by_every_type),
+		cmocka_unit_test(test_a_ping_says_all_about_clocks_or_nothing),
 		cmocka_unit_test(test_bytes_after_the_known_fields_are_ignored),
 		cmocka_unit_test(test_a_full_buf_takes_no_part_of_a_frame),
 		cmocka_unit_test(test_a_run_of_frames_is_decoded_one_by_one),

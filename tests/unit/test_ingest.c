@@ -533,6 +533,37 @@ static void test_ping_comes_back_unchanged(void **state)
 	assert_int_equal(f.type, FRAME_PONG);
 	assert_int_equal(frame_get_ping(&f, &pong), 0);
 	assert_int_equal(pong.ts_ns, ping.ts_ns);
+	assert_int_equal(pong.came_ns, 0); /* the time is not known */
+	peer_fini(&p);
+}
+
+static void test_ping_learns_the_time_and_tells_of_the_clock(void **state)
+{
+	struct frame_ping ping = {.ts_ns = 5, .ahead_ns = 700, .trip_ns = 40000}, pong;
+	char *text = NULL;
+	size_t len = 0;
+	FILE *out = open_memstream(&text, &len);
+	struct frame f;
+	struct peer p;
+
+	(void)state;
+	ingest_hub_wall(hub, 1000000);
+	greet(&p);
+	(void)welcome(&p);
+	ingest_hub_clocks(hub, out);
+	frame_put_ping(&p.frames, &ping, false);
+	put(&p, ZBLOCK_CONTROL, 0);
+	assert_int_equal(send_all(&p), 0);
+	f = answer(&p);
+	assert_int_equal(frame_get_ping(&f, &pong), 0);
+	assert_true(pong.came_ns >= 1000000 && pong.came_ns < 1000000 + NS_PER_S);
+	assert_int_equal(pong.left_ns, pong.came_ns);
+	assert_int_equal(pong.trip_ns, 0);
+	ingest_hub_clocks(hub, out);
+	fclose(out);
+	assert_non_null(strstr(text, "ahead_ms=-0.001 trip_ms=0.040\n"));
+	assert_ptr_equal(strchr(text, '\n'), text + len - 1); /* one line */
+	free(text);
 	peer_fini(&p);
 }
 
@@ -657,6 +688,7 @@ int main(void)
 		T(test_garbage_at_each_byte_never_harms),
 		T(test_unknown_frames_are_skipped),
 		T(test_ping_comes_back_unchanged),
+		T(test_ping_learns_the_time_and_tells_of_the_clock),
 		T(test_reopened_flows_come_as_control_and_data_may_not),
 		T(test_newer_link_replaces_the_old_one_without_touching_flows),
 		T(test_agent_is_forgotten_after_the_grace_and_not_before),

@@ -94,6 +94,29 @@ static void test_an_answer_is_told_in_lines(void **state)
 	json_decref(a);
 }
 
+static void test_clocks_that_were_compared_are_told(void **state)
+{
+	static COUNTER_DEFINE(trip, "tunnel_trip_us", "");
+	static COUNTER_DEFINE(behind, "tunnel_clock_behind_us", "");
+	json_t *a = status_json(&stats);
+	char *text;
+
+	(void)state;
+	assert_true(json_is_null(json_object_get(a, "clock")));
+	json_decref(a);
+	counter_set(&trip, 1250);
+	counter_set(&behind, 90000400);
+	a = status_json(&stats);
+	assert_int_equal(
+		json_integer_value(json_object_get(json_object_get(a, "clock"), "ahead_us")),
+		-90000400);
+	text = printed(&a, 1);
+	assert_non_null(strstr(text, "  clock    the collector's is 90000.4 ms behind, round trip "
+				     "1.2 ms\n"));
+	free(text);
+	json_decref(a);
+}
+
 static void test_what_is_missing_in_an_answer_is_nothing(void **state)
 {
 	json_t *a = json_pack("{s:s, s:[]}", "ring", "full", "lost");
@@ -111,6 +134,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_an_answer_has_buffers_and_only_losses),
 		cmocka_unit_test(test_an_answer_is_told_in_lines),
+		cmocka_unit_test(test_clocks_that_were_compared_are_told),
 		cmocka_unit_test(test_what_is_missing_in_an_answer_is_nothing),
 	};
 

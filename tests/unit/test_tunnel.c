@@ -37,6 +37,7 @@
 #define SEEN_MAX    (1u << 17)
 #define CUTS        10
 #define PATIENCE_MS 30000
+#define AHEAD_NS    (90 * NS_PER_S) /* the collector's clock */
 
 /* ---- a session table that takes notes; replaces session.c in this program ---- */
 
@@ -158,6 +159,7 @@ static void *server_main(void *arg)
 		if (clock_mono_ns() < tick_ns)
 			continue;
 		tick_ns = clock_mono_ns() + NS_PER_S / 10;
+		ingest_hub_wall(s->hub, clock_wall_offset_ns() + (int64_t)AHEAD_NS);
 		ingest_hub_tick(s->hub, clock_mono_ns());
 		acceptor_tick(s->acceptor, clock_mono_ns());
 	}
@@ -461,6 +463,32 @@ static void test_blocks_arrive_in_order_and_are_acknowledged(void **state)
 	client_stop(&c, 1000);
 	server_stop(&s);
 	assert_in_order(10000);
+}
+
+static unsigned clock_error_ms(void)
+{
+	uint64_t ahead_us = metric("tunnel_clock_ahead_us"), true_us = AHEAD_NS / 1000;
+
+	return (unsigned)((ahead_us > true_us ? ahead_us - true_us : true_us - ahead_us) / 1000);
+}
+
+static void test_both_sides_learn_how_far_their_clocks_differ(void **state)
+{
+	struct server s;
+	struct client c;
+	unsigned waited_ms = 0;
+
+	(void)state;
+	server_start(&s);
+	client_start(&c, s.port, agent_dir, false);
+	for (; waited_ms < PATIENCE_MS && metric("link_clocks_off") == 0; waited_ms += 20)
+		usleep(20000);
+	assert_int_equal(metric("link_clocks_off"), 1);
+	assert_true(clock_error_ms() <= metric("tunnel_trip_us") / 2000 + 1);
+	assert_int_equal(metric("tunnel_clock_behind_us"), 0);
+	client_stop(&c, 1000);
+	server_stop(&s);
+	assert_int_equal(metric("link_clocks_off"), 0);
 }
 
 static void test_stop_drains_what_is_queued(void **state)
@@ -795,6 +823,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_blocks_arrive_in_order_and_are_acknowledged),
+		T(test_both_sides_learn_how_far_their_clocks_differ),
 		T(test_stop_drains_what_is_queued),
 		T(test_link_cut_ten_times_loses_and_repeats_nothing),
 		T(test_restarted_collector_is_told_the_open_flows_again),

@@ -57,6 +57,8 @@ frames = {
     "ack": frame(11, struct.pack(">Q", 0x8182838485868788)),
     "ping": frame(12, struct.pack(">Q", TS)),
     "pong": frame(13, struct.pack(">Q", TS)),
+    "ping_clock": frame(12, struct.pack(">QQQqQ", TS, 0, 0, -90000000001, 250000)),
+    "pong_clock": frame(13, struct.pack(">QQQqQ", TS, TS + 7, TS + 9, 0, 0)),
     "enroll": frame(14, ID + text8(b"web-1.example") + text16(bytes([0x30, 0x03, 0x02, 0x01, 0x05]))),
     "enrolled": frame(15, text16(b"-----CERT-----\n") + text16(b"-----CA-----\n")),
 }
