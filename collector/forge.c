@@ -234,6 +234,12 @@ static void account(struct forge_flow *f, const struct segment *seg)
 		counter_add(&payload_bytes, seg->payload.len);
 }
 
+static void flow_keep(struct forge_flow *f, struct forge_out *out)
+{
+	if (out->keep)
+		out->keep(out->ctx, f);
+}
+
 static void emit(struct forge_flow *f, struct forge_out *out, const struct segment *seg)
 {
 	uint32_t head_len = TCP_LEN + (uint32_t)seg->options.len;
@@ -262,8 +268,8 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 		put_checksum(tcp + 16, sum);
 	}
 	account(f, seg);
-	if (out->keep)
-		out->keep(out->ctx, f);
+	if (seg->payload.len > 0 || seg->flags & (TH_SYN | TH_FIN))
+		flow_keep(f, out);
 	out->emit(out->ctx, span_of(frame, len), f->last_ts_ns, seg->first);
 }
 
@@ -291,8 +297,7 @@ static void emit_ack_of(struct forge_flow *f, struct forge_out *out, enum flow_d
 static void flow_ended(struct forge_flow *f, struct forge_out *out)
 {
 	f->state = FORGE_CLOSED;
-	if (out->keep)
-		out->keep(out->ctx, f);
+	flow_keep(f, out);
 }
 
 static uint32_t in_flight(const struct forge_flow *f, enum flow_dir dir)
@@ -481,6 +486,7 @@ void forge_gap(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, u
 		uint32_t step = len < GAP_STEP ? (uint32_t)len : GAP_STEP;
 
 		f->side[dir].nxt += step;
+		flow_keep(f, out);
 		emit_ack_of(f, out, dir);
 		len -= step;
 	}
