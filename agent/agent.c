@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/notify.h"
+#include "base/rss.h"
 #include "capture.h"
 #include "coverage/control.h"
 #include "coverage/coverage.h"
@@ -317,6 +318,7 @@ static void on_signal(evutil_socket_t sig, short what, void *ctx)
 	}
 	tick_sources(a);
 	add_up_coverage(a);
+	rss_tell();
 	metrics_dump(stderr, true);
 }
 

@@ -72,6 +72,7 @@ struct local {
 	const struct sink_conf *sinks; /* borrowed */
 	unsigned n_sinks;
 	const char *state_dir; /* borrowed */
+	size_t max_sessions;
 	struct collector_local *collector;
 	struct ship *ship;
 	pthread_t thread;
@@ -124,7 +125,8 @@ static int local_start(void *ctx, struct ship *ship)
 	int err;
 
 	l->ship = ship;
-	err = collector_local_new(&l->collector, l->sinks, l->n_sinks, l->state_dir);
+	err = collector_local_new(&l->collector, l->sinks, l->n_sinks, l->state_dir,
+				  l->max_sessions);
 	if (err)
 		return err;
 	sigfillset(&all);
@@ -176,7 +178,10 @@ static int run_agent(const struct options *o)
 					 .state_dir = o->state_dir,
 					 .insecure = o->insecure,
 					 .zstd_level = o->zstd_level}};
-	struct local local = {.sinks = o->sinks, .n_sinks = o->n_sinks, .state_dir = o->state_dir};
+	struct local local = {.sinks = o->sinks,
+			      .n_sinks = o->n_sinks,
+			      .state_dir = o->state_dir,
+			      .max_sessions = o->max_sessions};
 	struct agent_conf conf = {
 		.iface = o->iface,
 		.filter = o->filter,
@@ -216,6 +221,7 @@ static int run_collector(const struct options *o)
 		.n_sinks = o->n_sinks,
 		.onward = o->host,
 		.onward_port = o->onward_port,
+		.max_sessions = o->max_sessions,
 	};
 
 	return collector_run(&conf);

@@ -29,6 +29,7 @@
 #include "base/metrics.h"
 #include "base/notify.h"
 #include "base/pki.h"
+#include "base/rss.h"
 #include "ingest.h"
 #include "ledger.h"
 #include "sessions/session.h"
@@ -60,14 +61,15 @@ struct collector {
 
 /* What an earlier run left open at the outputs is ended first, before anything new is there. */
 static int middle_open(struct middle *m, const struct sink_conf *sinks, unsigned n,
-		       const char *state_dir)
+		       const char *state_dir, size_t max_sessions)
 {
+	const struct session_conf conf = {.max_sessions = max_sessions};
 	int err = sinks_open(&m->sinks, sinks, n);
 
 	if (err)
 		return err;
 	ledgers_settle(state_dir, &m->sinks);
-	err = sessions_new(&m->sessions, NULL, &m->sinks);
+	err = sessions_new(&m->sessions, &conf, &m->sinks);
 	if (err)
 		sinks_close(&m->sinks);
 	return err;
@@ -143,6 +145,7 @@ static void on_usr1(evutil_socket_t fd, short what, void *ctx)
 
 	(void)fd;
 	(void)what;
+	rss_tell();
 	metrics_dump(stderr, true);
 	if (c->hub)
 		ingest_hub_clocks(c->hub, stderr);
@@ -316,7 +319,8 @@ static int collector_open(struct collector *c, const struct collector_conf *conf
 		return -ENOMEM;
 	/* Where to first: what is wrong there must not leave a certificate authority behind. */
 	err = conf->onward ? onward_open(c, conf)
-			   : middle_open(&c->middle, conf->sinks, conf->n_sinks, conf->state_dir);
+			   : middle_open(&c->middle, conf->sinks, conf->n_sinks, conf->state_dir,
+					 conf->max_sessions);
 	if (!err)
 		err = credentials_open(&cr, conf);
 	if (!err) {
@@ -418,7 +422,7 @@ struct collector_local {
 };
 
 int collector_local_new(struct collector_local **out, const struct sink_conf *sinks, unsigned n,
-			const char *state_dir)
+			const char *state_dir, size_t max_sessions)
 {
 	static const uint8_t self[16] = {0}; /* the only origin of this table */
 	struct collector_local *c = calloc(1, sizeof(*c));
@@ -427,7 +431,7 @@ int collector_local_new(struct collector_local **out, const struct sink_conf *si
 
 	if (!c)
 		return -ENOMEM;
-	err = middle_open(&c->middle, sinks, n, state_dir);
+	err = middle_open(&c->middle, sinks, n, state_dir, max_sessions);
 	if (err)
 		goto fail;
 	middle_keep(&c->middle, state_dir);

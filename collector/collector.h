@@ -16,6 +16,7 @@ struct collector_conf {
 	unsigned n_sinks;
 	const char *onward; /* pass on to the collector on this host; then there are no sinks */
 	uint16_t onward_port;
+	size_t max_sessions; /* at the same time; 0: the default */
 };
 
 /** Runs until SIGINT or SIGTERM, then closes every forged connection. Exit status 0 or 1 (logged).
@@ -26,7 +27,7 @@ int collector_run(const struct collector_conf *conf);
  */
 struct collector_local;
 int collector_local_new(struct collector_local **out, const struct sink_conf *sinks, unsigned n,
-			const char *state_dir) WARN_UNUSED;
+			const char *state_dir, size_t max_sessions) WARN_UNUSED;
 /** One block of frames from this process. */
 int collector_local_frames(struct collector_local *c, struct span frames) WARN_UNUSED;
 /** Flush and run timers; returns ms until the next call is due, at most 1000. */

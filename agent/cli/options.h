@@ -67,6 +67,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	bool outer_tls;             /* --tls-in-tls outer; default peel */
 	unsigned max_overhead;      /* --max-overhead N%[:DURATION]; 0: no limit */
 	unsigned overhead_retry_s;  /* default 60 */
+	unsigned max_sessions;      /* --max-sessions N; 0: the default */
 	int nice;                   /* --nice N, -20 to 19; NICE_DEFAULT: nothing was said */
 	unsigned token_ttl_s;       /* token --expires DURATION (s, m, h, d); default 1h */
 	bool verbose;

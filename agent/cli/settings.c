@@ -333,6 +333,15 @@ static int take_max_overhead(struct options *o, const char *name, const char *wo
 			   &o->overhead_retry_s);
 }
 
+#define SESSIONS_MIN                                                                               \
+	1000u /* fewer, and each new connection might end one that still says something */
+#define SESSIONS_MOST 100000000u
+
+static int take_max_sessions(struct options *o, const char *name, const char *word)
+{
+	return value_number(name, word, SESSIONS_MIN, SESSIONS_MOST, &o->max_sessions);
+}
+
 static int take_nice(struct options *o, const char *name, const char *word)
 {
 	return value_nice(name, word, &o->nice);
@@ -508,6 +517,9 @@ const struct setting settings_table[] = {
 	{"max-overhead", "--max-overhead", KIND_WORD, PLACE_BOTH, MIRROR, AT(max_overhead),
 		take_max_overhead,
 		much, "N%", "no probes for a while where they take more of a process's CPU"},
+	{"max-sessions", "--max-sessions", KIND_WORD, PLACE_BOTH, SHOW, AT(max_sessions),
+		take_max_sessions,
+		much, "N", "connections shown at the same time (default 1048576)"},
 	{"nice", "--nice", KIND_WORD, PLACE_BOTH, RUN, AT(nice), take_nice,
 		much, "N", "its own threads' priority, -20 to 19 (default -5)"},
 

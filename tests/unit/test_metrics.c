@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/rss.h"
 
 static COUNTER_DEFINE(later, "test_b_later", "second in the alphabet");
 static COUNTER_DEFINE(earlier, "test_a_earlier", "first in the alphabet");
@@ -154,6 +155,31 @@ static void test_wall_offset_turns_monotonic_into_wall_time(void **state)
 	assert_true(wall > 1600000000ull * NS_PER_S);
 }
 
+static void take_memory(void *ctx, const struct counter *c)
+{
+	if (!strcmp(c->name, "process_memory_bytes"))
+		*(uint64_t *)ctx = counter_get(c);
+}
+
+static void test_memory_that_is_used_is_told(void **state)
+{
+	enum { MORE = 64 << 20 };
+	uint64_t before = 0, after = 0;
+	char *more = malloc(MORE);
+
+	(void)state;
+	assert_non_null(more);
+	rss_tell();
+	metrics_each(take_memory, &before);
+	for (size_t i = 0; i < MORE; i += 4096)
+		((volatile char *)more)[i] = 1;
+	rss_tell();
+	metrics_each(take_memory, &after);
+	free(more);
+	assert_in_range(before, 100 << 10, UINT32_MAX);
+	assert_in_range(after - before, MORE / 2, MORE * 2ull);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -163,6 +189,7 @@ int main(void)
 		cmocka_unit_test(test_a_long_log_line_is_cut_and_still_one_line),
 		cmocka_unit_test(test_log_rate_lets_one_through_and_counts_the_rest),
 		cmocka_unit_test(test_wall_offset_turns_monotonic_into_wall_time),
+		cmocka_unit_test(test_memory_that_is_used_is_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -172,6 +172,7 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%d", shed, SSLC_SHED_NEWEST);
 	SHOW("%u", max_overhead, 0);
 	SHOW("%u", overhead_retry_s, 60);
+	SHOW("%u", max_sessions, 0);
 	SHOW("%d", nice, INT_MIN);
 	SHOW("%d", flow_hook, FLOW_HOOK_AUTO);
 	SHOW("%d", probes, PROBES_AUTO);
@@ -436,6 +437,10 @@ static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
 		{"-I|e|-t|h|-p|99999999999999999999999", "a port"},
 		{"-I|e|-t|h|--compress|20", "--compress: 20: a level is 0 to 19"},
 		{"-I|e|-t|h|--compress|-1", "--compress: -1"},
+		{"-C|--print|--max-sessions|999",
+		 "--max-sessions: 999: must be a number from 1000 to 100000000"},
+		{"-C|--print|--max-sessions|1M", "--max-sessions: 1M: "},
+		{"-I|e|-t|h|--max-sessions|5000", "--max-sessions: has no meaning"},
 		{"-I|e|-t|h|--nice|-21", "--nice: -21: a nice value is -20 to 19"},
 		{"-I|e|-t|h|--nice|20", "--nice: 20"},
 		{"-I|e|-t|h|--nice|-", "--nice: -"},
@@ -485,6 +490,10 @@ static void test_an_output_has_keys(void **state)
 		     "collector iface:x,443:80,8443:8080 text:-");
 	assert_taken("-C|-o|x,port-map=443:80|-w|f|--port-map|993:143,465:25", NULL,
 		     "collector iface:x,443:80 pcap:f,993:143,465:25");
+	assert_taken("-C|-o|x|--max-sessions|4000000", NULL,
+		     "collector max_sessions=4000000 iface:x");
+	assert_taken("-I|e|--print", "max-sessions: 1000\n",
+		     "alone iface=e max_sessions=1000 text:-");
 	assert_taken("-C|-o|x,gso,mtu=1400,bypass=no", NULL,
 		     "collector iface:x,mtu=1400,gso,bypass=2");
 	assert_taken("-C|-o|x,bypass=no,xdp=no|-o|y,xdp=yes", NULL,
@@ -759,7 +768,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 34); /* as many keys as the parser knows */
+	assert_int_equal(n, 35); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)
