@@ -193,11 +193,15 @@ unsigned outlets_fin(struct outlet_set *set, uint8_t *states, const struct outle
 unsigned outlets_poke(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
 		      enum flow_dir dir, uint64_t ts_ns)
 {
-	unsigned sent = OUTLET_SENT_BOTH;
+	unsigned sent = OUTLET_SENT_BOTH, waits = 0;
 
-	for (struct outlet *o = set->v; o < set->v + set->n; o++)
-		sent &= o->ops->poke(o, state_of(o, states), flow, dir, ts_ns);
-	return sent;
+	for (struct outlet *o = set->v; o < set->v + set->n; o++) {
+		unsigned bits = o->ops->poke(o, state_of(o, states), flow, dir, ts_ns);
+
+		sent &= bits;
+		waits |= bits & OUTLET_WAITS;
+	}
+	return sent | waits;
 }
 
 void outlets_rst(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,

@@ -24,6 +24,10 @@ struct outlet_flow {
 /* Sides that have sent a packet in a call: they need no poke any more. */
 #define OUTLET_SENT(dir) (1u << (dir))
 #define OUTLET_SENT_BOTH 3u
+/* Beside those, of poke(): something waits to be shown, and time alone will not show it: poke()
+ * again within OUTLET_WAIT_MS. */
+#define OUTLET_WAITS   4u
+#define OUTLET_WAIT_MS 1000u
 
 /*
  * `state` is the outlet's own memory in each session: state_len bytes, aligned for any type, all
@@ -65,7 +69,7 @@ struct outlet_ops {
 
 /* What was captured, as one TCP connection; the state is a struct forge_flow. */
 extern const struct outlet_ops outlet_native_ops;
-/* The same, but for HTTP/2: an HTTP/1.1 connection for each of its streams. */
+/* The same, but for HTTP/2: HTTP/1.1 connections. */
 extern const struct outlet_ops outlet_http1_ops;
 
 struct outlet {
@@ -100,7 +104,8 @@ void outlets_keep(struct outlet_set *set, struct ledger *l);
 void outlets_close(struct outlet_set *set);
 void outlets_begin(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
 		   uint64_t ts_ns);
-/** These four return the sides that have sent a packet at every outlet: OUTLET_SENT bits. */
+/** These four return the sides that have sent a packet at every outlet: OUTLET_SENT bits; and
+ * OUTLET_WAITS if it is so at one. */
 unsigned outlets_data(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,
 		      enum flow_dir dir, struct span bytes, bool end, uint64_t ts_ns);
 unsigned outlets_gap(struct outlet_set *set, uint8_t *states, const struct outlet_flow *flow,

@@ -20,12 +20,19 @@ struct sink_flow {
 	uint16_t segment;
 };
 
-/* One stream of an HTTP/2 connection, shown as an HTTP/1.1 connection of its own. */
+/* One stream of an HTTP/2 connection, and the HTTP/1.1 connection on which it is shown. */
 struct sink_stream {
 	const struct sink_flow *flow; /* the real connection */
 	uint32_t id;
 	bool pushed;                       /* the server began it */
 	uint16_t client_port, server_port; /* shown, with the real addresses */
+};
+
+/* How HTTP/2 is shown. */
+enum sink_h2 {
+	SINK_H2_NATIVE, /* as it is */
+	SINK_H2_HTTP1,  /* as HTTP/1.1, a connection for each stream */
+	SINK_H2_SERIAL, /* ... one after the other on one connection, as far as that goes */
 };
 
 #define SINK_PORTS_MAX 16 /* pairs of one port map: a line that people still read */
@@ -38,7 +45,7 @@ struct sink_shape {
 	uint16_t src_mac[3]; /* network order; all zero: forge's own */
 	uint16_t dst_mac[3];
 	uint16_t gso;   /* 1: large frames, as long as its sinks take them: see cuts() */
-	uint16_t http1; /* not 0: HTTP/2 is shown as HTTP/1.1 */
+	uint16_t http1; /* enum sink_h2 */
 	uint16_t n_ports;
 	uint16_t ports[SINK_PORTS_MAX][2]; /* a server's real port, the one shown */
 };

@@ -73,7 +73,8 @@ static int take_src_mac(struct sink_conf *c, const char *name, const char *text)
 
 static int take_h2(struct sink_conf *c, const char *name, const char *text)
 {
-	static const char *const ways[] = {"native", "http1", NULL};
+	/* as enum sink_h2 */
+	static const char *const ways[] = {"native", "http1", "serial", NULL};
 	unsigned way;
 	int err = value_choice(name, text, ways, &way);
 

@@ -594,6 +594,7 @@ static void tunnel_head(struct http1 *x, unsigned status, const struct h2_list *
 		put_accept(x, out);
 	put_fields(out, x, list, false);
 	put(out, "\r\n");
+	x->opened = true;
 	x->way[FLOW_S2C].part = end ? HTTP1_DONE : HTTP1_TUNNEL;
 }
 

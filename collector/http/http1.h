@@ -34,6 +34,7 @@ struct http1 {
 	uint8_t nonce[16];                 /* what an invented Sec-WebSocket-Key is made of */
 	bool is_head;                      /* a HEAD request: its answer has no body */
 	bool connect;                      /* a 2xx answer makes it a tunnel */
+	bool opened;                       /* it has */
 	char protocol[HTTP1_PROTOCOL_MAX]; /* ... told as an upgrade to it (RFC 8441), if not "" */
 };
 

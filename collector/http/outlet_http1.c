@@ -13,6 +13,7 @@
 
 #include "base/metrics.h"
 #include "http/h2.h"
+#include "http/pieces.h"
 #include "http/streams.h"
 
 static COUNTER_DEFINE(c_connections, "http1_connections",
@@ -33,15 +34,6 @@ enum mode {
 	MODE_UNDECIDED, /* what was said waits in held */
 	MODE_NATIVE,    /* it is shown as it is */
 	MODE_STREAMS,
-};
-
-/* What was said, in order: each with this before its bytes. */
-struct held_head {
-	uint64_t ts_ns;
-	uint64_t gap; /* not 0: so many bytes are missing, and none follow */
-	uint32_t len;
-	uint8_t dir;
-	bool end;
 };
 
 struct http1_state {
@@ -75,7 +67,7 @@ static void held_free(struct buf *held)
 	free(held);
 }
 
-static int held_put(struct http1_state *st, struct held_head head, struct span bytes)
+static int held_put(struct http1_state *st, struct piece head, struct span bytes)
 {
 	if (!st->held) {
 		st->held = calloc(1, sizeof(*st->held));
@@ -83,27 +75,13 @@ static int held_put(struct http1_state *st, struct held_head head, struct span b
 			return -ENOMEM;
 		buf_init(st->held, HELD_MAX);
 	}
-	if (buf_reserve(st->held, sizeof(head) + bytes.len) < 0)
-		return -EMSGSIZE;
-	wr_bytes(st->held, &head, sizeof(head));
-	wr_bytes(st->held, bytes.p, bytes.len);
-	return 0;
-}
-
-/* The next piece of held, of which `at` bytes were read. False behind the last. */
-static bool held_next(struct rd *held, struct held_head *head, struct span *bytes)
-{
-	if (held->in.len == 0)
-		return false;
-	rd_copy(held, head, sizeof(*head));
-	*bytes = rd_bytes(held, head->len);
-	return !held->bad;
+	return pieces_put(st->held, head, bytes);
 }
 
 /* Modes */
 
 static unsigned native_put(struct outlet *o, struct http1_state *st, const struct outlet_flow *flow,
-			   const struct held_head *head, struct span bytes)
+			   const struct piece *head, struct span bytes)
 {
 	enum flow_dir dir = (enum flow_dir)head->dir;
 
@@ -120,7 +98,7 @@ static void enter_native(struct outlet *o, struct http1_state *st, const struct 
 	struct buf *held = st->mode == MODE_UNDECIDED ? st->held : NULL;
 	struct rd r = rd_from(held ? buf_span(held) : span_of(NULL, 0));
 	struct outlet_flow own = *flow;
-	struct held_head head;
+	struct piece head;
 	struct span bytes;
 
 	own.incarnation += (uint32_t)st->natives++ << 16; /* other sequence numbers each time */
@@ -129,12 +107,12 @@ static void enter_native(struct outlet *o, struct http1_state *st, const struct 
 	outlet_forge_init(o, &st->place.forge, &own);
 	streams_take_place(o->own, &st->place, ts_ns);
 	outlet_native_ops.begin(o, &st->place.forge, &own, held ? st->begin_ns : ts_ns);
-	while (held_next(&r, &head, &bytes))
+	while (pieces_next(&r, &head, &bytes))
 		(void)native_put(o, st, flow, &head, bytes);
 	held_free(held);
 }
 
-static int streams_put(struct http1_state *st, const struct held_head *head, struct span bytes)
+static int streams_put(struct http1_state *st, const struct piece *head, struct span bytes)
 {
 	enum flow_dir dir = (enum flow_dir)head->dir;
 
@@ -145,7 +123,7 @@ static int streams_put(struct http1_state *st, const struct held_head *head, str
 
 /* What is not HTTP/2 any more is shown as it is from here on; its streams end. */
 static void leave_streams(struct outlet *o, struct http1_state *st, const struct outlet_flow *flow,
-			  const struct held_head *at)
+			  const struct piece *at)
 {
 	counter_inc(&c_broken);
 	streams_rst(st->streams, (enum flow_dir)at->dir, at->ts_ns);
@@ -155,7 +133,7 @@ static void leave_streams(struct outlet *o, struct http1_state *st, const struct
 
 /* NATIVE or STREAMS. */
 static unsigned decided_put(struct outlet *o, struct http1_state *st,
-			    const struct outlet_flow *flow, const struct held_head *head,
+			    const struct outlet_flow *flow, const struct piece *head,
 			    struct span bytes)
 {
 	if (st->mode == MODE_STREAMS) {
@@ -173,7 +151,7 @@ static void enter_streams(struct outlet *o, struct http1_state *st, const struct
 	struct rd r = rd_from(held ? buf_span(held) : span_of(NULL, 0));
 	bool late = is_late(st, flow);
 	struct streams *streams;
-	struct held_head head;
+	struct piece head;
 	struct span bytes;
 
 	if (streams_new(&streams, o->own, o, flow, late) < 0) {
@@ -185,7 +163,7 @@ static void enter_streams(struct outlet *o, struct http1_state *st, const struct
 	counter_inc(&c_connections);
 	if (late)
 		counter_inc(&c_late);
-	while (held_next(&r, &head, &bytes))
+	while (pieces_next(&r, &head, &bytes))
 		(void)decided_put(o, st, flow, &head, bytes);
 	held_free(held);
 }
@@ -210,11 +188,11 @@ static struct span said_by(const struct http1_state *st, enum flow_dir dir, stru
 			   uint8_t *joined, size_t size)
 {
 	struct rd r = rd_from(st->held ? buf_span(st->held) : span_of(NULL, 0));
-	struct held_head head;
+	struct piece head;
 	struct span before;
 	size_t len = 0;
 
-	while (held_next(&r, &head, &before)) {
+	while (pieces_next(&r, &head, &before)) {
 		size_t n = before.len < size - len ? before.len : size - len;
 
 		if (head.dir != dir)
@@ -284,8 +262,7 @@ static void http1_begin(struct outlet *o, void *state, const struct outlet_flow 
 static unsigned http1_data(struct outlet *o, void *state, const struct outlet_flow *flow,
 			   enum flow_dir dir, struct span bytes, bool end, uint64_t ts_ns)
 {
-	struct held_head head = {
-		.ts_ns = ts_ns, .len = (uint32_t)bytes.len, .dir = (uint8_t)dir, .end = end};
+	struct piece head = {.ts_ns = ts_ns, .dir = (uint8_t)dir, .end = end};
 	struct http1_state *st = state;
 
 	if (st->mode == MODE_CLOSED)
@@ -314,7 +291,7 @@ static unsigned http1_data(struct outlet *o, void *state, const struct outlet_fl
 static unsigned http1_gap(struct outlet *o, void *state, const struct outlet_flow *flow,
 			  enum flow_dir dir, uint64_t len, uint64_t ts_ns)
 {
-	struct held_head head = {.ts_ns = ts_ns, .gap = len, .dir = (uint8_t)dir};
+	struct piece head = {.ts_ns = ts_ns, .gap = len, .dir = (uint8_t)dir};
 	struct http1_state *st = state;
 
 	if (st->mode == MODE_CLOSED)
@@ -357,8 +334,8 @@ static unsigned http1_poke(struct outlet *o, void *state, const struct outlet_fl
 {
 	struct http1_state *st = state;
 
-	if (st->mode == MODE_STREAMS)
-		streams_poke(st->streams, dir, ts_ns);
+	if (st->mode == MODE_STREAMS && streams_poke(st->streams, dir, ts_ns))
+		return OUTLET_WAITS;
 	if (st->mode != MODE_NATIVE)
 		return 0;
 	return outlet_native_ops.poke(o, &st->place.forge, flow, dir, ts_ns);

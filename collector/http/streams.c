@@ -2,6 +2,11 @@
 /*
  * streams: see streams.h. h2.c tells what the frames say, http1.c how that is written, forge.c
  * makes packets of it. What is here: which streams there are, their ports, and their ends.
+ *
+ * Serial form: one connection for one stream after the other. Who has to wait for a turn says what
+ * it says into memory, already as text of HTTP/1.1. A connection on which a stream was reset is of
+ * no use to the others, which go on on another one. Nobody but those in front of the queue is ever
+ * shown on it, so what each of them says stays in one piece.
  */
 #include "http/streams.h"
 
@@ -14,6 +19,7 @@
 #include "base/queue.h"
 #include "http/h2.h"
 #include "http/http1.h"
+#include "http/pieces.h"
 
 static COUNTER_DEFINE(c_streams, "http1_streams", "HTTP/2 streams shown as HTTP/1.1 connections");
 static COUNTER_DEFINE(c_active, "http1_streams_active", "of those, open now (gauge)");
@@ -29,6 +35,13 @@ static COUNTER_DEFINE(c_lost_unknown, "http1_bytes_lost_unknown",
 		      "body bytes of streams whose beginning was not seen, or that were reset");
 static COUNTER_DEFINE(c_heads_unknown, "http1_heads_lost_unknown",
 		      "heads and trailers of such streams");
+static COUNTER_DEFINE(c_apart_late, "http1_serial_left_late",
+		      "h2=serial: streams that kept a connection to themselves: others waited");
+static COUNTER_DEFINE(c_apart_large, "http1_serial_left_large",
+		      "h2=serial: streams that got one of their own: too much waited to be shown");
+static COUNTER_DEFINE(c_held, "http1_bytes_held", "text that waits to be shown (gauge)");
+static COUNTER_DEFINE(c_lost_early, "http1_bytes_lost_early",
+		      "bytes said into a tunnel that was not opened, or too many before it was");
 static COUNTER_DEFINE(c_unframed, "http1_bytes_lost_unframed",
 		      "bytes after a loss, before the next frame that could be told from others");
 
@@ -38,27 +51,49 @@ static COUNTER_DEFINE(c_unframed, "http1_bytes_lost_unframed",
  * a connection speaks. */
 #define PORT_MIN   32768u
 #define PORT_TRIES 16u
+/* What waits, of one connection and of all: a sensor's memory against answers that come out of
+ * order. */
+#define HELD_MAX_CONN (4u << 20)
+#define HELD_MAX_HUB  (64u << 20)
+/* How long one stream may keep others from being shown: an IDS that sees them late is late. */
+#define SERIAL_WAIT_NS (5 * NS_PER_S)
 /* An IDS forgets a connection after 600 s of silence, and then does not believe the rest. */
 #define QUIET_NS (300 * NS_PER_S)
 /* A stream may wait while others speak: it is poked after so long. */
 #define POKE_NS (5 * NS_PER_MS)
 
-struct stream_said {            /* of one direction */
+struct shown_said {             /* of one direction */
 	struct queue_node node; /* in streams.said[], who spoke first in front */
 	uint64_t ts_ns;
 	uint16_t ip_id; /* unchanged: it has sent nothing since */
-	uint8_t dir;    /* enum flow_dir: this struct's place in stream.said[] */
+	uint8_t dir;    /* enum flow_dir: this struct's place in shown.said[] */
+};
+
+/* A forged connection. */
+struct shown {
+	struct queue_node order;    /* in streams.order, least recently active first */
+	struct streams_place place; /* is_stream */
+	struct streams *of;         /* borrowed */
+	struct stream *speaker;     /* the same; NULL: serial, and nobody's turn */
+	struct shown_said said[2];
+	uint64_t active_ns;
 };
 
 struct stream {
 	struct hmap_node by_id;
-	struct queue_node order;    /* in streams.order, least recently active first */
-	struct streams_place place; /* is_stream */
-	struct streams *of;         /* borrowed */
-	struct stream_said said[2];
+	struct queue_node all;  /* in streams.all */
+	struct queue_node turn; /* in streams.turns, while it needs the serial connection */
+	struct streams *of;     /* borrowed */
+	struct shown *on;       /* owned, but for the serial one; NULL: not yet */
+	struct buf held;        /* what it has said that may not be shown yet: pieces */
 	struct http1 http;
-	uint64_t active_ns;
+	uint64_t begin_ns;
+	uint64_t early_lost; /* bytes behind those in held */
 	uint32_t id;
+	bool pushed;
+	bool is_early;  /* a tunnel, not open yet: what its client says is held */
+	bool is_over;   /* all is said and waits for its turn: not in by_id any more */
+	bool is_hidden; /* it cannot be shown at all */
 };
 
 struct streams {
@@ -67,9 +102,15 @@ struct streams {
 	struct outlet_flow flow; /* what it points to lives as long as the session */
 	struct h2 *h2;
 	struct hmap by_id;
-	struct queue order, said[2];
-	uint64_t ts_ns;   /* of the call */
-	uint32_t last[2]; /* highest id: [FLOW_C2S]: of requests, [FLOW_S2C]: promised */
+	struct queue all;            /* struct stream, as they began */
+	struct queue turns;          /* ... who speaks on the serial connection in front */
+	struct queue order, said[2]; /* struct shown */
+	struct shown *serial;        /* NULL: none is open */
+	size_t held;                 /* bytes */
+	uint64_t ts_ns;              /* of the call */
+	uint32_t last[2];            /* highest id: [FLOW_C2S]: of requests, [FLOW_S2C]: promised */
+	bool is_ended;               /* a side of the connection has said that it sends no more */
+	enum flow_dir end_dir;       /* the first one */
 };
 
 struct streams_hub {
@@ -80,7 +121,7 @@ struct streams_hub {
 	struct buf pending;
 	struct stream *pending_of; /* NULL: none waits */
 	enum flow_dir pending_dir;
-	size_t count;
+	size_t count, held;
 };
 
 static enum flow_dir peer_of(enum flow_dir dir)
@@ -182,54 +223,267 @@ static uint16_t port_of(const struct frame_flow_open *open, uint32_t id, unsigne
 }
 
 /* A client port under which nothing is open, and which is not the real one. */
-static int port_choose(const struct streams *c, struct stream *s)
+static int port_choose(const struct streams *c, struct shown *sh, uint32_t id)
 {
 	const struct frame_flow_open *open = c->flow.who.open;
-	struct forge_flow *f = &s->place.forge;
+	struct forge_flow *f = &sh->place.forge;
 
 	for (unsigned i = 0; i < PORT_TRIES; i++) {
-		f->port[FLOW_C2S] = port_of(open, s->id, i);
+		f->port[FLOW_C2S] = port_of(open, id, i);
 		if (f->port[FLOW_C2S] != open->client_port && !place_find(c->hub, f))
-			return place_take(c->hub, &s->place);
+			return place_take(c->hub, &sh->place);
 	}
 	return -EADDRINUSE;
 }
 
-/* Packets */
+/* Forged connections */
 
-static void said_now(struct stream *s, enum flow_dir dir)
+static void said_now(struct shown *sh, enum flow_dir dir)
 {
-	struct stream_said *said = &s->said[dir];
+	struct shown_said *said = &sh->said[dir];
 
-	said->ip_id = s->place.forge.side[dir].ip_id;
-	said->ts_ns = s->of->ts_ns;
-	queue_push(&s->of->said[dir], &said->node);
+	said->ip_id = sh->place.forge.side[dir].ip_id;
+	said->ts_ns = sh->of->ts_ns;
+	queue_push(&sh->of->said[dir], &said->node);
 }
 
-static void touch(struct stream *s)
+static void touch(struct shown *sh)
 {
-	s->active_ns = s->of->ts_ns;
-	queue_push(&s->of->order, &s->order);
+	sh->active_ns = sh->of->ts_ns;
+	queue_push(&sh->of->order, &sh->order);
 }
 
-/* What waits goes out. end: nothing follows for the moment. */
+static struct outlet_emission emission_of(const struct shown *sh)
+{
+	return (struct outlet_emission){.outlet = sh->of->outlet, .who = &sh->of->flow.who};
+}
+
+/* end: nothing follows for the moment. */
+static void shown_put(struct shown *sh, enum flow_dir dir, struct span text, bool end)
+{
+	struct outlet_emission e = emission_of(sh);
+	struct forge_out out = outlet_out(&e);
+
+	forge_fit(&sh->place.forge, outlet_mtu(e.outlet, &sh->of->flow)); /* as the native outlet */
+	forge_data(&sh->place.forge, &out, dir, text, end, sh->of->ts_ns);
+	said_now(sh, dir);
+	touch(sh);
+}
+
+static void shown_gap(struct shown *sh, enum flow_dir dir, uint64_t len)
+{
+	struct outlet_emission e = emission_of(sh);
+	struct forge_out out = outlet_out(&e);
+
+	forge_gap(&sh->place.forge, &out, dir, len, sh->of->ts_ns);
+	touch(sh);
+}
+
+static void shown_fin(struct shown *sh, enum flow_dir dir)
+{
+	struct outlet_emission e = emission_of(sh);
+	struct forge_out out = outlet_out(&e);
+
+	forge_fin(&sh->place.forge, &out, dir, sh->of->ts_ns);
+}
+
+static void shown_rst(struct shown *sh, enum flow_dir dir)
+{
+	struct outlet_emission e = emission_of(sh);
+	struct forge_out out = outlet_out(&e);
+
+	forge_rst(&sh->place.forge, &out, dir, sh->of->ts_ns);
+}
+
+/* Both sides; no effect on one that has ended. `dir` first. */
+static void shown_fins(struct shown *sh, enum flow_dir dir)
+{
+	shown_fin(sh, dir);
+	shown_fin(sh, peer_of(dir));
+}
+
+/* Emits nothing. */
+static void shown_free(struct shown *sh)
+{
+	struct streams *c = sh->of;
+
+	if (c->serial == sh)
+		c->serial = NULL;
+	queue_remove(&sh->order);
+	queue_remove(&sh->said[FLOW_C2S].node);
+	queue_remove(&sh->said[FLOW_S2C].node);
+	streams_leave_place(c->hub, &sh->place);
+	free(sh);
+}
+
+/* Of each stream's own: its sequence numbers, its invented key. */
+static void session_of(uint8_t session[16], const struct streams *c, uint32_t id)
+{
+	memcpy(session, c->flow.who.open->session, 16);
+	for (int i = 0; i < 4; i++)
+		session[i] ^= (uint8_t)(id >> (8 * i));
+}
+
+/* That of stream `id`, or that begins with it. NULL: no port or no memory is left. */
+static struct shown *shown_new(struct streams *c, uint32_t id)
+{
+	struct shown *sh = calloc(1, sizeof(*sh));
+	struct frame_flow_open open = *c->flow.who.open;
+	struct outlet_flow flow = c->flow;
+
+	if (!sh)
+		return NULL;
+	sh->of = c;
+	sh->place.is_stream = true;
+	sh->said[FLOW_S2C].dir = FLOW_S2C;
+	session_of(open.session, c, id);
+	flow.who.open = &open;
+	outlet_forge_init(c->outlet, &sh->place.forge, &flow);
+	if (port_choose(c, sh, id) < 0) {
+		free(sh);
+		return NULL;
+	}
+	touch(sh);
+	return sh;
+}
+
+/* What may not be shown yet */
+
+static void held_count(struct stream *s, size_t added, size_t removed)
+{
+	s->of->held += added - removed;
+	s->of->hub->held += added - removed;
+	counter_add(&c_held, (uint64_t)added - removed);
+}
+
+static void held_drop(struct stream *s)
+{
+	held_count(s, 0, s->held.len);
+	buf_cleanse(&s->held);
+}
+
+/* It will not be shown. */
+static void held_lose(struct stream *s, struct counter *reason)
+{
+	struct rd r = rd_from(buf_span(&s->held));
+	struct piece piece;
+	struct span bytes;
+
+	while (pieces_next(&r, &piece, &bytes))
+		counter_add(reason, bytes.len);
+	held_drop(s);
+}
+
+static void held_show(struct stream *s)
+{
+	struct rd r = rd_from(buf_span(&s->held));
+	struct piece piece;
+	struct span bytes;
+
+	while (pieces_next(&r, &piece, &bytes)) {
+		if (piece.gap)
+			shown_gap(s->on, (enum flow_dir)piece.dir, piece.gap);
+		else
+			shown_put(s->on, (enum flow_dir)piece.dir, bytes, piece.end);
+	}
+	held_drop(s);
+}
+
+/* It has a connection from now on. */
+static void stream_attach(struct stream *s, struct shown *sh)
+{
+	struct streams *c = s->of;
+	struct sink_stream told = {
+		.flow = &c->flow.who,
+		.id = s->id,
+		.pushed = s->pushed,
+		.client_port = sh->place.forge.port[FLOW_C2S],
+		.server_port = sh->place.forge.port[FLOW_S2C],
+	};
+
+	s->on = sh;
+	sh->speaker = s;
+	sinks_stream(c->hub->sinks, &told, c->ts_ns);
+	held_show(s);
+}
+
+/* Takes the place in the queue from it; it gets `sh`, or is not shown. */
+static void stream_show(struct stream *s, struct shown *sh)
+{
+	if (sh) {
+		stream_attach(s, sh);
+		return;
+	}
+	queue_remove(&s->turn);
+	s->is_hidden = true;
+	counter_inc(&c_refused);
+	held_lose(s, &c_lost_unknown);
+}
+
+static void stream_show_apart(struct stream *s)
+{
+	queue_remove(&s->turn);
+	stream_show(s, shown_new(s->of, s->id));
+}
+
+static void stream_put(struct stream *s, enum flow_dir dir, struct span text, uint64_t gap,
+		       bool end)
+{
+	if (s->is_hidden)
+		counter_add(&c_lost_unknown, text.len);
+	else if (gap)
+		shown_gap(s->on, dir, gap);
+	else
+		shown_put(s->on, dir, text, end);
+}
+
+static bool is_held(const struct stream *s, enum flow_dir dir)
+{
+	return (!s->on && !s->is_hidden) || (s->is_early && dir == FLOW_C2S);
+}
+
+/* False: there is no room. */
+static bool hold(struct stream *s, struct piece piece, struct span text)
+{
+	size_t before = s->held.len, more = sizeof(piece) + text.len;
+
+	if (s->early_lost || more > HELD_MAX_CONN - s->of->held ||
+	    more > HELD_MAX_HUB - s->of->hub->held || pieces_put(&s->held, piece, text) < 0)
+		return false;
+	held_count(s, s->held.len - before, 0);
+	return true;
+}
+
+/* gap: not 0: so many bytes are missing, and there is no text. */
+static void stream_say(struct stream *s, enum flow_dir dir, struct span text, uint64_t gap,
+		       bool end)
+{
+	struct piece piece = {.gap = gap, .dir = (uint8_t)dir, .end = end};
+
+	if (is_held(s, dir)) {
+		if (hold(s, piece, text))
+			return;
+		if (s->on) { /* a tunnel that may never be one */
+			s->early_lost += text.len + gap;
+			counter_add(&c_lost_early, text.len);
+			return;
+		}
+		counter_inc(&c_apart_large);
+		stream_show_apart(s);
+	}
+	stream_put(s, dir, text, gap, end);
+}
+
+/* What waits for more of the same goes out. end: nothing follows for the moment. */
 static void flush(struct streams_hub *hub, bool end)
 {
 	struct stream *s = hub->pending_of;
-	struct outlet_emission e;
-	struct forge_out out;
 
 	hub->pending_of = NULL;
 	if (!s || hub->pending.len == 0)
 		return;
-	e = (struct outlet_emission){.outlet = s->of->outlet, .who = &s->of->flow.who};
-	out = outlet_out(&e);
-	forge_fit(&s->place.forge, outlet_mtu(e.outlet, &s->of->flow)); /* as the native outlet */
-	forge_data(&s->place.forge, &out, hub->pending_dir, buf_span(&hub->pending), end,
-		   s->of->ts_ns);
+	stream_say(s, hub->pending_dir, buf_span(&hub->pending), 0, end);
 	buf_reset(&hub->pending);
-	said_now(s, hub->pending_dir);
-	touch(s);
 }
 
 /* Where the next text of this direction is appended. */
@@ -264,7 +518,7 @@ static struct stream *stream_find(const struct streams *c, uint32_t id)
 	return NULL;
 }
 
-/* Emits nothing. */
+/* Emits nothing. The serial connection stays. */
 static void stream_free(struct stream *s)
 {
 	struct streams *c = s->of;
@@ -273,34 +527,55 @@ static void stream_free(struct stream *s)
 		c->hub->pending_of = NULL;
 		buf_reset(&c->hub->pending);
 	}
-	hmap_remove(&c->by_id, &s->by_id);
-	queue_remove(&s->order);
-	queue_remove(&s->said[FLOW_C2S].node);
-	queue_remove(&s->said[FLOW_S2C].node);
-	streams_leave_place(c->hub, &s->place);
+	if (!s->is_over)
+		hmap_remove(&c->by_id, &s->by_id);
+	queue_remove(&s->all);
+	queue_remove(&s->turn);
+	held_drop(s);
+	if (s->on && s->on == c->serial)
+		s->on->speaker = NULL;
+	else if (s->on)
+		shown_free(s->on);
 	free(s);
-	counter_set(&c_active, --c->hub->count);
+	c->hub->count--;
+	counter_add(&c_active, UINT64_MAX); /* one less */
 }
 
-static void stream_reset(struct stream *s, enum flow_dir dir)
+static void stream_flush(struct stream *s)
 {
-	struct outlet_emission e = {.outlet = s->of->outlet, .who = &s->of->flow.who};
-	struct forge_out out = outlet_out(&e);
-
 	if (s->of->hub->pending_of == s)
 		flush(s->of->hub, true);
-	forge_rst(&s->place.forge, &out, dir, s->of->ts_ns);
+}
+
+/* One that waits is seen nevertheless, on a connection of its own: somebody has asked for it. */
+static void stream_reset(struct stream *s, enum flow_dir dir)
+{
+	stream_flush(s);
+	if (s->is_early)
+		held_lose(s, &c_lost_early);
+	else if (!s->on && !s->is_hidden)
+		stream_show_apart(s);
+	if (s->on && s->is_over)
+		shown_fins(s->on, FLOW_C2S);
+	else if (s->on)
+		shown_rst(s->on, dir);
+	if (s->on && s->on == s->of->serial)
+		s->of->serial = NULL; /* of no use to others */
 	stream_free(s);
 }
 
-static void stream_fin(struct stream *s, enum flow_dir dir)
+/* Both sides have said all. */
+static void stream_end(struct stream *s)
 {
-	struct outlet_emission e = {.outlet = s->of->outlet, .who = &s->of->flow.who};
-	struct forge_out out = outlet_out(&e);
-
-	if (s->of->hub->pending_of == s)
-		flush(s->of->hub, true);
-	forge_fin(&s->place.forge, &out, dir, s->of->ts_ns);
+	stream_flush(s);
+	if (!s->on && !s->is_hidden) {
+		hmap_remove(&s->of->by_id, &s->by_id);
+		s->is_over = true;
+		return;
+	}
+	if (s->on && s->on != s->of->serial)
+		shown_fins(s->on, FLOW_C2S);
+	stream_free(s);
 }
 
 /* After something was said: whether that was all. A tunnel's sides end one by one. */
@@ -308,13 +583,28 @@ static void stream_settle(struct stream *s, enum flow_dir dir, bool was_tunnel)
 {
 	if (!http1_is_done(&s->http, dir))
 		return;
-	if (was_tunnel)
-		stream_fin(s, dir);
-	if (!http1_is_done(&s->http, peer_of(dir)))
+	if (was_tunnel && s->on && !s->is_early) {
+		stream_flush(s);
+		shown_fin(s->on, dir);
+	}
+	if (http1_is_done(&s->http, peer_of(dir)))
+		stream_end(s);
+}
+
+/* The server has answered a client that spoke into a tunnel before it was one. */
+static void early_end(struct stream *s)
+{
+	stream_flush(s); /* the answer comes first */
+	s->is_early = false;
+	if (!s->http.opened || !s->on) {
+		held_lose(s, &c_lost_early);
 		return;
-	stream_fin(s, FLOW_C2S); /* no effect twice */
-	stream_fin(s, FLOW_S2C);
-	stream_free(s);
+	}
+	held_show(s);
+	if (s->early_lost)
+		shown_gap(s->on, FLOW_C2S, s->early_lost);
+	if (http1_is_done(&s->http, FLOW_C2S))
+		shown_fin(s->on, FLOW_C2S);
 }
 
 /* The result of http1.c for text that began at `from`. */
@@ -324,6 +614,8 @@ static void stream_said(struct stream *s, enum flow_dir dir, int err, struct buf
 	if (!err) {
 		if (text->len >= PENDING_FULL)
 			flush(s->of->hub, false);
+		if (s->is_early && s->http.way[FLOW_S2C].part != HTTP1_HEAD)
+			early_end(s);
 		stream_settle(s, dir, was_tunnel);
 		return;
 	}
@@ -333,20 +625,7 @@ static void stream_said(struct stream *s, enum flow_dir dir, int err, struct buf
 	stream_reset(s, dir);
 }
 
-static void stream_forge_init(struct streams *c, struct stream *s)
-{
-	struct frame_flow_open open = *c->flow.who.open;
-	struct outlet_flow flow = c->flow;
-
-	/* Sequence numbers of its own. */
-	for (int i = 0; i < 4; i++)
-		open.session[i] ^= (uint8_t)(s->id >> (8 * i));
-	memcpy(s->http.nonce, open.session, sizeof(s->http.nonce));
-	flow.who.open = &open;
-	outlet_forge_init(c->outlet, &s->place.forge, &flow);
-}
-
-static struct stream *stream_new(struct streams *c, uint32_t id)
+static struct stream *stream_new(struct streams *c, uint32_t id, bool pushed)
 {
 	struct stream *s;
 
@@ -357,43 +636,94 @@ static struct stream *stream_new(struct streams *c, uint32_t id)
 		return NULL;
 	s->of = c;
 	s->id = id;
-	s->place.is_stream = true;
-	s->said[FLOW_S2C].dir = FLOW_S2C;
-	stream_forge_init(c, s);
-	if (port_choose(c, s) < 0) {
-		free(s);
-		return NULL;
-	}
+	s->pushed = pushed;
+	s->begin_ns = c->ts_ns;
+	buf_init(&s->held, HELD_MAX_CONN);
+	session_of(s->http.nonce, c, id);
 	if (hmap_insert(&c->by_id, &s->by_id, id_hash(id)) < 0) {
-		streams_leave_place(c->hub, &s->place);
 		free(s);
 		return NULL;
 	}
-	touch(s);
-	counter_set(&c_active, ++c->hub->count);
+	queue_push(&c->all, &s->all);
+	c->hub->count++;
+	counter_inc(&c_active);
 	return s;
 }
 
-/* NULL when it cannot be shown. */
-static struct stream *stream_open(struct streams *c, uint32_t id, bool pushed)
+static void serial_show(struct stream *s)
 {
-	struct stream *s = stream_new(c, id);
-	struct sink_stream told;
+	struct streams *c = s->of;
+
+	if (!c->serial)
+		c->serial = shown_new(c, s->id);
+	stream_show(s, c->serial);
+}
+
+/* NULL when it cannot be shown. alone: on a connection of its own, whatever the form. */
+static struct stream *stream_open(struct streams *c, uint32_t id, bool pushed, bool alone)
+{
+	struct stream *s = stream_new(c, id, pushed);
 
 	if (!s) {
 		counter_inc(&c_refused);
 		return NULL;
 	}
+	if (alone || c->outlet->shape.http1 != SINK_H2_SERIAL) {
+		stream_show_apart(s);
+	} else {
+		queue_push(&c->turns, &s->turn);
+		if (queue_first(&c->turns) == &s->turn)
+			serial_show(s);
+	}
+	if (s->is_hidden) {
+		stream_free(s);
+		return NULL;
+	}
 	counter_inc(&c_streams);
-	told = (struct sink_stream){
-		.flow = &c->flow.who,
-		.id = id,
-		.pushed = pushed,
-		.client_port = s->place.forge.port[FLOW_C2S],
-		.server_port = s->place.forge.port[FLOW_S2C],
-	};
-	sinks_stream(c->hub->sinks, &told, c->ts_ns);
 	return s;
+}
+
+/* Those whose turn has come and who have said all are done with. Who speaks now, or NULL. */
+static struct queue_node *serial_next(struct streams *c)
+{
+	struct queue_node *n;
+
+	while ((n = queue_first(&c->turns)) != NULL) {
+		struct stream *s = queue_entry(n, struct stream, turn);
+
+		if (!s->on)
+			serial_show(s);
+		if (s->is_over)
+			stream_free(s);
+		else if (s->on)
+			return n;
+	}
+	return NULL;
+}
+
+static bool has_waited(const struct streams *c, struct queue_node *turn)
+{
+	return queue_entry(turn, struct stream, turn)->begin_ns + SERIAL_WAIT_NS <= c->ts_ns;
+}
+
+/* Who is next, once who spoke has said all, or has let others wait for too long. */
+static void serial_run(struct streams *c)
+{
+	struct queue_node *n, *next;
+
+	flush(c->hub, true);
+	while ((n = serial_next(c)) != NULL) {
+		next = queue_next(&c->turns, n);
+		if (!next || !has_waited(c, next))
+			return;
+		queue_remove(n); /* from now on the connection is its own */
+		c->serial = NULL;
+		counter_inc(&c_apart_late);
+	}
+	if (c->is_ended && c->serial) {
+		shown_fins(c->serial, c->end_dir);
+		shown_free(c->serial);
+	}
 }
 
 /* A request says what it wants. Trailers of one that began before we came do not. */
@@ -402,6 +732,15 @@ static bool is_request(const struct h2_list *list)
 	for (unsigned i = 0; i < list->n; i++) {
 		if (list->v[i].name_len > 0 && h2_name(list, i).p[0] == ':')
 			return true;
+	}
+	return false;
+}
+
+static bool is_tunnel(const struct h2_list *list)
+{
+	for (unsigned i = 0; i < list->n; i++) {
+		if (span_eq(h2_name(list, i), span_str(":method")))
+			return span_eq(h2_value(list, i), span_str("CONNECT"));
 	}
 	return false;
 }
@@ -425,7 +764,7 @@ static void on_headers(void *ctx, enum flow_dir dir, uint32_t id, const struct h
 
 	if (!s && dir == FLOW_C2S && id % 2 == 1 && id > c->last[FLOW_C2S] && is_request(list)) {
 		c->last[FLOW_C2S] = id;
-		s = stream_open(c, id, false);
+		s = stream_open(c, id, false, is_tunnel(list));
 	}
 	if (s)
 		head_put(s, dir, list, end);
@@ -441,7 +780,7 @@ static void on_push(void *ctx, uint32_t id, uint32_t promised, const struct h2_l
 	(void)id;
 	if (promised % 2 == 0 && promised > c->last[FLOW_S2C] && is_request(list)) {
 		c->last[FLOW_S2C] = promised;
-		s = stream_open(c, promised, true);
+		s = stream_open(c, promised, true, is_tunnel(list));
 	}
 	if (s)
 		head_put(s, FLOW_C2S, list, true);
@@ -468,6 +807,10 @@ static void on_data_begin(void *ctx, enum flow_dir dir, uint32_t id, uint32_t le
 
 	if (!s)
 		return;
+	if (dir == FLOW_C2S && http1_is_early(&s->http)) {
+		flush(s->of->hub, true); /* its request */
+		s->is_early = true;
+	}
 	text = text_of(s, dir);
 	from = text->len;
 	stream_said(s, dir, http1_data_begin(&s->http, dir, len, text), text, from, false);
@@ -478,8 +821,8 @@ static void on_data(void *ctx, enum flow_dir dir, uint32_t id, struct span bytes
 	struct stream *s = stream_find(ctx, id);
 	struct buf *text;
 
-	if (!s) {
-		counter_add(&c_lost_unknown, bytes.len);
+	if (!s || s->http.way[dir].part == HTTP1_REFUSED) {
+		counter_add(s ? &c_lost_early : &c_lost_unknown, bytes.len);
 		return;
 	}
 	while (bytes.len > 0) {
@@ -504,14 +847,11 @@ static void on_data_gap(void *ctx, enum flow_dir dir, uint32_t id, uint32_t len)
 {
 	struct streams *c = ctx;
 	struct stream *s = stream_find(c, id);
-	struct outlet_emission e = {.outlet = c->outlet, .who = &c->flow.who};
-	struct forge_out out = outlet_out(&e);
 
-	if (!s)
+	if (!s || s->http.way[dir].part == HTTP1_REFUSED)
 		return;
 	flush(c->hub, false);
-	forge_gap(&s->place.forge, &out, dir, len, c->ts_ns);
-	touch(s);
+	stream_say(s, dir, span_of(NULL, 0), len, false);
 }
 
 static void on_data_end(void *ctx, enum flow_dir dir, uint32_t id, bool end)
@@ -543,14 +883,14 @@ static unsigned reset_each(struct streams *c, enum flow_dir dir,
 			   bool (*which)(const struct stream *s, enum flow_dir dir, uint32_t arg),
 			   uint32_t arg)
 {
-	struct queue_node *n = queue_first(&c->order), *next;
+	struct queue_node *n, *next;
 	unsigned count = 0;
 
-	flush(c->hub, true); /* or it would move its stream in the queue */
-	for (n = queue_first(&c->order); n; n = next) {
-		struct stream *s = queue_entry(n, struct stream, order);
+	flush(c->hub, true);
+	for (n = queue_first(&c->all); n; n = next) {
+		struct stream *s = queue_entry(n, struct stream, all);
 
-		next = queue_next(&c->order, n);
+		next = queue_next(&c->all, n);
 		if (!which(s, dir, arg))
 			continue;
 		stream_reset(s, dir);
@@ -602,14 +942,14 @@ static const struct h2_ops on_h2 = {
 
 /* Pokes */
 
-static void stream_poke(struct stream *s, enum flow_dir dir)
+static void shown_poke(struct shown *sh, enum flow_dir dir)
 {
-	struct outlet_emission e = {.outlet = s->of->outlet, .who = &s->of->flow.who};
+	struct outlet_emission e = emission_of(sh);
 	struct forge_out out = outlet_out(&e);
 
-	queue_remove(&s->said[dir].node);
-	if (s->said[dir].ip_id == s->place.forge.side[dir].ip_id)
-		forge_poke(&s->place.forge, &out, dir, s->of->ts_ns);
+	queue_remove(&sh->said[dir].node);
+	if (sh->said[dir].ip_id == sh->place.forge.side[dir].ip_id)
+		forge_poke(&sh->place.forge, &out, dir, sh->of->ts_ns);
 }
 
 /* Those who spoke last before `until_ns`. */
@@ -618,11 +958,11 @@ static void pokes_run(struct streams *c, enum flow_dir dir, uint64_t until_ns)
 	struct queue_node *n;
 
 	while ((n = queue_first(&c->said[dir])) != NULL) {
-		struct stream_said *said = queue_entry(n, struct stream_said, node);
+		struct shown_said *said = queue_entry(n, struct shown_said, node);
 
 		if (said->ts_ns > until_ns)
 			return;
-		stream_poke(queue_entry(said - said->dir, struct stream, said), dir);
+		shown_poke(queue_entry(said - said->dir, struct shown, said), dir);
 	}
 }
 
@@ -632,13 +972,13 @@ static void quiet_run(struct streams *c)
 	struct queue_node *n;
 
 	while ((n = queue_first(&c->order)) != NULL) {
-		struct stream *s = queue_entry(n, struct stream, order);
+		struct shown *sh = queue_entry(n, struct shown, order);
 
-		if (s->active_ns + QUIET_NS > c->ts_ns)
+		if (sh->active_ns + QUIET_NS > c->ts_ns)
 			return;
-		touch(s);
-		s->said[FLOW_C2S].ip_id = s->place.forge.side[FLOW_C2S].ip_id;
-		stream_poke(s, FLOW_C2S);
+		touch(sh);
+		sh->said[FLOW_C2S].ip_id = sh->place.forge.side[FLOW_C2S].ip_id;
+		shown_poke(sh, FLOW_C2S);
 	}
 }
 
@@ -664,6 +1004,8 @@ int streams_new(struct streams **out, struct streams_hub *hub, struct outlet *o,
 	c->outlet = o;
 	c->flow = *flow;
 	hmap_init(&c->by_id);
+	queue_init(&c->all);
+	queue_init(&c->turns);
 	queue_init(&c->order);
 	queue_init(&c->said[FLOW_C2S]);
 	queue_init(&c->said[FLOW_S2C]);
@@ -686,8 +1028,10 @@ void streams_free(struct streams *c)
 
 	if (!c)
 		return;
-	while ((n = queue_first(&c->order)) != NULL)
-		stream_free(queue_entry(n, struct stream, order));
+	while ((n = queue_first(&c->all)) != NULL)
+		stream_free(queue_entry(n, struct stream, all));
+	if (c->serial)
+		shown_free(c->serial);
 	hmap_fini(&c->by_id);
 	h2_free(c->h2);
 	free(c);
@@ -699,7 +1043,7 @@ int streams_data(struct streams *c, enum flow_dir dir, struct span bytes, bool e
 
 	c->ts_ns = ts_ns;
 	err = h2_bytes(c->h2, dir, bytes, end);
-	flush(c->hub, true);
+	serial_run(c);
 	others_run(c);
 	return err;
 }
@@ -710,7 +1054,7 @@ int streams_gap(struct streams *c, enum flow_dir dir, uint64_t len, uint64_t ts_
 
 	c->ts_ns = ts_ns;
 	err = h2_gap(c->h2, dir, len);
-	flush(c->hub, true);
+	serial_run(c);
 	return err;
 }
 
@@ -719,11 +1063,11 @@ void streams_fin(struct streams *c, enum flow_dir dir, uint64_t ts_ns)
 	struct queue_node *n, *next;
 
 	c->ts_ns = ts_ns;
-	for (n = queue_first(&c->order); n; n = next) {
-		struct stream *s = queue_entry(n, struct stream, order);
+	for (n = queue_first(&c->all); n; n = next) {
+		struct stream *s = queue_entry(n, struct stream, all);
 
-		next = queue_next(&c->order, n);
-		if (http1_is_whole(&s->http, dir)) {
+		next = queue_next(&c->all, n);
+		if (!s->is_over && http1_is_whole(&s->http, dir)) {
 			bool was_tunnel = s->http.way[dir].part == HTTP1_TUNNEL;
 
 			s->http.way[dir].part = HTTP1_DONE;
@@ -731,12 +1075,21 @@ void streams_fin(struct streams *c, enum flow_dir dir, uint64_t ts_ns)
 		}
 	}
 	reset_each(c, dir, is_unfinished, 0);
+	if (!c->is_ended)
+		c->end_dir = dir;
+	c->is_ended = true;
+	serial_run(c);
 }
 
-void streams_poke(struct streams *c, enum flow_dir dir, uint64_t ts_ns)
+bool streams_poke(struct streams *c, enum flow_dir dir, uint64_t ts_ns)
 {
+	struct queue_node *n;
+
 	c->ts_ns = ts_ns;
+	serial_run(c);
 	pokes_run(c, dir, ts_ns);
+	n = queue_first(&c->turns);
+	return n && queue_next(&c->turns, n);
 }
 
 static bool is_any(const struct stream *s, enum flow_dir dir, uint32_t arg)
@@ -749,6 +1102,10 @@ void streams_rst(struct streams *c, enum flow_dir dir, uint64_t ts_ns)
 {
 	c->ts_ns = ts_ns;
 	reset_each(c, dir, is_any, 0);
+	if (!c->serial)
+		return;
+	shown_rst(c->serial, dir);
+	shown_free(c->serial);
 }
 
 /* The hub */
@@ -782,12 +1139,17 @@ void streams_take_place(struct streams_hub *hub, struct streams_place *p, uint64
 	struct streams_place *before = place_find(hub, &p->forge);
 
 	if (before && before->is_stream) {
-		struct stream *s = hmap_entry(before, struct stream, place);
+		struct shown *sh = hmap_entry(before, struct shown, place);
 
-		if (s->of->ts_ns < ts_ns)
-			s->of->ts_ns = ts_ns;
+		if (sh->of->ts_ns < ts_ns)
+			sh->of->ts_ns = ts_ns;
 		counter_inc(&c_conflicts);
-		stream_reset(s, FLOW_S2C);
+		if (sh->speaker) {
+			stream_reset(sh->speaker, FLOW_S2C);
+		} else {
+			shown_rst(sh, FLOW_S2C);
+			shown_free(sh);
+		}
 	}
 	(void)place_take(hub, p); /* without memory it is not: at worst a stream takes it as well */
 }

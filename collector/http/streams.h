@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * streams: what happens on one HTTP/2 connection in, one forged HTTP/1.1 connection for each of its
- * streams out. Addresses and the server's port are the real ones; each stream has a client port of
- * its own, for answers do not come in the order of requests. No I/O, no clock.
+ * streams: what happens on one HTTP/2 connection in, forged HTTP/1.1 connections out: one for each
+ * of its streams, or one for all, one after the other (sink.h: SINK_H2_SERIAL). Addresses and the
+ * server's port are the real ones, the client's port is another one for each connection, for
+ * answers do not come in the order of requests. No I/O, no clock.
  */
 #ifndef SSLC_COLLECTOR_STREAMS_H
 #define SSLC_COLLECTOR_STREAMS_H
@@ -55,8 +56,9 @@ int streams_data(struct streams *c, enum flow_dir dir, struct span bytes, bool e
 int streams_gap(struct streams *c, enum flow_dir dir, uint64_t len, uint64_t ts_ns) WARN_UNUSED;
 /** One side of the connection sends no more: what it has not finished is reset. */
 void streams_fin(struct streams *c, enum flow_dir dir, uint64_t ts_ns);
-/** Inspection now of what `dir` said last: FORGING's poke, of each stream that needs one. */
-void streams_poke(struct streams *c, enum flow_dir dir, uint64_t ts_ns);
+/** Inspection now of what `dir` said last: FORGING's poke, of each stream that needs one. True when
+ * something waits to be shown: to be called again within some seconds. */
+bool streams_poke(struct streams *c, enum flow_dir dir, uint64_t ts_ns);
 /** All that are open are reset from one side. */
 void streams_rst(struct streams *c, enum flow_dir dir, uint64_t ts_ns);
 

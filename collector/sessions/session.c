@@ -175,12 +175,12 @@ static struct session *session_of_dir(struct session_dir *d)
 	return (struct session *)(void *)((char *)(d - d->index) - offsetof(struct session, dir));
 }
 
-static uint64_t pokes_run(struct sessions *t, uint64_t now_ns)
+static uint64_t poke_all(struct sessions *t, struct pokes *pokes, uint64_t now_ns)
 {
 	uint64_t wait_ns;
 
 	for (unsigned i = 0; i < POKES_MAX; i++) {
-		struct poke *p = pokes_due(&t->pokes, now_ns, &wait_ns);
+		struct poke *p = pokes_due(pokes, now_ns, &wait_ns);
 		struct session_dir *d;
 
 		if (!p)
@@ -190,6 +190,16 @@ static uint64_t pokes_run(struct sessions *t, uint64_t now_ns)
 		counter_inc(&c_pokes);
 	}
 	return 0;
+}
+
+static uint64_t pokes_run(struct sessions *t, uint64_t now_ns)
+{
+	return poke_all(t, &t->pokes, now_ns);
+}
+
+static uint64_t waits_run(struct sessions *t, uint64_t now_ns)
+{
+	return poke_all(t, &t->waits, now_ns);
 }
 
 static uint64_t idle_run(struct sessions *t, uint64_t now_ns)
@@ -286,7 +296,7 @@ static uint64_t gone_run(struct sessions *t, uint64_t now_ns)
 uint64_t sessions_tick(struct sessions *t, uint64_t now_ns)
 {
 	uint64_t (*const all[])(struct sessions * t, uint64_t now_ns) = {
-		pokes_run, idle_run, losses_run, gone_run, stalls_run,
+		pokes_run, waits_run, idle_run, losses_run, gone_run, stalls_run,
 	};
 	uint64_t wait_ns = UINT64_MAX;
 

@@ -95,6 +95,7 @@ static uint64_t flow_time(const struct session *s, uint64_t now_ns)
 
 static void poke_arm(struct sessions *t, struct session *s, enum flow_dir dir, uint64_t now_ns)
 {
+	session_poke_cancel(t, &s->dir[dir]);
 	pokes_add(&t->pokes, &s->dir[dir].poke, now_ns + t->conf.poke_ms * NS_PER_MS);
 }
 
@@ -103,7 +104,7 @@ static void pokes_settle(struct sessions *t, struct session *s, unsigned sent)
 {
 	for (int d = 0; d < 2; d++) {
 		if (sent & OUTLET_SENT(d))
-			pokes_remove(&t->pokes, &s->dir[d].poke);
+			session_poke_cancel(t, &s->dir[d]);
 	}
 }
 
@@ -659,10 +660,16 @@ void session_poke(struct sessions *t, struct session *s, enum flow_dir dir, uint
 {
 	struct frame_flow_open open;
 	struct outlet_flow flow = outlet_flow_of(s, &open);
+	unsigned sent;
 
-	pokes_remove(&t->pokes, &s->dir[dir].poke);
-	if (!session_is_over(s))
-		pokes_settle(t, s,
-			     outlets_poke(&t->outlets, s->tail, &flow, dir,
-					  time_forward(s, flow_time(s, now_ns))));
+	session_poke_cancel(t, &s->dir[dir]);
+	if (session_is_over(s))
+		return;
+	sent = outlets_poke(&t->outlets, s->tail, &flow, dir,
+			    time_forward(s, flow_time(s, now_ns)));
+	pokes_settle(t, s, sent);
+	if (!(sent & OUTLET_WAITS))
+		return;
+	s->dir[dir].in_waits = true;
+	pokes_add(&t->waits, &s->dir[dir].poke, now_ns + OUTLET_WAIT_MS * NS_PER_MS);
 }

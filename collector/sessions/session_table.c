@@ -175,12 +175,18 @@ void session_ghost_leave(struct sessions *t, const struct session *s, uint64_t n
 
 /* States */
 
+void session_poke_cancel(struct sessions *t, struct session_dir *d)
+{
+	pokes_remove(d->in_waits ? &t->waits : &t->pokes, &d->poke);
+	d->in_waits = false;
+}
+
 void session_enter(struct sessions *t, struct session *s, enum session_state state)
 {
 	if (s->state == SESSION_LIVE && state != SESSION_LIVE) {
 		hmap_remove(&t->by_tuple, &s->by_tuple);
-		pokes_remove(&t->pokes, &s->dir[FLOW_C2S].poke);
-		pokes_remove(&t->pokes, &s->dir[FLOW_S2C].poke);
+		session_poke_cancel(t, &s->dir[FLOW_C2S]);
+		session_poke_cancel(t, &s->dir[FLOW_S2C]);
 		s->incarnation++;
 	}
 	if (log_is_on(LOG_DEBUG))
@@ -334,7 +340,7 @@ size_t sessions_memory(const struct sessions *t)
 	return t->count * allocated(sizeof(struct session) + t->outlets.state_len) +
 	       hmap_memory(&t->by_flow) + hmap_memory(&t->by_tuple) + hmap_memory(&t->by_agent) +
 	       t->by_agent.count * allocated(sizeof(struct session_origin)) + t->names.memory +
-	       hmap_memory(&t->names.all) + pokes_memory(&t->pokes) +
+	       hmap_memory(&t->names.all) + pokes_memory(&t->pokes) + pokes_memory(&t->waits) +
 	       t->by_ghost.count * allocated(sizeof(struct ghost)) + hmap_memory(&t->by_ghost) +
 	       t->n_pairs * allocated(session_pair_size()) + t->held;
 }
@@ -386,6 +392,7 @@ int sessions_new(struct sessions **out, const struct session_conf *conf, struct 
 	queue_init(&t->live);
 	queue_init(&t->rest);
 	pokes_init(&t->pokes);
+	pokes_init(&t->waits);
 	names_init(&t->names);
 	queue_init(&t->ghosts);
 	queue_init(&t->waiting);
@@ -437,6 +444,7 @@ void sessions_free(struct sessions *t)
 	hmap_fini(&t->by_ghost);
 	names_fini(&t->names);
 	pokes_fini(&t->pokes);
+	pokes_fini(&t->waits);
 	counter_add(&c_memory, -(uint64_t)t->memory);
 	outlets_close(&t->outlets);
 	explicit_bzero(&t->outlets, sizeof(t->outlets)); /* held plaintext */

@@ -27,10 +27,11 @@ enum session_state {
 
 struct session_dir {
 	uint64_t expected; /* offset of the next byte */
-	struct poke poke;  /* in t->pokes */
-	bool started;      /* expected means something */
-	bool fin;          /* no byte may follow */
-	uint8_t index;     /* enum flow_dir: this struct's place in session.dir[] */
+	struct poke poke;  /* in t->pokes, or in t->waits */
+	bool in_waits;
+	bool started;  /* expected means something */
+	bool fin;      /* no byte may follow */
+	uint8_t index; /* enum flow_dir: this struct's place in session.dir[] */
 };
 
 /* What its flow-open said, as in struct frame_flow_open. Of TCP, `stream` is always 0. */
@@ -88,6 +89,7 @@ struct sessions {
 	struct hmap by_flow, by_tuple, by_agent, by_ghost;
 	struct queue live, rest; /* all sessions: LIVE ones, the others */
 	struct pokes pokes;      /* the directions' */
+	struct pokes waits;      /* ... of what OUTLET_WAITS */
 	struct queue ghosts;     /* earliest end first */
 	struct queue waiting;    /* struct pair: see session_pair.c */
 	struct queue going;      /* origins that are gone: not found any more */
@@ -110,6 +112,8 @@ struct session *session_find(const struct sessions *t, const struct session_orig
  */
 struct session *session_add(struct sessions *t, struct session_origin *o,
 			    const struct frame_flow_open *m, uint64_t now_ns);
+/** It does not wait for a poke any more. */
+void session_poke_cancel(struct sessions *t, struct session_dir *d);
 /** What its flow-open said; borrows the strings. */
 void session_opened(const struct session *s, struct frame_flow_open *out);
 /** Out of the table and freed, and so is its other end when that has nothing more to tell; emits

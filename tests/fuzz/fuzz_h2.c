@@ -245,7 +245,7 @@ static void give_outlet(struct rig *r, const struct step *s, uint64_t ts_ns)
 	free(copy);
 }
 
-static void run_outlet(struct rd in, bool late, uint8_t how)
+static void run_outlet(struct rd in, bool late, uint8_t how, enum sink_h2 form)
 {
 	struct rig *r = calloc(1, sizeof(*r));
 	uint64_t ts_ns = TS;
@@ -259,7 +259,7 @@ static void run_outlet(struct rd in, bool late, uint8_t how)
 					   .server_port = 443,
 					   .flags = late ? FLOW_OPEN_LATE : 0};
 	r->flow.who = (struct sink_flow){.open = &r->open, .host = "h"};
-	r->sink = (struct sink){.ops = &sink_ops, .shape = {.http1 = 1}};
+	r->sink = (struct sink){.ops = &sink_ops, .shape = {.http1 = (uint16_t)form}};
 	r->sinks = (struct sink_set){.v = {&r->sink}, .n = 1};
 	outlets_init(&r->set, &r->sinks);
 	must(outlets_open(&r->set, &r->sinks) == 0);
@@ -288,6 +288,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint64_t pieces = run_h2(in, late, 1, &holes);
 
 	must(late || holes || whole == pieces);
-	run_outlet(in, late, how);
+	run_outlet(in, late, how, SINK_H2_HTTP1);
+	run_outlet(in, late, how, SINK_H2_SERIAL);
 	return 0;
 }

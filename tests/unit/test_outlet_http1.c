@@ -118,7 +118,7 @@ static void begin(struct rig *r)
 }
 
 /* As captured from its beginning, or late. */
-static struct rig *rig_new(uint16_t flags)
+static struct rig *rig_new_as(uint16_t flags, enum sink_h2 form)
 {
 	struct rig *r = calloc(1, sizeof(*r));
 
@@ -132,7 +132,7 @@ static struct rig *rig_new(uint16_t flags)
 					   .server_port = 443,
 					   .flags = flags};
 	r->flow.who = (struct sink_flow){.open = &r->open, .host = "web1"};
-	r->c.sink = (struct sink){.ops = &ops, .shape = {.http1 = 1}};
+	r->c.sink = (struct sink){.ops = &ops, .shape = {.http1 = (uint16_t)form}};
 	r->c.check.mtu = 1500;
 	r->sinks = (struct sink_set){.v = {&r->c.sink}, .n = 1};
 	r->ts = TS;
@@ -144,6 +144,11 @@ static struct rig *rig_new(uint16_t flags)
 	buf_init(&r->b[1], 1 << 20);
 	begin(r);
 	return r;
+}
+
+static struct rig *rig_new(uint16_t flags)
+{
+	return rig_new_as(flags, SINK_H2_HTTP1);
 }
 
 static void rig_free(struct rig *r)
@@ -176,15 +181,20 @@ static void say(struct rig *r, enum flow_dir dir)
 }
 
 /* A connection after its prefaces. */
-static struct rig *started(void)
+static struct rig *started_as(enum sink_h2 form)
 {
-	struct rig *r = rig_new(0);
+	struct rig *r = rig_new_as(0, form);
 
 	h2_start(&r->b[0], &r->b[1]);
 	say(r, FLOW_C2S);
 	say(r, FLOW_S2C);
 	assert_int_equal(r->c.n, 0); /* nothing was asked yet */
 	return r;
+}
+
+static struct rig *started(void)
+{
+	return started_as(SINK_H2_HTTP1);
 }
 
 static void expect(const struct rig *r, unsigned i, const char *text)
@@ -646,6 +656,327 @@ static void test_too_many_streams_are_refused(void **state)
 	rig_free(r);
 }
 
+/* Another reader's requests would be in the client's bytes before the answer, or behind a no. */
+static void test_a_tunnel_is_silent_until_it_is_open(void **state)
+{
+	uint64_t lost = counter_named("http1_bytes_lost_early");
+	struct rig *r = started();
+
+	(void)state;
+	for (uint32_t i = 1; i < 7; i += 2) {
+		h2_headers(&r->b[0], i, ":method: CONNECT\n:authority: a:1\n", false);
+		h2_data(&r->b[0], i, "GET /evil", false);
+	}
+	say(r, FLOW_C2S);
+	expect(r, 0, ">CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n");
+	h2_data(&r->b[0], 1, " HTTP", true);
+	h2_data(&r->b[0], 3, " HTTP", false);
+	say(r, FLOW_C2S);
+	h2_headers(&r->b[1], 1, ":status: 200\n", false);
+	h2_data(&r->b[1], 1, "hello", true);
+	h2_headers(&r->b[1], 3, ":status: 403\n", false);
+	say(r, FLOW_S2C);
+	h2_data(&r->b[0], 3, "/1.1", false);
+	say(r, FLOW_C2S);
+	h2_data(&r->b[1], 3, "no", true);
+	h2_frame(&r->b[1], 3, 0, 5, "\0\0\0\7", 4);
+	say(r, FLOW_S2C);
+	h2_data(&r->b[0], 3, "", true);
+	say(r, FLOW_C2S);
+	expect(r, 0,
+	       ">CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n<HTTP/1.1 200 OK\r\n\r\n"
+	       ">GET /evil HTTP>F<hello<F");
+	expect(r, 1,
+	       ">CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n<HTTP/1.1 403 Forbidden\r\n"
+	       "Transfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n>F<F");
+	expect(r, 2, ">CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n<R");
+	assert_int_equal(counter_named("http1_bytes_lost_early") - lost, 14 + 4 + 9);
+	assert_int_equal(counter_named("http1_bytes_held"), 0);
+	assert_int_equal(check_open_flows(&r->c.check), 0);
+	rig_free(r);
+}
+
+/* More than is kept: a hole of its size. */
+static void test_what_is_said_into_a_tunnel_too_early_is_bounded(void **state)
+{
+	uint64_t lost = counter_named("http1_bytes_lost_early");
+	struct rig *r = started();
+	char *text = malloc(60001);
+
+	(void)state;
+	memset(text, 'x', 60000);
+	text[60000] = '\0';
+	h2_headers(&r->b[0], 1, ":method: CONNECT\n:authority: a:1\n", false);
+	for (int i = 0; i < 100; i++) {
+		h2_data(&r->b[0], 1, text, i == 99);
+		say(r, FLOW_C2S);
+	}
+	assert_true(counter_named("http1_bytes_held") < 4u << 20);
+	h2_headers(&r->b[1], 1, ":status: 200\n", false);
+	say(r, FLOW_S2C);
+	lost = counter_named("http1_bytes_lost_early") - lost;
+	assert_true(lost > 1000000 && lost < 2500000);
+	assert_int_equal(r->c.check.gap, lost);
+	assert_int_equal(counter_named("http1_bytes_held"), 0);
+	free(text);
+	rig_free(r);
+}
+
+/* All of its length was announced, not all of it has come. */
+static void test_the_end_within_a_frame_is_a_reset(void **state)
+{
+	struct rig *r = started();
+
+	(void)state;
+	ask(r, 1, "/1", true);
+	say(r, FLOW_C2S);
+	h2_headers(&r->b[1], 1, ":status: 200\ncontent-length: 10\n", false);
+	h2_data(&r->b[1], 1, "0123456789", true);
+	give(r, FLOW_S2C, span_of(r->b[1].p, r->b[1].len - 3));
+	(void)outlets_fin(&r->set, r->states, &r->flow, FLOW_S2C, r->ts);
+	expect(r, 0, ASKED("/1") "<HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456<R");
+	rig_free(r);
+}
+
+/* One after the other */
+
+#define NONE(status) "<HTTP/1.1 " status "\r\nContent-Length: 0\r\n\r\n"
+
+static void answer(struct rig *r, uint32_t stream, const char *text, bool end)
+{
+	char fields[64];
+
+	snprintf(fields, sizeof(fields), ":status: 200\ncontent-length: %zu\n", strlen(text));
+	h2_headers(&r->b[FLOW_S2C], stream, fields, false);
+	h2_data(&r->b[FLOW_S2C], stream, text, end);
+}
+
+static void test_serial_streams_share_a_connection_in_the_order_of_requests(void **state)
+{
+	struct rig *r = started_as(SINK_H2_SERIAL);
+
+	(void)state;
+	ask(r, 1, "/1", true);
+	ask(r, 3, "/3", false);
+	ask(r, 5, "/5", true);
+	say(r, FLOW_C2S);
+	assert_int_equal(r->c.streams, 1); /* the others' time will come */
+	answer(r, 5, "V", true);
+	answer(r, 1, "I", true);
+	say(r, FLOW_S2C);
+	assert_int_equal(r->c.streams, 2);
+	h2_data(&r->b[0], 3, "body", true);
+	say(r, FLOW_C2S);
+	answer(r, 3, "III", true);
+	say(r, FLOW_S2C);
+	ask(r, 7, "/7", true);
+	say(r, FLOW_C2S);
+	answer(r, 7, "VII", true);
+	say(r, FLOW_S2C);
+	(void)outlets_fin(&r->set, r->states, &r->flow, FLOW_S2C, r->ts);
+	(void)outlets_fin(&r->set, r->states, &r->flow, FLOW_C2S, r->ts);
+	expect(r, 0,
+	       ASKED("/1") "<HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nI" POSTED(
+		       "/3") "4\r\nbody\r\n0\r\n\r\n"
+			     "<HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nIII" ASKED(
+				     "/5") "<HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nV" ASKED("/7") "<HTTP/1.1 200 OK\r\nContent-Length: "
+													"3\r\n\r\nVII<F>F");
+	assert_int_equal(r->c.n, 1);
+	assert_int_equal(r->c.streams, 4);
+	assert_int_equal(r->c.stream.id, 7);
+	assert_int_equal(r->c.stream.client_port, r->c.told[0].port);
+	assert_int_equal(check_open_flows(&r->c.check), 0);
+	assert_int_equal(counter_named("http1_bytes_held"), 0);
+	rig_free(r);
+}
+
+/* A connection with half a message on it is of no use; who waits is seen nevertheless. */
+static void test_serial_goes_on_elsewhere_after_a_reset(void **state)
+{
+	struct rig *r = started_as(SINK_H2_SERIAL);
+
+	(void)state;
+	for (uint32_t i = 1; i < 9; i += 2)
+		ask(r, i, "/", true);
+	say(r, FLOW_C2S);
+	answer(r, 1, "part", false);
+	h2_frame(&r->b[1], 3, 0, 1, "\0\0\0\2", 4);
+	say(r, FLOW_S2C);
+	h2_frame(&r->b[0], 3, 0, 5, "\0\0\0\10", 4); /* which waits, behind 3 */
+	say(r, FLOW_C2S);
+	answer(r, 7, "7", true);
+	answer(r, 3, "3", true);
+	say(r, FLOW_S2C);
+	expect(r, 0, ASKED("/") "<HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npart<R");
+	expect(r, 1,
+	       ASKED("/") "<HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n3" ASKED(
+		       "/") "<HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n7");
+	expect(r, 2, ASKED("/") ">R");
+	assert_int_equal(r->c.n, 3);
+	outlets_rst(&r->set, r->states, &r->flow, FLOW_C2S, r->ts);
+	assert_int_equal(check_open_flows(&r->c.check), 0);
+	rig_free(r);
+}
+
+static void test_serial_leaves_tunnels_alone(void **state)
+{
+	struct rig *r = started_as(SINK_H2_SERIAL);
+
+	(void)state;
+	ask(r, 1, "/1", true);
+	h2_headers(&r->b[0], 3, ":method: CONNECT\n:authority: a:1\n", false);
+	ask(r, 5, "/5", true);
+	say(r, FLOW_C2S);
+	h2_headers(&r->b[1], 3, ":status: 200\n", false);
+	h2_data(&r->b[1], 3, "raw", false);
+	h2_headers(&r->b[1], 5, ":status: 200\n", true);
+	h2_headers(&r->b[1], 1, ":status: 200\n", true);
+	say(r, FLOW_S2C);
+	expect(r, 0, ASKED("/1") NONE("200 OK") ASKED("/5") NONE("200 OK"));
+	expect(r, 1, ">CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n<HTTP/1.1 200 OK\r\n\r\nraw");
+	outlets_rst(&r->set, r->states, &r->flow, FLOW_C2S, r->ts);
+	assert_int_equal(check_open_flows(&r->c.check), 0);
+	rig_free(r);
+}
+
+/* An answer that never ends keeps its connection; the others get another one. */
+static void test_serial_does_not_wait_for_ever(void **state)
+{
+	uint64_t late = counter_named("http1_serial_left_late");
+	struct rig *r = started_as(SINK_H2_SERIAL);
+
+	(void)state;
+	ask(r, 1, "/endless", true);
+	ask(r, 3, "/3", true);
+	say(r, FLOW_C2S);
+	r->ts += NS_PER_S;
+	ask(r, 5, "/5", true);
+	say(r, FLOW_C2S);
+	assert_true(outlets_poke(&r->set, r->states, &r->flow, FLOW_C2S, r->ts) & OUTLET_WAITS);
+	assert_int_equal(r->c.n, 1);
+	r->ts += 4 * NS_PER_S;
+	assert_true(outlets_poke(&r->set, r->states, &r->flow, FLOW_C2S, r->ts) & OUTLET_WAITS);
+	expect(r, 1, ASKED("/3"));
+	assert_int_equal(r->c.n, 2);
+	h2_headers(&r->b[1], 3, ":status: 200\n", true);
+	h2_headers(&r->b[1], 5, ":status: 200\n", true);
+	h2_headers(&r->b[1], 1, ":status: 200\n", true);
+	say(r, FLOW_S2C);
+	expect(r, 0, ASKED("/endless") NONE("200 OK") ">F<F");
+	expect(r, 1, ASKED("/3") NONE("200 OK") ASKED("/5") NONE("200 OK"));
+	assert_false(outlets_poke(&r->set, r->states, &r->flow, FLOW_C2S, r->ts) & OUTLET_WAITS);
+	assert_int_equal(counter_named("http1_serial_left_late") - late, 1);
+	(void)outlets_fin(&r->set, r->states, &r->flow, FLOW_C2S, r->ts);
+	assert_int_equal(check_open_flows(&r->c.check), 0);
+	rig_free(r);
+}
+
+static void test_serial_holds_so_much_and_no_more(void **state)
+{
+	uint64_t large = counter_named("http1_serial_left_large");
+	struct rig *r = started_as(SINK_H2_SERIAL);
+	char *body = malloc(60001);
+
+	(void)state;
+	memset(body, 'b', 60000);
+	body[60000] = '\0';
+	ask(r, 1, "/slow", true);
+	ask(r, 3, "/large", true);
+	ask(r, 5, "/5", true);
+	say(r, FLOW_C2S);
+	h2_headers(&r->b[1], 3, ":status: 200\ncontent-length: 6000000\n", false);
+	for (int i = 0; i < 100; i++) {
+		h2_data(&r->b[1], 3, body, i == 99);
+		say(r, FLOW_S2C);
+		assert_true(counter_named("http1_bytes_held") <= 4u << 20);
+	}
+	assert_int_equal(counter_named("http1_serial_left_large") - large, 1);
+	assert_int_equal(r->c.n, 2);
+	assert_int_equal(r->c.check.fins, 2); /* that of /large */
+	assert_true(r->c.check.payload_bytes > 6000000 && r->c.check.payload_bytes < 6000300);
+	h2_headers(&r->b[1], 5, ":status: 200\n", true);
+	h2_headers(&r->b[1], 1, ":status: 200\n", true);
+	say(r, FLOW_S2C);
+	expect(r, 0, ASKED("/slow") NONE("200 OK") ASKED("/5") NONE("200 OK"));
+	outlets_rst(&r->set, r->states, &r->flow, FLOW_C2S, r->ts);
+	assert_int_equal(check_open_flows(&r->c.check), 0);
+	assert_int_equal(counter_named("http1_bytes_held"), 0);
+	free(body);
+	rig_free(r);
+}
+
+/* Nothing that waits is forgotten, whatever ends. */
+static void test_serial_ends(void **state)
+{
+	(void)state;
+	for (int how = 0; how < 4; how++) {
+		struct rig *r = started_as(SINK_H2_SERIAL);
+
+		ask(r, 1, "/1", how == 0);
+		ask(r, 3, "/3", true);
+		ask(r, 5, "/5", false);
+		say(r, FLOW_C2S);
+		h2_headers(&r->b[1], 3, ":status: 200\n", true);
+		say(r, FLOW_S2C);
+		if (how == 0) { /* 1 and 3 are answered after the client's end, 5 cannot be */
+			(void)outlets_fin(&r->set, r->states, &r->flow, FLOW_C2S, r->ts);
+			h2_headers(&r->b[1], 1, ":status: 200\n", true);
+			say(r, FLOW_S2C);
+			expect(r, 0, ASKED("/1") NONE("200 OK") ASKED("/3") NONE("200 OK") ">F<F");
+			expect(r, 1, POSTED("/5") ">R");
+		} else if (how == 1) {
+			(void)outlets_fin(&r->set, r->states, &r->flow, FLOW_C2S, r->ts);
+			expect(r, 0, POSTED("/1") ">R");
+		} else if (how == 2) {
+			outlets_rst(&r->set, r->states, &r->flow, FLOW_S2C, r->ts);
+			expect(r, 0, POSTED("/1") "<R");
+			expect(r, 1, ASKED("/3") NONE("200 OK") ">F<F");
+			expect(r, 2, POSTED("/5") "<R");
+		} else { /* what broke is shown as it is, and so is what waited */
+			give(r, FLOW_S2C, span_of("\0\0\1\0\0\0\0\0\0x", 10));
+			assert_int_equal(r->c.n, 4);
+			outlets_rst(&r->set, r->states, &r->flow, FLOW_S2C, r->ts);
+		}
+		assert_int_equal(r->c.streams, 3);
+		assert_int_equal(check_open_flows(&r->c.check), 0);
+		assert_int_equal(counter_named("http1_bytes_held"), 0);
+		assert_int_equal(counter_named("http1_streams_active"), 0);
+		rig_free(r);
+	}
+}
+
+/* A hole in what waits stays where it is. */
+static void test_serial_keeps_holes(void **state)
+{
+	struct rig *r = started_as(SINK_H2_SERIAL);
+	struct buf *b = &r->b[1];
+
+	(void)state;
+	ask(r, 1, "/1", true);
+	ask(r, 3, "/3", true);
+	say(r, FLOW_C2S);
+	h2_headers(b, 3, ":status: 200\n", false);
+	say(r, FLOW_S2C);
+	h2_data(b, 3, "0123456789", true);
+	give(r, FLOW_S2C, span_of(b->p, 12));
+	(void)outlets_gap(&r->set, r->states, &r->flow, FLOW_S2C, 4, r->ts);
+	give(r, FLOW_S2C, span_of(b->p + 16, 3));
+	buf_reset(b);
+	assert_int_equal(r->c.check.gap, 0);
+	h2_headers(b, 1, ":status: 200\n", true);
+	say(r, FLOW_S2C);
+	expect(r, 0, ASKED("/1") NONE("200 OK") ASKED("/3") CHUNKED "a\r\n012789\r\n0\r\n\r\n");
+	assert_int_equal(r->c.check.gap, 4);
+	/* Frames are lost: nobody knows how the next message begins. */
+	ask(r, 5, "/5", true);
+	ask(r, 7, "/7", true);
+	say(r, FLOW_C2S);
+	(void)outlets_gap(&r->set, r->states, &r->flow, FLOW_S2C, 4, r->ts);
+	expect(r, 1, ASKED("/7") "<R");
+	assert_int_equal(check_open_flows(&r->c.check), 0);
+	rig_free(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -669,6 +1000,16 @@ int main(void)
 		cmocka_unit_test(test_pokes_do_not_wait_for_silence),
 		cmocka_unit_test(test_reset_of_the_connection_resets_all_streams),
 		cmocka_unit_test(test_too_many_streams_are_refused),
+		cmocka_unit_test(test_a_tunnel_is_silent_until_it_is_open),
+		cmocka_unit_test(test_what_is_said_into_a_tunnel_too_early_is_bounded),
+		cmocka_unit_test(test_the_end_within_a_frame_is_a_reset),
+		cmocka_unit_test(test_serial_streams_share_a_connection_in_the_order_of_requests),
+		cmocka_unit_test(test_serial_goes_on_elsewhere_after_a_reset),
+		cmocka_unit_test(test_serial_leaves_tunnels_alone),
+		cmocka_unit_test(test_serial_does_not_wait_for_ever),
+		cmocka_unit_test(test_serial_holds_so_much_and_no_more),
+		cmocka_unit_test(test_serial_ends),
+		cmocka_unit_test(test_serial_keeps_holes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
