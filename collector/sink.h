@@ -25,6 +25,7 @@ struct sink_stream {
 	const struct sink_flow *flow; /* the real connection */
 	uint32_t id;
 	bool pushed;                       /* the server began it */
+	bool serial;                       /* it shares that connection with others */
 	uint16_t client_port, server_port; /* shown, with the real addresses */
 };
 

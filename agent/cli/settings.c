@@ -479,7 +479,7 @@ const struct setting settings_table[] = {
 	{"port-map", "--port-map", KIND_WORD, PLACE_BOTH, SHOW, AT(port_map), take_port_map,
 		into, "A:B,...", "packets show server port A as B"},
 	{"stream-log", "--stream-log", KIND_WORD, PLACE_BOTH, SHOW, AT(stream_log), take_stream_log,
-		into, "FILE", "with h2=http1: a line of JSON for each HTTP/2 stream"},
+		into, "FILE", "with h2=http1 or serial: a line of JSON for each HTTP/2 stream"},
 
 	{"starttls", "--starttls", KIND_WORD, PLACE_BOTH, MIRROR, AT(starttls), take_starttls,
 		what, "MODE", "what is said before TLS: stitch (default), inner (nothing), keep"},

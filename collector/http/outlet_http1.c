@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * outlet_http1: the outlet for those who cannot read HTTP/2. A connection that speaks it becomes
- * one HTTP/1.1 connection a stream (streams.c); all others, and what stops being HTTP/2 on the way,
+ * HTTP/1.1 connections (streams.c); all others, and what stops being HTTP/2 on the way,
  * are shown as they are. What is said before that is decided waits here: a client's first 24 bytes,
  * and a server's SETTINGS.
  */
@@ -17,7 +17,7 @@
 #include "http/streams.h"
 
 static COUNTER_DEFINE(c_connections, "http1_connections",
-		      "HTTP/2 connections shown as HTTP/1.1, one for each stream");
+		      "HTTP/2 connections shown as HTTP/1.1");
 static COUNTER_DEFINE(c_late, "http1_connections_late",
 		      "of those, joined after they had begun: their header tables are not known");
 static COUNTER_DEFINE(c_broken, "http1_connections_broken",

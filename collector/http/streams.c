@@ -21,7 +21,7 @@
 #include "http/http1.h"
 #include "http/pieces.h"
 
-static COUNTER_DEFINE(c_streams, "http1_streams", "HTTP/2 streams shown as HTTP/1.1 connections");
+static COUNTER_DEFINE(c_streams, "http1_streams", "HTTP/2 streams shown as HTTP/1.1");
 static COUNTER_DEFINE(c_active, "http1_streams_active", "of those, open now (gauge)");
 static COUNTER_DEFINE(c_refused, "http1_streams_refused",
 		      "streams not shown: too many at once, or no port or memory was left");
@@ -397,6 +397,7 @@ static void stream_attach(struct stream *s, struct shown *sh)
 		.flow = &c->flow.who,
 		.id = s->id,
 		.pushed = s->pushed,
+		.serial = sh == c->serial,
 		.client_port = sh->place.forge.port[FLOW_C2S],
 		.server_port = sh->place.forge.port[FLOW_S2C],
 	};

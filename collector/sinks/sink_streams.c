@@ -107,18 +107,19 @@ static json_t *line_of(const struct sink_stream *stream, uint64_t ts_ns)
 {
 	const struct frame_flow_open *o = stream->flow->open;
 
-	return json_pack(
-		"{s:o, s:s, s:o, s:i, s:o, s:i, s:s, s:o, s:I, s:b, s:{s:i, s:i, s:o}, s:o, s:I, "
-		"s:o}",
-		"timestamp", time_of(ts_ns), "event_type", "http1_stream", "src_ip",
-		address_of(o, o->client_addr), "src_port", stream->client_port, "dest_ip",
-		address_of(o, o->server_addr), "dest_port", stream->server_port, "proto", "TCP",
-		"community_id", id_of(o, stream->client_port, stream->server_port), "stream_id",
-		(json_int_t)stream->id, "pushed", (int)stream->pushed, "real", "src_port",
-		o->client_port, "dest_port", o->server_port, "community_id",
-		id_of(o, o->client_port, o->server_port), "host",
-		word_of(span_str(stream->flow->host)), "pid", (json_int_t)o->pid, "comm",
-		word_of(o->comm));
+	return json_pack("{s:o, s:s, s:o, s:i, s:o, s:i, s:s, s:o, s:I, s:b, s:b, s:{s:i, s:i, "
+			 "s:o}, s:o, s:I, "
+			 "s:o}",
+			 "timestamp", time_of(ts_ns), "event_type", "http1_stream", "src_ip",
+			 address_of(o, o->client_addr), "src_port", stream->client_port, "dest_ip",
+			 address_of(o, o->server_addr), "dest_port", stream->server_port, "proto",
+			 "TCP", "community_id", id_of(o, stream->client_port, stream->server_port),
+			 "stream_id", (json_int_t)stream->id, "pushed", (int)stream->pushed,
+			 "serial", (int)stream->serial, "real", "src_port", o->client_port,
+			 "dest_port", o->server_port, "community_id",
+			 id_of(o, o->client_port, o->server_port), "host",
+			 word_of(span_str(stream->flow->host)), "pid", (json_int_t)o->pid, "comm",
+			 word_of(o->comm));
 }
 
 static void streams_stream(struct sink *sink, const struct sink_stream *stream, uint64_t ts_ns)

@@ -1,20 +1,24 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/2 shown as HTTP/1.1 (h2=http1), one connection a stream: nginx, Apache and node as servers; curl,
-h2load with 100 streams at once, nghttp and node as clients. What a strict reader, tshark and Suricata
+"""HTTP/2 shown as HTTP/1.1 (h2=http1), one connection a stream: nginx, Apache, node and gRPC as servers; curl,
+h2load with 100 streams at once, nghttp, node and gRPC as clients. What a strict reader, tshark and Suricata
 find in the mirror is what the servers' own logs say: methods, URIs, statuses, bodies. --stream-log leads
-from each shown connection to the real one. Joined late; and the same connections shown as they are."""
+from each shown connection to the real one. All streams on one connection (h2=serial): the same exchanges.
+Joined late; and the same connections shown as they are."""
 import collections
 import json
 import pathlib
 import re
 import shutil
+import subprocess
 
-from lib import (LOSS, PROGS, check, equal, fact, flows, losses, pattern, run, settle, sh, sha256,
+from lib import (LOSS, PROGS, PY, check, equal, fact, flows, losses, pattern, run, settle, sh, sha256,
                  stream_event_rules, until)
 
 SRV = "10.71.1.1"
-NGINX, APACHE, NODE, NGHTTPD, PLAIN = 8441, 8442, 8443, 8444, 8445
+NGINX, APACHE, NODE, NGHTTPD, PLAIN, GRPC = 8441, 8442, 8443, 8444, 8445, 8446
+GRPC_PY = next((p for p in (PY, "/usr/bin/python3")
+                if not subprocess.run([p, "-c", "import grpc"], capture_output=True, check=False).returncode), None)
 MODULES = next((d for d in ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules") if pathlib.Path(d).is_dir()), None)
 
 
@@ -57,29 +61,42 @@ def message(data, bodyless=False):
 
 
 class Exchange:
-    def __init__(self, flow):
-        start, self.fields, self.body, self.trailers, rest = message(flow.data[0])
+    """The first one of what both sides say; what is behind it: rest. It is the only one if only flow is given."""
+    def __init__(self, flow, said=None):
+        ask, back = said or flow.data
+        start, self.fields, self.body, self.trailers, ask = message(ask)
         self.flow = flow
         self.method, self.path, version = start.split(" ")
         equal(version, "HTTP/1.1", "version")
-        self.answers, back = [], bytes(flow.data[1])
-        self.upgraded = False
-        while back and not self.upgraded:
-            status = int(back[9:12])
-            bodyless = self.method == "HEAD" or status in (204, 304) or status < 200
+        self.answers, back = [], bytes(back)
+        self.status = None
+        while back and (not self.answers or self.status == 100):
+            self.status = int(back[9:12])
+            bodyless = self.method == "HEAD" or self.status in (204, 304) or self.status < 200
             self.answers.append(message(back, bodyless))
             back = self.answers[-1][4]
-            self.upgraded = status == 101
+        self.upgraded = self.status == 101
+        self.rest = ask, back
         if self.upgraded:
-            self.raw = rest, back
-        elif not flow.rsts:
-            equal((rest, back), (b"", b""), f"bytes behind {start}")
+            self.raw = self.rest
+        elif not said and not flow.rsts:
+            equal(self.rest, (b"", b""), f"bytes behind {start}")
             equal(flow.end, "fin", f"end of {start}")
-        self.status = int(self.answers[-1][0][9:12]) if self.answers else None
         self.answer = self.answers[-1][2] if self.answers else b""
+
+    def told(self):
+        return self.method, self.path, self.status, sha256(self.body), sha256(self.answer)
 
     def get(self, name):
         return [v for k, v in self.fields if k == name]
+
+
+def in_series(flow):
+    """All exchanges of a connection on which one comes after the other: nothing is between or behind them."""
+    out = [Exchange(flow, flow.data)]
+    while out[-1].rest != (b"", b"") and not out[-1].upgraded:
+        out.append(Exchange(flow, out[-1].rest))
+    return out
 
 
 def apache(t):
@@ -132,7 +149,11 @@ def servers(t):
     t.spawn("nghttpd", "nghttpd", "-a", SRV, "-d", t.dir / "www", "--trailer", "grpc-status: 0", NGHTTPD, key, crt,
             ns=t.srv)
     t.listening(NGHTTPD)
-    return log, apache(t), node
+    grpc = None
+    if GRPC_PY:
+        grpc = t.spawn("grpc", GRPC_PY, "-B", PROGS / "grpc_calls.py", "serve", SRV, GRPC, crt, key, ns=t.srv)
+        grpc.wait_line("listening", where="out")
+    return log, apache(t), node, grpc
 
 
 def logged(path, n):
@@ -174,6 +195,8 @@ def play(t, uris):
     message_file.write_bytes(b"\0\0\0\0\x05hello")
     sh("nghttp", "-n", "-H", ":method: POST", "-H", "content-type: application/grpc", "-H", "te: trailers",
        "-d", message_file, "--trailer", "x-sum: 5", f"https://{SRV}:{NGHTTPD}/grpc", ns=t.cli)
+    if GRPC_PY:
+        equal(sh(GRPC_PY, "-B", PROGS / "grpc_calls.py", "call", SRV, GRPC, t.cert()[0], ns=t.cli), "done\n", "gRPC")
     client = t.spawn("node", "node", PROGS / "h2.js", "ask", SRV, NODE, ns=t.cli, stdin=True)
     client.wait_line("^connected", where="out")
     for line in ("GET /bytes-100000", "POST /echo 3000", "HEAD /bytes-5", "GET /nothing", "GET /hints", "POST /trailers 50",
@@ -203,6 +226,22 @@ def check_node(exchanges, node):
     return len(seen)
 
 
+def check_grpc(exchanges, server):
+    """The server's own account of its calls: bodies with their trailers, or an answer that is nothing but trailers."""
+    if not server:
+        return fact("no gRPC: python3-grpcio is not there")
+    told = [json.loads(x) for x in server.out().splitlines() if x.startswith("{")]
+    seen = shown(exchanges, GRPC)
+
+    def trailers(x):
+        get = {k: v for k, v in (*x.answers[-1][1], *x.answers[-1][3]) if k.startswith("Grpc-")}
+        return int(get["Grpc-Status"]), get.get("Grpc-Message", "")
+    same(collections.Counter((x.method, x.path, x.status, sha256(x.body), sha256(x.answer), *trailers(x)) for x in seen),
+         collections.Counter(("POST", y["path"], 200, y["in"], y["out"], y["status"], y["detail"]) for y in told), "gRPC")
+    equal({(*x.get("Content-Type"), *x.get("TE")) for x in seen}, {("application/grpc", "trailers")}, "gRPC")
+    return fact(f"gRPC: {len(told)} calls")
+
+
 def check_suricata(t, pcap, exchanges, log):
     """One event an exchange, no doubt about any packet, and its ids are ours."""
     # What HPACK hides from such rules: text, and the case of names.
@@ -210,28 +249,73 @@ def check_suricata(t, pcap, exchanges, log):
 alert tcp any any -> any any (msg:"text"; content:"GET /who?26 HTTP/1.1"; sid:9000002;)
 alert http any any -> any any (msg:"name"; http.header; content:"User-Agent|3a 20|h2load"; sid:9000003;)
 """
-    records = t.suricata_read(pcap, rules, "outputs.1.eve-log.community-id=true", "stream.reassembly.depth=0")
+    records = t.suricata_read(pcap, rules, "outputs.1.eve-log.community-id=true", "stream.reassembly.depth=0",
+                              *hashes())
     alerts = collections.Counter(r["alert"]["signature"] for r in records if r["event_type"] == "alert")
     equal(alerts, {"text": 4, "name": 400}, "alerts, and no stream event among them")
     equal([r["anomaly"] for r in records if r["event_type"] == "anomaly"], [], "Suricata's anomalies")
     http = [r for r in records if r["event_type"] == "http"]
+    if not log:
+        return events_of(http), files_of(records)
     same(collections.Counter((r["http"]["http_method"], r["http"]["url"], r["http"].get("status")) for r in http),
          collections.Counter((x.method, x.path, x.status) for x in exchanges), "Suricata's events")
     ids = {r["community_id"] for r in log}
     known = [r for r in http if r["dest_port"] != PLAIN]
     check(all(r["community_id"] in ids for r in known), "Suricata has a Community ID that is not in --stream-log")
     fact(f"Suricata: {len(http)} http events, no stream event")
+    return events_of(http), files_of(records)
+
+
+def hashes():
+    """Settings with which Suricata tells the hash of each body."""
+    dump = sh("suricata", "--dump-config", timeout=20)
+    n = re.search(r"^outputs\.1\.eve-log\.types\.(\d+) = files$", dump, re.M)[1]
+    return [f"outputs.1.eve-log.types.{n}.files.force-hash.0=sha256"]
+
+
+def events_of(http):
+    return collections.Counter((r["http"]["http_method"], r["http"]["url"], r["http"].get("status"), r["http"]["length"])
+                               for r in http)
+
+
+def files_of(records):
+    return collections.Counter((r["http"]["url"], r["fileinfo"]["size"], r["fileinfo"].get("sha256"), r["fileinfo"]["state"])
+                               for r in records if r["event_type"] == "fileinfo")
 
 
 def check_tshark(pcap, exchanges):
     def fields(what, *names):
-        rows = sh("tshark", "-r", pcap, "-Y", what, "-T", "fields", *[w for n in names for w in ("-e", n)], timeout=60)
-        return rows.splitlines()
+        # a client's port may be one that tshark knows as another protocol's
+        ports = [w for n in range(NGINX, GRPC + 1) for w in ("-d", f"tcp.port=={n},http")]
+        return sh("tshark", "-r", pcap, *ports, "-Y", what, "-T", "fields", *[w for n in names for w in ("-e", n)],
+                  timeout=60).splitlines()
     asked = fields("http.request", "http.request.method", "http.request.uri")
     same(collections.Counter(asked), collections.Counter(f"{x.method}\t{x.path}" for x in exchanges), "tshark's requests")
     equal(fields("tcp.analysis.flags && !tcp.analysis.window_update && !tcp.analysis.reused_ports", "frame.number"), [],
           "tshark's doubts")
     fact(f"tshark: {len(asked)} requests")
+    return collections.Counter(fields("http.response", "http.response_for.uri", "http.response.code", "http.file_data"))
+
+
+def check_serial(t, pcap, exchanges, suricata, tshark):
+    """All streams of a connection on one: the same exchanges, for a strict reader, Suricata and tshark."""
+    connections = flows(pcap)
+    series = [in_series(f) for f in connections]
+    together = [x for s in series for x in s]
+    same(collections.Counter(x.told() for x in together), collections.Counter(x.told() for x in exchanges), "in series")
+    # an idle connection ends as the real one, node's with the collector: what the server pushed was asked for last
+    ends = {s[-1].path: f.end for f, s in zip(connections, series)}
+    equal((ends["/cancel"], ends["/pushed"]), ("rst", "rst"), "ends of node's")
+    loads = [[x.path for x in s] for s in series if s[0].path.startswith("/who")]
+    equal([len(s) for s in loads], [200, 200], "h2load's two connections")
+    equal(loads, [[f"/who?{i % 100}" for i in range(200)]] * 2, "the order of requests")
+    chat, = (s for s in series if s[0].path == "/chat")
+    equal((len(chat), chat[0].raw), (1, (pattern("/chat", 20),) * 2), "WebSocket in series")
+    same(check_tshark(pcap, together), tshark, "tshark's answers in series")
+    events, files = check_suricata(t, pcap, together, None)
+    same(events, suricata[0], "Suricata's events in series")
+    same(files, suricata[1], "Suricata's files in series")
+    fact(f"in series: {len(together)} exchanges on {len(connections)} connections, {sum(files.values())} files in Suricata")
 
 
 def check_log(t, log, exchanges):
@@ -272,12 +356,12 @@ def main(t):
     t.lab(sensor=False)
     t.listening = lambda port: until(
         lambda: f":{port} " in sh("ss", "-Hltn", ns=t.srv), 10, f"a listener at {port}")
-    nginx_log, apache_log, node = servers(t)
-    pcap, log = t.dir / "http1.pcapng", t.dir / "streams.json"
-    p = t.alone("-w", f"{pcap},h2=http1", "-w", t.dir / "native.pcapng", "--stream-log", log)
+    nginx_log, apache_log, node, grpc = servers(t)
+    pcap, serial, log = t.dir / "http1.pcapng", t.dir / "serial.pcapng", t.dir / "streams.json"
+    p = t.alone("-w", f"{pcap},h2=http1", "-w", f"{serial},h2=serial", "-w", t.dir / "native.pcapng", "--stream-log", log)
     play(t, t.dir / "uris")
     try:
-        settle(pcap, lambda s: len(s) >= 422 and all(f.end != "open" for f in s))
+        settle(pcap, lambda s: len(s) >= (428 if grpc else 422) and all(f.end != "open" for f in s))
     finally:
         equal(p.stop(), 0, "exit status")
         fact("counted:", {k: v for k, v in p.counters().items() if k.startswith("http1_")}, losses(p))
@@ -295,14 +379,16 @@ def main(t):
     equal({sha256(x.answer) for x in seen if x.path == "/large?q=1"}, {sha256(pattern("large", 300_000))}, "large bodies")
     same(as_logged(seen, PLAIN), collections.Counter(["GET /small 200 50"]), "HTTP/1.1")
     n = check_node(seen, node)
+    check_grpc(seen, grpc)
     grpc, = shown(seen, NGHTTPD)
     equal((grpc.body, grpc.trailers, grpc.get("TE")), (b"\0\0\0\0\x05hello", [("X-Sum", "5")], ["trailers"]), "gRPC request")
     equal((grpc.answer, grpc.answers[0][3]), (grpc.body, [("Grpc-Status", "0")]), "gRPC answer")
     fact(f"{len(seen)} connections: nginx {len(shown(seen, NGINX))}, apache {len(shown(seen, APACHE))}, node {n}")
 
-    check_log(t, lines, seen)
-    check_tshark(pcap, seen)
-    check_suricata(t, pcap, seen, lines)
+    check_log(t, [r for r in lines if not r["serial"]], seen)
+    tshark = check_tshark(pcap, seen)
+    suricata = check_suricata(t, pcap, seen, lines)
+    check_serial(t, serial, seen, suricata, tshark)
     late(t)
 
 

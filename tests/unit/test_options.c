@@ -105,7 +105,8 @@ static size_t describe_shape(const struct sink_shape *s, char *out, size_t size)
 	if (s->vlan)
 		n += (size_t)snprintf(out + n, size - n, ",vlan=%u", s->vlan);
 	if (s->http1)
-		n += (size_t)snprintf(out + n, size - n, ",h2=http1");
+		n += (size_t)snprintf(out + n, size - n, ",h2=%s",
+				      s->http1 == SINK_H2_SERIAL ? "serial" : "http1");
 	n += describe_mac("src", s->src_mac, out + n, size - n);
 	n += describe_mac("dst", s->dst_mac, out + n, size - n);
 	for (unsigned i = 0; i < s->n_ports; i++)
@@ -500,8 +501,8 @@ static void test_an_output_has_keys(void **state)
 		     "collector iface:x,bypass=2,xdp=2 iface:y,xdp=1");
 	assert_taken("-C|-w|a\\,b\\\\c\\d,mtu=128", NULL, "collector pcap:a,b\\c\\d,mtu=128");
 	assert_taken("-C|-o|x\\|y\\|xy,vlan=3|-o|z", NULL, "collector fan:x|y|xy,vlan=3 iface:z");
-	assert_taken("-C|-o|x,h2=http1|-w|f,h2=native|--stream-log|l", NULL,
-		     "collector iface:x,h2=http1 pcap:f streams:l");
+	assert_taken("-C|-o|x,h2=http1|-w|f,h2=native|-w|g,h2=serial|--stream-log|l", NULL,
+		     "collector iface:x,h2=http1 pcap:f pcap:g,h2=serial streams:l");
 	assert_taken("", "collect: yes\noutput: [\"x,vlan=4094\"]\nport-map: 443:80\n",
 		     "collector iface:x,vlan=4094,443:80");
 }
@@ -610,7 +611,7 @@ static void test_wrong_keys_of_an_output_are_told(void **state)
 		 "14:"
 		 "14,15:15,16:16,17:17",
 		 "--port-map: at most 16 ports"},
-		{"-C|-o|x,h2=http2", "-o x: h2: http2: must be one of native, http1"},
+		{"-C|-o|x,h2=http2", "-o x: h2: http2: must be one of native, http1, serial"},
 		{"-C|-o|x,h2", "-o x: h2: needs a value"},
 		{"-I|e|-t|h|--stream-log|l", "--stream-log: has no meaning with -t"},
 		{"-C|--stream-log|l", "-C: where to?"},

@@ -111,6 +111,7 @@ static void test_a_line_says_which_is_which(void **state)
 	assert_int_equal(number_of(line, "stream_id"), 3);
 	assert_int_equal(number_of(line, "pid"), 77);
 	assert_true(json_is_true(json_object_get(line, "pushed")));
+	assert_true(json_is_false(json_object_get(line, "serial")));
 	real = json_object_get(line, "real");
 	assert_int_equal(number_of(real, "src_port"), 5000);
 	assert_int_equal(number_of(real, "dest_port"), 443);
