@@ -99,7 +99,8 @@ struct stream {
 struct streams {
 	struct streams_hub *hub; /* borrowed, as the next */
 	struct outlet *outlet;
-	struct outlet_flow flow; /* what it points to lives as long as the session */
+	struct outlet_flow flow; /* of `open`; its strings live as long as the session */
+	struct frame_flow_open open;
 	struct h2 *h2;
 	struct hmap by_id;
 	struct queue all;            /* struct stream, as they began */
@@ -994,6 +995,14 @@ static void others_run(struct streams *c)
 
 /* The connection */
 
+/* The caller's is gone after the call. */
+static void flow_keep(struct streams *c, const struct outlet_flow *flow)
+{
+	c->flow = *flow;
+	c->open = *flow->who.open;
+	c->flow.who.open = &c->open;
+}
+
 int streams_new(struct streams **out, struct streams_hub *hub, struct outlet *o,
 		const struct outlet_flow *flow, bool late)
 {
@@ -1003,7 +1012,7 @@ int streams_new(struct streams **out, struct streams_hub *hub, struct outlet *o,
 		return -ENOMEM;
 	c->hub = hub;
 	c->outlet = o;
-	c->flow = *flow;
+	flow_keep(c, flow);
 	hmap_init(&c->by_id);
 	queue_init(&c->all);
 	queue_init(&c->turns);
@@ -1020,7 +1029,7 @@ int streams_new(struct streams **out, struct streams_hub *hub, struct outlet *o,
 
 void streams_move(struct streams *c, const struct outlet_flow *flow)
 {
-	c->flow = *flow;
+	flow_keep(c, flow);
 }
 
 void streams_free(struct streams *c)

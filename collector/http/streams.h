@@ -39,7 +39,7 @@ void streams_leave_place(struct streams_hub *hub, struct streams_place *p);
 void streams_move_place(struct streams_hub *hub, struct streams_place *to,
 			struct streams_place *from);
 
-/* One connection. `flow` must stay the same, and valid for as long as the connection. */
+/* One connection. The strings of `flow` must stay valid for as long as the connection. */
 
 /** late: its beginning was not seen. 0 or -ENOMEM. */
 int streams_new(struct streams **out, struct streams_hub *hub, struct outlet *o,

@@ -164,11 +164,16 @@ static void rig_free(struct rig *r)
 static void give(struct rig *r, enum flow_dir dir, struct span bytes)
 {
 	uint8_t *copy = malloc(bytes.len + 1);
+	struct frame_flow_open *open = malloc(sizeof(*open)); /* only for this call */
+	struct outlet_flow flow = r->flow;
 
 	memcpy(copy, bytes.p, bytes.len);
+	*open = r->open;
+	flow.who.open = open;
 	r->ts += 1000;
-	(void)outlets_data(&r->set, r->states, &r->flow, dir, span_of(copy, bytes.len), true,
-			   r->ts);
+	(void)outlets_data(&r->set, r->states, &flow, dir, span_of(copy, bytes.len), true, r->ts);
+	memset(open, 0xff, sizeof(*open));
+	free(open);
 	free(copy);
 }
 

@@ -13,6 +13,7 @@
 #include "sessions/session.h"
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "h2_build.h"
 #include "packet_check.h"
 
 #define T0 1700000000000000000ull /* the agents' wall clock */
@@ -113,10 +114,11 @@ static uint64_t grown(struct rig *r, const char *name)
 	return v;
 }
 
-static struct rig *rig_new(const struct session_conf *conf)
+static struct rig *rig_new_as(const struct session_conf *conf, enum sink_h2 form)
 {
 	struct rig *r = calloc(1, sizeof(*r));
 
+	r->capture.sink.shape.http1 = (uint16_t)form;
 	r->capture.sink.ops = &capture_ops;
 	r->capture.mtu = r->capture.check.mtu = 1500;
 	r->capture.check.pattern = pattern;
@@ -131,6 +133,11 @@ static struct rig *rig_new(const struct session_conf *conf)
 	assert_non_null(r->a);
 	assert_non_null(r->b);
 	return r;
+}
+
+static struct rig *rig_new(const struct session_conf *conf)
+{
+	return rig_new_as(conf, SINK_H2_NATIVE);
 }
 
 static void rig_free(struct rig *r)
@@ -1329,6 +1336,46 @@ static void test_both_sides_are_poked_when_both_wait(void **state)
 	rig_free(r);
 }
 
+/* What an outlet holds back is shown after some time, whether or not anything is said then. */
+static void test_an_outlet_with_something_to_show_is_asked_again(void **state)
+{
+	struct rig *r = rig_new_as(NULL, SINK_H2_SERIAL);
+	struct frame_flow_open m = a_flow(1, 1, 5000);
+	struct frame_data d = {.flow = 1, .ts_ns = T0, .flags = FRAME_DATA_END};
+	struct check *c = &r->capture.check;
+	struct buf client, server;
+
+	(void)state;
+	c->pattern = NULL;
+	buf_init(&client, 1 << 10);
+	buf_init(&server, 1 << 10);
+	h2_start(&client, &server);
+	h2_headers(&client, 1, ":method: GET\n:path: /1\n", true);
+	h2_headers(&client, 3, ":method: GET\n:path: /3\n", true);
+	d.bytes = buf_span(&client);
+	put_open(r, r->a, &m);
+	frame_put_data(&r->buf, &d);
+	assert_int_equal(push(r, r->a), 0);
+	r->now += 2 * NS_PER_MS;
+	assert_int_equal(sessions_tick(r->t, r->now), NS_PER_S);
+	assert_int_equal(check_open_flows(c), 1);
+	for (int i = 0; i < 4; i++) {
+		r->now += NS_PER_S;
+		assert_int_equal(sessions_tick(r->t, r->now), NS_PER_S);
+		assert_int_equal(check_open_flows(c), 1);
+	}
+	r->now += NS_PER_S;
+	assert_true(sessions_tick(r->t, r->now) > NS_PER_S); /* nothing waits any more */
+	assert_int_equal(check_open_flows(c), 2);
+	put_close(r, r->a, 1, FLOW_END_RST_C2S, T0 + 7 * NS_PER_S);
+	assert_int_equal(check_open_flows(c), 0);
+	buf_fini(&client);
+	buf_fini(&server);
+	r->capture.message_bytes = c->payload_bytes; /* shown in another form */
+	r->capture.message_hash = c->payload_hash;
+	rig_free(r);
+}
+
 static void test_time_of_a_flow_is_monotone(void **state)
 {
 	struct rig *r = rig_new(NULL);
@@ -1598,6 +1645,7 @@ int main(void)
 		cmocka_unit_test(test_poke_comes_after_silence_of_that_side),
 		cmocka_unit_test(test_no_poke_when_that_side_sent_anything_else),
 		cmocka_unit_test(test_both_sides_are_poked_when_both_wait),
+		cmocka_unit_test(test_an_outlet_with_something_to_show_is_asked_again),
 		cmocka_unit_test(test_time_of_a_flow_is_monotone),
 		cmocka_unit_test(test_mtu_is_asked_for_every_handshake),
 		cmocka_unit_test(test_each_look_of_packets_has_its_own_connection),
