@@ -3,7 +3,8 @@
  * Fuzz target: an HTTP/2 connection for collector/http/h2.c, hpack.c, http1.c, streams.c and
  * outlet_http1.c. Told to h2.c as it is and byte by byte: both must come to the same. Each list of
  * fields is written as a head, which must end where its text ends and nowhere before. Told to the
- * outlet, whose packets nobody looks at.
+ * outlet, in both forms: a strict reader of HTTP/1.1 must find in each connection that it shows as
+ * many requests as streams, as many answers, and not a byte more.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -212,23 +213,249 @@ static uint64_t run_h2(struct rd in, bool late, size_t piece, bool *holes)
 	return told.hash;
 }
 
-static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow,
-		      bool first)
-{
-	(void)s, (void)ts_ns, (void)first;
-	must(l2.len >= 54 && flow->host[0] == 'h');
-}
+#define CLIENT     5000
+#define SHOWN_MOST 512
 
-static const struct sink_ops sink_ops = {.name = "none", .packet = on_packet};
+/* A connection that is shown. */
+struct shown {
+	uint16_t port;
+	unsigned streams;
+	uint32_t next[2]; /* sequence numbers */
+	struct buf text[2];
+	bool holed, reset;
+	uint8_t fins;
+};
 
 struct rig {
-	struct sink sink;
+	struct sink sink; /* first: see sink.h */
+	struct shown *shown[SHOWN_MOST];
+	unsigned n;
 	struct sink_set sinks;
 	struct outlet_set set;
 	struct frame_flow_open open;
 	struct outlet_flow flow;
 	_Alignas(8) uint8_t states[512];
 };
+
+static struct shown *shown_at(struct rig *r, uint16_t port)
+{
+	for (unsigned i = r->n; i-- > 0;)
+		if (r->shown[i]->port == port)
+			return r->shown[i]->reset || r->shown[i]->fins == 3 ? NULL : r->shown[i];
+	return NULL;
+}
+
+static void on_stream(struct sink *sink, const struct sink_stream *stream, uint64_t ts_ns)
+{
+	struct rig *r = (struct rig *)sink;
+	struct shown *s = shown_at(r, stream->client_port);
+
+	(void)ts_ns;
+	must(stream->client_port != CLIENT && (!s || stream->serial));
+	if (!s && r->n < SHOWN_MOST) {
+		s = r->shown[r->n++] = calloc(1, sizeof(*s));
+		must(s != NULL);
+		s->port = stream->client_port;
+		buf_init(&s->text[0], 1 << 26);
+		buf_init(&s->text[1], 1 << 26);
+	}
+	if (s)
+		s->streams++;
+}
+
+static uint16_t get_u16(const uint8_t *p)
+{
+	return (uint16_t)(p[0] << 8 | p[1]);
+}
+
+static void on_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
+		      const struct sink_flow *flow, bool first)
+{
+	const uint8_t *tcp = l2.p + 34, *text = tcp + tcp[12] / 16 * 4;
+	int dir = get_u16(tcp) == 443;
+	struct shown *s = shown_at((struct rig *)sink, get_u16(dir ? tcp + 2 : tcp));
+	size_t len = (size_t)(l2.p + l2.len - text);
+	uint32_t seq = (uint32_t)get_u16(tcp + 4) << 16 | get_u16(tcp + 6);
+
+	(void)ts_ns, (void)first;
+	must(l2.len >= 54 && text <= l2.p + l2.len && flow->host[0] == 'h');
+	if (!s)
+		return;
+	if (tcp[13] & 2) { /* SYN */
+		s->next[dir] = seq + 1;
+		return;
+	}
+	s->holed |= seq != s->next[dir];
+	s->next[dir] = seq + (uint32_t)len;
+	wr_bytes(&s->text[dir], text, len);
+	s->reset |= (tcp[13] & 4) != 0;
+	s->fins |= tcp[13] & 1 ? (uint8_t)(1 << dir) : 0;
+}
+
+static const struct sink_ops sink_ops = {
+	.name = "strict", .packet = on_packet, .stream = on_stream};
+
+/* The strict reader. Where a connection was reset, what it says may end anywhere. */
+enum read { READ_ALL, READ_PART };
+
+/* Up to CR LF. */
+static enum read read_line(struct span *in, struct span *line)
+{
+	const uint8_t *end = memmem(in->p, in->len, "\r\n", 2);
+
+	if (!end)
+		return READ_PART;
+	*line = span_of(in->p, (size_t)(end - in->p));
+	*in = span_of(end + 2, in->len - line->len - 2);
+	return READ_ALL;
+}
+
+struct head {
+	struct span start;
+	uint64_t length;
+	bool chunked, has_length;
+};
+
+static bool begins(struct span s, const char *text)
+{
+	return s.len >= strlen(text) && memcmp(s.p, text, strlen(text)) == 0;
+}
+
+static enum read read_head(struct span *in, struct head *h)
+{
+	struct span line;
+
+	*h = (struct head){0};
+	if (read_line(in, &h->start) != READ_ALL)
+		return READ_PART;
+	for (;;) {
+		if (read_line(in, &line) != READ_ALL)
+			return READ_PART;
+		if (line.len == 0)
+			break;
+		must(memchr(line.p, ':', line.len) != NULL && line.p[0] > ' ');
+		if (begins(line, "Content-Length: ")) {
+			must(!h->has_length);
+			h->has_length = true;
+			h->length = strtoull((const char *)line.p + 16, NULL, 10);
+		} else if (begins(line, "Transfer-Encoding: ")) {
+			must(!h->chunked && begins(line, "Transfer-Encoding: chunked"));
+			h->chunked = true;
+		}
+	}
+	must(!h->chunked || !h->has_length);
+	return READ_ALL;
+}
+
+static enum read read_chunks(struct span *in)
+{
+	struct span line;
+	uint64_t len;
+
+	do {
+		char *end;
+
+		if (read_line(in, &line) != READ_ALL)
+			return READ_PART;
+		len = strtoull((const char *)line.p, &end, 16);
+		must(line.len > 0 && end == (const char *)line.p + line.len);
+		if (len > 0 && in->len < len + 2)
+			return READ_PART;
+		must(len == 0 || memcmp(in->p + len, "\r\n", 2) == 0);
+		if (len > 0)
+			*in = span_of(in->p + len + 2, in->len - len - 2);
+	} while (len > 0);
+	do { /* trailers */
+		if (read_line(in, &line) != READ_ALL)
+			return READ_PART;
+		must(!begins(line, "Content-Length:") && !begins(line, "Transfer-Encoding:"));
+	} while (line.len > 0);
+	return READ_ALL;
+}
+
+static enum read read_body(struct span *in, const struct head *h)
+{
+	if (h->chunked)
+		return read_chunks(in);
+	if (in->len < h->length)
+		return READ_PART;
+	*in = span_of(in->p + h->length, in->len - h->length);
+	return READ_ALL;
+}
+
+/* One request. upgrade: what follows is not HTTP, if the server agrees. */
+static enum read read_request(struct span *in, bool *head, bool *upgrade)
+{
+	struct span from = *in;
+	struct head h;
+	unsigned spaces = 0;
+
+	if (read_head(in, &h) != READ_ALL)
+		return READ_PART;
+	for (size_t i = 0; i < h.start.len; i++)
+		spaces += h.start.p[i] == ' ';
+	must(spaces == 2 && memcmp(h.start.p + h.start.len - 9, " HTTP/1.1", 9) == 0);
+	*head = begins(h.start, "HEAD ");
+	*upgrade = begins(h.start, "CONNECT ") ||
+		   memmem(from.p, from.len - in->len, "\r\nUpgrade: ", 11) != NULL;
+	return read_body(in, &h);
+}
+
+/* One final answer, and those before it. opened: the protocol changes. */
+static enum read read_answer(struct span *in, bool to_head, bool upgrade, bool *opened)
+{
+	unsigned long status;
+	struct head h;
+
+	do {
+		if (read_head(in, &h) != READ_ALL)
+			return READ_PART;
+		must(begins(h.start, "HTTP/1.1 "));
+		status = strtoul((const char *)h.start.p + 9, NULL, 10);
+	} while (status == 100);
+	must(status < 100 || status > 199 || (status == 101 && upgrade));
+	*opened = upgrade && (status == 101 || (status >= 200 && status < 300));
+	if (*opened || to_head || status == 204 || status == 304)
+		return READ_ALL;
+	return read_body(in, &h);
+}
+
+static void check_shown(const struct shown *s)
+{
+	struct span in[2] = {buf_span(&s->text[0]), buf_span(&s->text[1])};
+	bool whole = s->fins == 3, head = false, upgrade = false, opened = false;
+	unsigned requests = 0;
+
+	if (s->holed)
+		return;
+	while (in[0].len > 0 && !upgrade) {
+		requests++;
+		if (read_request(&in[0], &head, &upgrade) != READ_ALL) {
+			must(!whole);
+			break;
+		}
+		if (in[1].len == 0 || read_answer(&in[1], head, upgrade, &opened) != READ_ALL) {
+			must(!whole);
+			break;
+		}
+	}
+	must(requests <= s->streams);
+	must(!whole || requests == s->streams);
+	must(!whole || opened || (in[0].len == 0 && in[1].len == 0));
+	must(!upgrade || opened || in[0].len == 0);
+}
+
+static void check_all(struct rig *r)
+{
+	for (unsigned i = 0; i < r->n; i++) {
+		struct shown *s = r->shown[i];
+
+		check_shown(s);
+		buf_fini(&s->text[0]);
+		buf_fini(&s->text[1]);
+		free(s);
+	}
+}
 
 static void give_outlet(struct rig *r, const struct step *s, uint64_t ts_ns)
 {
@@ -255,7 +482,7 @@ static void run_outlet(struct rd in, bool late, uint8_t how, enum sink_h2 form)
 	r->open = (struct frame_flow_open){.family = 4,
 					   .client_addr = {10, 0, 0, 1},
 					   .server_addr = {10, 0, 0, 2},
-					   .client_port = 5000,
+					   .client_port = CLIENT,
 					   .server_port = 443,
 					   .flags = late ? FLOW_OPEN_LATE : 0};
 	r->flow.who = (struct sink_flow){.open = &r->open, .host = "h"};
@@ -275,6 +502,7 @@ static void run_outlet(struct rd in, bool late, uint8_t how, enum sink_h2 form)
 		outlets_rst(&r->set, r->states, &r->flow, FLOW_S2C, ts_ns);
 	outlets_forget(&r->set, r->states);
 	outlets_close(&r->set);
+	check_all(r);
 	free(r);
 }
 
