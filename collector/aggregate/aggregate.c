@@ -587,6 +587,7 @@ int aggregate_open(struct aggregate **out, const struct dialer_conf *conf)
 	queue_init(&a->pairs);
 	queue_init(&a->dead);
 	hmap_init(&a->by_key);
+	counter_set(&g_links, 0);
 	buf_init(&a->words, ZBLOCK_HEADER_LEN + FRAME_HEADER_LEN + FRAME_BODY_MAX);
 	err = dialer_open(&a->dialer, conf);
 	if (err) {

@@ -8,7 +8,7 @@ import signal
 from lib import binary, check, equal, fact, find_flow, flows, losses, pattern, run, run_cmd, settle, sha256, until
 from lib_conversations import Talk
 
-AGENTS, SIZE = 200, 40_000
+AGENTS, SIZE = 200, 20_000
 
 
 class Chain:
@@ -40,15 +40,14 @@ class Chain:
         old = self.up[name]
         old.kick(signal.SIGKILL)
         old.wait(5)
-        talk.some(lambda: True, 10)
+        talk.some(lambda: True, 5)
         self.start(name, ready=0)
-        talk.some(lambda: len(self.links()) == 1, 10)
-        talk.some(lambda: True, 10)
+        talk.some(lambda: self.links() == {1}, 5)
+        talk.some(lambda: True, 5)
 
     def links(self):
-        """Passed on now by each; one number when they agree and are not 0."""
-        return {p.counters().get("aggregate_links", 0) for p in self.up.values()} - {0} \
-            if all(p.counters().get("aggregate_links") for p in self.up.values()) else set()
+        """How many each passes on now."""
+        return {p.counters()["aggregate_links"] for p in self.up.values()}
 
 
 def refuses_to_start(t, ns):
@@ -64,13 +63,26 @@ def crowd(t, first, host, ns, state):
     return t.helper("agents", "agents.py", t.dir / state, host, 3005, first, AGENTS, SIZE, ns=ns)
 
 
-def judge_crowd(pcap, first):
+def judge_crowd(seen, first):
     """Of each agent its connection: addresses, bytes, close."""
-    seen = {f.client: f for f in flows(pcap) if f.server == ("10.90.0.1", 443)}
     for i in range(first, first + AGENTS):
         f = seen.get((f"10.80.{i >> 8}.{i & 255}", 20000 + i))
         check(f, f"agent {i}: its connection is missing")
         equal(([sha256(d) for d in f.data], f.end), ([sha256(pattern(f"{i}{d}", SIZE)) for d in "><"], "fin"), f"agent {i}")
+
+
+def crowds(t, chain, col):
+    """Beside one agent that is there already."""
+    both = [crowd(t, 1, "10.71.4.2", t.srv, "agent.state"), crowd(t, 1001, "10.71.3.2", t.cli, "client.state")]
+    for p in both:
+        p.wait_line("half", 40, "out")
+    equal(({p.counters()["aggregate_links"] for p in chain.up.values()}, col.counters()["links"] // AGENTS),
+          ({AGENTS + 1}, 2), "links at once")
+    for p in both:
+        p.say("go")
+    for p in both:
+        p.wait_line("done", 40, "out")
+    until(lambda: chain.links() == {1}, 10, "all these links closed")
 
 
 def main(t):
@@ -88,19 +100,19 @@ def main(t):
     until(lambda: chain.links() == {1}, 10, "a link through both")
 
     talk = Talk(t)
-    talk.some(lambda: True, 10)
     for name in ("one", "two"):
+        talk.some(lambda: True, 5)
         chain.again(name, talk)
     talk.judge(first, "both in between killed")
 
     talk = Talk(t)
-    talk.some(lambda: True, 20)
+    talk.some(lambda: True, 10)
     col.kick(signal.SIGTERM)
     equal(col.wait(10), 0, "collector's exit status")
     talk.some(lambda: True, 5)
     col = t.collector("-w", second, ready=0)
     talk.some(lambda: chain.links() == {1}, 5)
-    talk.some(lambda: True, 10)
+    talk.some(lambda: True, 5)
     talk.c.say("close", "done close")
     settle(second, lambda seen: any(f.client[1] == talk.port and f.end == "fin" for f in seen), 20)
     parts = [bytes(find_flow(flows(p), talk.port, 443).data[0]) for p in (first, second)]
@@ -109,32 +121,23 @@ def main(t):
     fact(f"last collector started anew: {[len(p) for p in parts]} of {len(talk.said)} bytes in the two files")
 
     t.enroll(host="10.71.3.2", ns=t.cli, state="client.state")
-    other = t.agent(ns=t.cli, iface="cli0", host="10.71.3.2", state="client.state", name="at-client")
+    other = t.agent(ns=t.cli, iface="cli0", host="10.71.3.2", state="client.state", name="at-client", ready=0)
+    crowds(t, chain, col)
+    other.wait_line("^ready$", 20)
     talk = Talk(t)
-    talk.some(lambda: True, 10)
+    talk.some(lambda: True, 5)
     chain.again("one", talk)
     talk.judge(second, "both ends by different ways")
-    t.drain(other)
-    t.drain(agent)
-    equal({k for k in losses(agent, other) if not k.endswith("tunnel_lost")}, set(), "agents' losses")
 
-    crowds = [crowd(t, 1, "10.71.4.2", t.srv, "agent.state"), crowd(t, 1001, "10.71.3.2", t.cli, "client.state")]
-    for p in crowds:
-        p.wait_line("half", 40, "out")
-    equal(({p.counters()["aggregate_links"] for p in chain.up.values()}, col.counters()["links"]),
-          ({AGENTS}, 2 * AGENTS), "links at once")
-    for p in crowds:
-        p.say("go")
-    for p in crowds:
-        p.wait_line("done", 40, "out")
-    until(lambda: col.counters()["links"] == 0, 10, "all links closed")
-    for name in ("one", "two"):
-        equal(chain.up[name].stop(signal.SIGTERM), 0, f"exit status of {name}")
-    equal(col.stop(), 0, "collector's exit status")
-    judge_crowd(second, 1)
-    judge_crowd(second, 1001)
-    equal(losses(*chain.up.values()), {}, "losses in between")
+    for p in (agent, other):
+        p.kick(signal.SIGTERM)
+    for p in (agent, other, chain.up["one"], chain.up["two"], col):
+        equal(p.stop(signal.SIGTERM), 0, f"exit status of {p.name}")
+    equal({k for k in losses(agent, other, *chain.up.values()) if not k.endswith("tunnel_lost")}, set(), "losses")
     check(all(not v for k, v in col.counters().items() if k.startswith("link_broken")), "broken links:", col.counters())
+    seen = {f.client: f for f in flows(second) if f.server == ("10.90.0.1", 443)}
+    judge_crowd(seen, 1)
+    judge_crowd(seen, 1001)
     fact(f"{AGENTS} agents directly and {AGENTS} through two: {2 * SIZE} bytes each, exact")
 
 
