@@ -131,7 +131,8 @@ def main(t):
 
     for p in (agent, other):
         p.kick(signal.SIGTERM)
-    for p in (agent, other, chain.up["one"], chain.up["two"], col):
+    equal([p.wait(20) for p in (agent, other)], [0, 0], "agents' exit status")
+    for p in (chain.up["one"], chain.up["two"], col):
         equal(p.stop(signal.SIGTERM), 0, f"exit status of {p.name}")
     equal({k for k in losses(agent, other, *chain.up.values()) if not k.endswith("tunnel_lost")}, set(), "losses")
     check(all(not v for k, v in col.counters().items() if k.startswith("link_broken")), "broken links:", col.counters())

@@ -25,6 +25,7 @@
 #include <cmocka.h>
 
 #include "acceptor.h"
+#include "aggregate/aggregate.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -32,6 +33,7 @@
 #include "uplink/enroll.h"
 #include "ingest.h"
 #include "uplink/tunnel.h"
+#include "zblock.h"
 
 #define LOOPBACK    "127.0.0.1"
 #define SEEN_MAX    (1u << 17)
@@ -107,9 +109,10 @@ struct server {
 	pthread_t thread;
 	struct event_base *base;
 	struct ingest_hub *hub;
+	struct aggregate *aggregate; /* it passes on */
 	struct acceptor *acceptor;
 	struct event *timer;
-	atomic_bool stop, forget;
+	atomic_bool stop, forget, pause;
 	uint16_t port;
 };
 
@@ -147,8 +150,14 @@ static void *server_main(void *arg)
 	uint64_t tick_ns = 0;
 
 	while (!atomic_load(&s->stop)) {
+		bool second;
+
+		while (atomic_load(&s->pause) && !atomic_load(&s->stop))
+			usleep(1000);
 		event_base_loop(s->base, EVLOOP_ONCE);
 		(void)acceptor_flushed(s->acceptor, clock_mono_ns());
+		if (s->aggregate)
+			(void)aggregate_round(s->aggregate, clock_mono_ns(), &second);
 		if (atomic_exchange(&s->forget,
 				    false)) { /* as if no link had been up for the grace */
 			uint64_t later_ns = clock_mono_ns() + INGEST_AGENT_GRACE_S * NS_PER_S;
@@ -159,15 +168,18 @@ static void *server_main(void *arg)
 		if (clock_mono_ns() < tick_ns)
 			continue;
 		tick_ns = clock_mono_ns() + NS_PER_S / 10;
-		ingest_hub_wall(s->hub, clock_wall_offset_ns() + (int64_t)AHEAD_NS);
-		ingest_hub_tick(s->hub, clock_mono_ns());
+		if (s->hub) {
+			ingest_hub_wall(s->hub, clock_wall_offset_ns() + (int64_t)AHEAD_NS);
+			ingest_hub_tick(s->hub, clock_mono_ns());
+		}
 		acceptor_tick(s->acceptor, clock_mono_ns());
 	}
 	return NULL;
 }
 
-static void server_start_dir(struct server *s, const char *dir, uint16_t port, bool insecure,
-			     unsigned max_links)
+/* onward: port of the collector that it passes on to; 0: it takes notes itself. */
+static void server_start_as(struct server *s, const char *dir, uint16_t port, bool insecure,
+			    unsigned max_links, uint16_t onward)
 {
 	static const struct timeval often = {.tv_usec = 20000};
 	char ca[128], cert[128], key[128];
@@ -186,15 +198,33 @@ static void server_start_dir(struct server *s, const char *dir, uint16_t port, b
 	*s = (struct server){0};
 	s->base = event_base_new();
 	assert_non_null(s->base);
-	assert_int_equal(ingest_hub_new(&s->hub, &table), 0);
 	conf.base = s->base;
-	conf.ops = &ingest_taker;
-	conf.hub = s->hub;
+	if (onward) {
+		const struct dialer_conf dc = {.base = s->base,
+					       .host = LOOPBACK,
+					       .port = onward,
+					       .dir = agent_dir,
+					       .insecure = insecure};
+
+		assert_int_equal(aggregate_open(&s->aggregate, &dc), 0);
+		conf.ops = &aggregate_taker;
+		conf.hub = s->aggregate;
+	} else {
+		assert_int_equal(ingest_hub_new(&s->hub, &table), 0);
+		conf.ops = &ingest_taker;
+		conf.hub = s->hub;
+	}
 	assert_int_equal(acceptor_open(&s->acceptor, &conf), 0);
 	s->port = acceptor_port(s->acceptor);
 	s->timer = event_new(s->base, -1, EV_PERSIST, on_timer, s);
 	event_add(s->timer, &often);
 	assert_int_equal(pthread_create(&s->thread, NULL, server_main, s), 0);
+}
+
+static void server_start_dir(struct server *s, const char *dir, uint16_t port, bool insecure,
+			     unsigned max_links)
+{
+	server_start_as(s, dir, port, insecure, max_links, 0);
 }
 
 static void server_start(struct server *s)
@@ -208,6 +238,7 @@ static void server_stop(struct server *s)
 	pthread_join(s->thread, NULL);
 	acceptor_close(s->acceptor);
 	ingest_hub_free(s->hub);
+	aggregate_close(s->aggregate);
 	event_free(s->timer);
 	event_base_free(s->base);
 }
@@ -751,6 +782,249 @@ static void test_strangers_do_not_disturb_a_link(void **state)
 	assert_in_order(20);
 }
 
+/* ---- passed on ---- */
+
+static void aggregator_start(struct server *s, uint16_t port, uint16_t onward)
+{
+	server_start_as(s, collector_dir, port, false, 0, onward);
+}
+
+static void test_links_cut_on_both_sides_of_an_aggregator_lose_and_repeat_nothing(void **state)
+{
+	struct server s, first, second;
+	struct relay near, far;
+	unsigned sent = 0;
+	struct client c;
+
+	(void)state;
+	server_start(&s);
+	relay_start(&far, s.port);
+	aggregator_start(&second, 0, far.port);
+	aggregator_start(&first, 0, second.port);
+	relay_start(&near, first.port);
+	client_start(&c, near.port, agent_dir, false);
+	for (unsigned i = 0; i < CUTS; i++) {
+		struct relay *r = i % 2 ? &near : &far;
+
+		client_send(&c, 2000);
+		sent += 2000;
+		wait_begun(sent - 2000 + 1);
+		atomic_store(&r->cut, true);
+		for (int ms = 0; atomic_load(&r->n_cut) <= i / 2 && ms < PATIENCE_MS; ms++)
+			usleep(1000);
+	}
+	wait_seen(sent);
+	wait_acked(&c);
+	client_stop(&c, 1000);
+	relay_stop(&near);
+	relay_stop(&far);
+	server_stop(&first);
+	server_stop(&second);
+	server_stop(&s);
+	assert_int_equal(atomic_load(&near.n_cut) + atomic_load(&far.n_cut), CUTS);
+	assert_in_order(sent);
+}
+
+/* More than what the sockets in between hold, and the client's queue in front of it. */
+static void test_a_collector_that_takes_nothing_holds_the_agent_not_the_aggregator(void **state)
+{
+	const unsigned n = 40000, bytes = n * 1000;
+	unsigned long before = metric("aggregate_bytes_up"), held = metric("aggregate_held");
+	struct server s, a;
+	struct client c;
+
+	(void)state;
+	server_start(&s);
+	aggregator_start(&a, 0, s.port);
+	client_start(&c, a.port, agent_dir, false);
+	client_send(&c, 1);
+	wait_seen(1);
+	atomic_store(&s.pause, true);
+	client_send(&c, n);
+	for (int ms = 0; metric("aggregate_held") == held && ms < PATIENCE_MS; ms++)
+		usleep(1000);
+	usleep(200000);
+	assert_true(metric("aggregate_held") > held);
+	assert_true(metric("aggregate_bytes_up") - before < bytes / 2);
+	atomic_store(&s.pause, false);
+	wait_seen(n + 1);
+	wait_acked(&c);
+	client_stop(&c, 1000);
+	server_stop(&a);
+	server_stop(&s);
+	assert_in_order(n + 1);
+}
+
+static void test_a_collector_that_is_away_is_found_again(void **state)
+{
+	unsigned long failed = metric("link_onward_failed");
+	struct server s, a;
+	struct client c;
+	uint16_t port;
+
+	(void)state;
+	server_start(&s);
+	port = s.port;
+	aggregator_start(&a, 0, port);
+	client_start(&c, a.port, agent_dir, false);
+	client_send(&c, 10);
+	wait_seen(10);
+	wait_acked(&c);
+	server_stop(&s);
+	client_send(&c, 10);
+	for (int ms = 0; metric("link_onward_failed") < failed + 2 && ms < PATIENCE_MS; ms++)
+		usleep(1000);
+	server_start_dir(&s, collector_dir, port, false, 0);
+	wait_seen(20);
+	wait_acked(&c);
+	client_stop(&c, 1000);
+	server_stop(&a);
+	server_stop(&s);
+	assert_in_order(20);
+}
+
+static void test_what_the_collector_refuses_reaches_the_agent(void **state)
+{
+	unsigned long refused = metric("tunnel_refused"), onward = metric("link_onward_refused");
+	struct client first, second;
+	struct server s, a;
+
+	(void)state;
+	server_start_dir(&s, collector_dir, 0, false, 1);
+	aggregator_start(&a, 0, s.port);
+	client_start(&first, a.port, agent_dir, false);
+	client_send(&first, 10);
+	wait_seen(10);
+	client_start(&second, a.port, agent_dir, false);
+	for (int ms = 0; metric("tunnel_refused") == refused && ms < PATIENCE_MS; ms++)
+		usleep(1000);
+	assert_true(metric("link_onward_refused") > onward);
+	assert_true(metric("tunnel_refused") > refused);
+	client_send(&first, 10);
+	wait_seen(20);
+	client_stop(&second, 0);
+	client_stop(&first, 1000);
+	server_stop(&a);
+	server_stop(&s);
+}
+
+/* Two that pass on to each other. */
+static void test_a_circle_is_refused_after_one_round(void **state)
+{
+	unsigned long refused = metric("tunnel_refused"), accepted = metric("link_accepted");
+	struct server a, b;
+	struct client c;
+	uint16_t port;
+
+	(void)state;
+	aggregator_start(&a, 0, 1);
+	port = a.port;
+	aggregator_start(&b, 0, port);
+	server_stop(&a);
+	aggregator_start(&a, port, b.port);
+	client_start(&c, port, agent_dir, false);
+	for (int ms = 0; metric("tunnel_refused") == refused && ms < PATIENCE_MS; ms++)
+		usleep(1000);
+	assert_true(metric("tunnel_refused") > refused);
+	usleep(300000);
+	/* each of its attempts: one at a, one at b, one at a again */
+	assert_true(metric("link_accepted") - accepted <=
+		    3 * (metric("tunnel_refused") - refused + 1));
+	client_stop(&c, 0);
+	server_stop(&a);
+	server_stop(&b);
+}
+
+static void test_an_aggregator_of_a_foreign_collector_sends_it_nothing(void **state)
+{
+	unsigned long failed = metric("link_onward_failed");
+	struct server s, a;
+	struct client c;
+
+	(void)state;
+	server_start_dir(&s, foreign_dir, 0, true, 0); /* would take anyone */
+	aggregator_start(&a, 0, s.port);
+	client_start(&c, a.port, agent_dir, false);
+	assert_silent(&c, 600);
+	assert_true(metric("link_onward_failed") > failed);
+	client_stop(&c, 0);
+	server_stop(&a);
+	server_stop(&s);
+}
+
+static void test_insecure_said_everywhere_passes_on(void **state)
+{
+	struct server s, a;
+	struct client c;
+
+	(void)state;
+	server_start_dir(&s, collector_dir, 0, true, 0);
+	server_start_as(&a, collector_dir, 0, true, 0, s.port);
+	client_start(&c, a.port, NULL, true);
+	client_send(&c, 10);
+	wait_seen(10);
+	wait_acked(&c);
+	client_stop(&c, 1000);
+	server_stop(&a);
+	server_stop(&s);
+}
+
+static void test_an_aggregator_without_credentials_is_an_error_at_once(void **state)
+{
+	const struct dialer_conf dc = {.host = LOOPBACK, .port = 1, .dir = root};
+	struct aggregate *a = NULL;
+
+	(void)state;
+	assert_int_equal(aggregate_open(&a, &dc), -ENOENT);
+	assert_null(a);
+}
+
+/* An agent's certificate, and words that are no envelopes; or none at all. */
+static void test_garbage_ends_its_own_pair_of_links_alone(void **state)
+{
+	static const char noise[64] = "neither";
+	unsigned long broken = metric("link_broken_agent");
+	char ca[128], cert[128], key[128];
+	const struct tls_files files = {.ca = ca, .cert = cert, .key = key};
+	struct server s, a;
+	struct client c;
+	SSL_CTX *ctx;
+
+	(void)state;
+	snprintf(ca, sizeof(ca), "%s/ca.pem", agent_dir);
+	snprintf(cert, sizeof(cert), "%s/agent.pem", agent_dir);
+	snprintf(key, sizeof(key), "%s/agent.key", agent_dir);
+	assert_int_equal(tls_client_ctx(&ctx, &files, false), 0);
+	server_start(&s);
+	aggregator_start(&a, 0, s.port);
+	client_start(&c, a.port, agent_dir, false);
+	client_send(&c, 10);
+	wait_seen(10);
+	for (unsigned i = 0; i < 4; i++) {
+		SSL *ssl = SSL_new(ctx);
+		char answer[512];
+		int fd = tcp_to(a.port);
+
+		SSL_set_alpn_protos(ssl, (const unsigned char *)"\x06" SSLC_ALPN, 7);
+		SSL_set_fd(ssl, fd);
+		assert_int_equal(SSL_connect(ssl), 1);
+		if (i % 2)
+			assert_int_equal(SSL_write(ssl, noise, sizeof(noise)), sizeof(noise));
+		if (i % 2) /* told why */
+			assert_true(SSL_read(ssl, answer, sizeof(answer)) > ZBLOCK_HEADER_LEN);
+		SSL_free(ssl);
+		close(fd);
+	}
+	assert_int_equal(metric("link_broken_agent") - broken, 2);
+	client_send(&c, 10);
+	wait_seen(20);
+	client_stop(&c, 1000);
+	server_stop(&a);
+	server_stop(&s);
+	SSL_CTX_free(ctx);
+	assert_in_order(20);
+}
+
 static void test_missing_credentials_are_an_error_at_once(void **state)
 {
 	struct tunnel_conf conf = {.host = LOOPBACK, .port = 1, .state_dir = root};
@@ -835,6 +1109,15 @@ int main(void)
 		T(test_agent_never_sends_to_a_foreign_collector),
 		T(test_full_collector_says_so_and_others_go_on),
 		T(test_strangers_do_not_disturb_a_link),
+		T(test_links_cut_on_both_sides_of_an_aggregator_lose_and_repeat_nothing),
+		T(test_a_collector_that_takes_nothing_holds_the_agent_not_the_aggregator),
+		T(test_a_collector_that_is_away_is_found_again),
+		T(test_what_the_collector_refuses_reaches_the_agent),
+		T(test_a_circle_is_refused_after_one_round),
+		T(test_an_aggregator_of_a_foreign_collector_sends_it_nothing),
+		T(test_insecure_said_everywhere_passes_on),
+		T(test_an_aggregator_without_credentials_is_an_error_at_once),
+		T(test_garbage_ends_its_own_pair_of_links_alone),
 		T(test_missing_credentials_are_an_error_at_once),
 		T(test_enrolment_takes_a_token_once_and_only_its_own_collectors),
 		T(test_enrolment_spares_another_collectors_directory),
