@@ -404,7 +404,7 @@ static int on_hello(struct pair *p, struct buf *reply, uint64_t now_ns)
 	p->has_key = true;
 	p->dial = dial_start(p->a->dialer, on_dialed, p);
 	if (!p->dial)
-		return refuse(p, "out of memory, descriptors or threads", reply);
+		return refuse(p, "out of descriptors, memory or threads", reply);
 	pair_state_set(p, PAIR_DIAL);
 	p->deadline_ns = now_ns + ANSWER_S * NS_PER_S;
 	acceptor_hold(p->link, true);

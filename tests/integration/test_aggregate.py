@@ -3,6 +3,7 @@
 """Agents, two collectors that pass on in a row, and one that makes packets. Bytes and addresses at its end; whichever
 of the three is killed while a connection talks, and started again, each byte is there once; 200 agents at once, directly
 and that way; both ends of a connection by different ways. What cannot work is one line."""
+import resource
 import signal
 
 from lib import binary, check, equal, fact, find_flow, flows, losses, pattern, run, run_cmd, settle, sha256, until
@@ -63,6 +64,21 @@ def crowd(t, first, host, ns, state):
     return t.helper("agents", "agents.py", t.dir / state, host, 3005, first, AGENTS, SIZE, ns=ns)
 
 
+def short_of_descriptors(t, chain, talk):
+    """Who comes then is told; who is there goes on."""
+    one = chain.up["one"]
+    before = resource.prlimit(one.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (one.n_fds() + 1, before[1]))
+    mark = len(one.err())
+    p = t.helper("agents", "agents.py", t.dir / "agent.state", "10.71.4.2", 3005, 1, 1, SIZE, ns=t.srv)
+    said = p.wait_line(r"^refused 5 (.*)$", 10, "out").group(1)
+    check("raise LimitNOFILE" in said, "without descriptors:", said)
+    equal(len(one.wait_line(r"^sslcollector: .*raise LimitNOFILE.*$", 5, after=mark).group(0).splitlines()), 1, "lines")
+    talk.some(lambda: True, 2)
+    equal(chain.links(), {1}, "links beside one that was refused")
+    resource.prlimit(one.pid, resource.RLIMIT_NOFILE, before)
+
+
 def judge_crowd(seen, first):
     """Of each agent its connection: addresses, bytes, close."""
     for i in range(first, first + AGENTS):
@@ -103,6 +119,7 @@ def main(t):
     for name in ("one", "two"):
         talk.some(lambda: True, 5)
         chain.again(name, talk)
+    short_of_descriptors(t, chain, talk)
     talk.judge(first, "both in between killed")
 
     talk = Talk(t)

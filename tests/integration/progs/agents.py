@@ -4,7 +4,7 @@ themselves. STATE_DIR HOST PORT FIRST COUNT SIZE
 
 Agent i, from FIRST on, tells that 10.80.i/256.i%256, port 20000 + i, said pattern("i>", SIZE) to 10.90.0.1, port 443,
 which said pattern("i<", SIZE). Half of it first ("half" when all of it is acknowledged), the rest and the close after
-a line on stdin ("done", when all is).
+a line on stdin ("done", when all is). Who is refused says so ("refused CODE TEXT") and ends all.
 """
 import asyncio
 import os
@@ -56,6 +56,9 @@ class Agent:
         body = struct.pack("!H16sHHQQ", 1, os.urandom(16), 0, 1, 1, now()) + text8(f"host{self.i}") + text8("agents.py")
         self.w.write(envelope(1, 0, frame(HELLO, body)))
         async for what, body in self.answer():
+            if what == REFUSED:
+                print("refused", struct.unpack_from("!H", body)[0], body[3:].decode(), flush=True)
+                os._exit(0)
             assert what == WELCOME, (what, body)
             assert struct.unpack_from("!Q", body, 20)[0] == 0, "resumes with what it never had"
 
