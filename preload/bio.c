@@ -71,6 +71,12 @@ static uint64_t said(int ret, const size_t *n, size_t most)
 	return v < most ? v : most;
 }
 
+/* What it moves needs no look: nothing but the real call, to which is jumped. */
+static bool is_quiet(uint64_t ssl)
+{
+	return LIKELY(!ssl && (shim_thread.quick || !shim_thread.depth));
+}
+
 static void passed(enum sslc_dir dir, const void *p, uint64_t n)
 {
 	if (n && shim_thread.depth && shim_thread.depth <= CALL_DEPTH && shim_own->ring)
@@ -81,9 +87,12 @@ EXPORT int BIO_read(BIO *b, void *buf, int len)
 {
 	const struct lib *l = LIB;
 	uint64_t ssl = ssl_of(l, b);
-	int at = ssl ? call_begin(ssl, SSLC_CALL_READ) : 0;
-	int ret = REAL(l, BIO_read)(b, buf, len);
+	int at, ret;
 
+	if (is_quiet(ssl))
+		return REAL(l, BIO_read)(b, buf, len);
+	at = ssl ? call_begin(ssl, SSLC_CALL_READ) : 0;
+	ret = REAL(l, BIO_read)(b, buf, len);
 	if (ssl)
 		call_end(at, ssl, SSLC_CALL_READ, buf, ret > 0 ? (uint64_t)ret : 0);
 	else if (ret > 0)
@@ -95,9 +104,12 @@ EXPORT int BIO_read_ex(BIO *b, void *buf, size_t len, size_t *n)
 {
 	const struct lib *l = LIB;
 	uint64_t ssl = ssl_of(l, b);
-	int at = ssl ? call_begin(ssl, SSLC_CALL_READ_EX) : 0;
-	int ret = REAL(l, BIO_read_ex)(b, buf, len, n);
+	int at, ret;
 
+	if (is_quiet(ssl))
+		return REAL(l, BIO_read_ex)(b, buf, len, n);
+	at = ssl ? call_begin(ssl, SSLC_CALL_READ_EX) : 0;
+	ret = REAL(l, BIO_read_ex)(b, buf, len, n);
 	if (ssl)
 		call_end(at, ssl, SSLC_CALL_READ_EX, buf, said(ret, n, len));
 	else
@@ -109,9 +121,12 @@ EXPORT int BIO_write(BIO *b, const void *buf, int len)
 {
 	const struct lib *l = LIB;
 	uint64_t ssl = ssl_of(l, b);
-	int at = ssl ? call_begin(ssl, SSLC_CALL_WRITE) : 0;
-	int ret = REAL(l, BIO_write)(b, buf, len);
+	int at, ret;
 
+	if (is_quiet(ssl))
+		return REAL(l, BIO_write)(b, buf, len);
+	at = ssl ? call_begin(ssl, SSLC_CALL_WRITE) : 0;
+	ret = REAL(l, BIO_write)(b, buf, len);
 	if (ssl)
 		call_end(at, ssl, SSLC_CALL_WRITE, buf, ret > 0 ? (uint64_t)ret : 0);
 	else if (ret > 0)
@@ -123,9 +138,12 @@ EXPORT int BIO_write_ex(BIO *b, const void *buf, size_t len, size_t *n)
 {
 	const struct lib *l = LIB;
 	uint64_t ssl = ssl_of(l, b);
-	int at = ssl ? call_begin(ssl, SSLC_CALL_WRITE_EX) : 0;
-	int ret = REAL(l, BIO_write_ex)(b, buf, len, n);
+	int at, ret;
 
+	if (is_quiet(ssl))
+		return REAL(l, BIO_write_ex)(b, buf, len, n);
+	at = ssl ? call_begin(ssl, SSLC_CALL_WRITE_EX) : 0;
+	ret = REAL(l, BIO_write_ex)(b, buf, len, n);
 	if (ssl)
 		call_end(at, ssl, SSLC_CALL_WRITE_EX, buf, said(ret, n, len));
 	else

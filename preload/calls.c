@@ -64,14 +64,23 @@ static struct object *bucket_of(uint64_t ssl)
 }
 _Static_assert(BUCKETS == 1u << (64 - 51), "bucket_of() shifts");
 
-static struct object *find(uint64_t ssl)
+static COLD struct object *look_for(uint64_t ssl)
 {
 	struct object *b = objects ? bucket_of(ssl) : NULL;
 
 	for (unsigned i = 0; b && i < PLACES; i++)
 		if (__atomic_load_n(&b[i].ssl, __ATOMIC_ACQUIRE) == ssl)
-			return &b[i];
+			return shim_thread.last = &b[i];
 	return NULL;
+}
+
+static struct object *find(uint64_t ssl)
+{
+	struct object *o = shim_thread.last;
+
+	if (LIKELY(o && __atomic_load_n(&o->ssl, __ATOMIC_ACQUIRE) == ssl))
+		return o;
+	return look_for(ssl);
 }
 
 static struct object *get(uint64_t ssl)
@@ -545,6 +554,8 @@ void call_is_long(int at, const void *buf, uint64_t len)
 		return;
 	c->buf = buf;
 	c->len = len;
+	c->sent = c->left = 0;
+	shim_thread.quick = 0;
 	take_broken(c->ssl, o->life, c);
 }
 
@@ -676,7 +687,7 @@ void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint
 }
 
 /* Of connections that the parent had: of those that begin now nothing is known yet. */
-void call_missed(int at, uint64_t ssl, enum sslc_call kind, uint64_t n)
+static void call_missed(int at, uint64_t ssl, enum sslc_call kind, uint64_t n)
 {
 	struct call *by = around(at);
 	struct object *o = find(ssl);
@@ -693,7 +704,7 @@ void call_missed(int at, uint64_t ssl, enum sslc_call kind, uint64_t n)
 	o->flags |= OBJ_SHORT << dir;
 }
 
-void call_moved_nothing(uint64_t ssl)
+static void call_moved_nothing(uint64_t ssl)
 {
 	struct object *o = find(ssl);
 	uint64_t now_ns;
@@ -709,6 +720,167 @@ void call_moved_nothing(uint64_t ssl)
 		if (gen)
 			bind_found(o, gen, now_ns);
 	}
+}
+
+/* --- each call ----------------------------------------------------------------------------------
+ */
+
+/* Whether the peer may have bytes of it before it returns. */
+static bool call_sends(enum sslc_call kind)
+{
+	switch (kind) {
+	case SSLC_CALL_WRITE:
+	case SSLC_CALL_WRITE_EX:
+	case SSLC_CALL_WRITE_EX2:
+	case SSLC_CALL_SEND:
+	case SSLC_CALL_SENDFILE:
+	case SSLC_CALL_SEND_FILE:
+	case SSLC_CALL_EARLY_WRITE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void set_writing(struct sslc_shim_ring *r, const struct thread *t, uint64_t ssl)
+{
+	__atomic_store_n(&r->writing[sslc_shim_writer(t->number)], ssl, __ATOMIC_RELAXED);
+}
+
+/* A signal's handler may come in between, with calls of its own: it finds this one's frame. */
+static int enter(struct thread *t, uint64_t ssl, enum sslc_call kind, uintptr_t sp)
+{
+	uint32_t at = t->depth;
+	struct call *c = &t->v[at];
+
+	c->sp = sp;
+	atomic_signal_fence(memory_order_seq_cst);
+	t->depth = at + 1;
+	atomic_signal_fence(memory_order_seq_cst);
+	c->sp = sp;
+	c->ssl = ssl;
+	c->kind = kind;
+	c->told = 0;
+	c->buf = NULL;
+	c->len = 0;
+	return (int)at;
+}
+
+static COLD int begin_slowly(uint64_t ssl, enum sslc_call kind, uintptr_t sp)
+{
+	struct thread *t = &shim_thread;
+	int at;
+
+	t->quick = 0;
+	if (!shim_own->ring)
+		ring_set_up_late();
+	while (t->depth && t->v[t->depth - 1].sp <= sp) /* left by longjmp() */
+		t->depth--;
+	if (t->depth >= CALL_DEPTH)
+		return CALL_DEPTH;
+	at = enter(t, ssl, kind, sp);
+	if (!at && call_sends(kind) && shim_own->ring) {
+		ring_number_thread();
+		set_writing(shim_own->ring, t, ssl);
+	}
+	return at;
+}
+
+/* 0-RTT data are told in another way. */
+static bool is_early(enum sslc_call kind)
+{
+	return kind == SSLC_CALL_EARLY_READ || kind == SSLC_CALL_EARLY_WRITE;
+}
+
+/* Bound, and nothing else that counts when plaintext is told. */
+static bool is_plain(const struct object *o)
+{
+	const uint32_t ignored =
+		OBJ_DIRECT | OBJ_LOOSE | OBJ_MATCHED | OBJ_EARLY_SENT | OBJ_EARLY_SERVER;
+
+	return (o->flags & ~ignored) == OBJ_BOUND;
+}
+
+HOT int call_begin_at(uint64_t ssl, enum sslc_call kind, uintptr_t sp)
+{
+	struct sslc_shim_ring *r = shim_own->ring;
+	struct thread *t = &shim_thread;
+	struct object *o;
+
+	if (UNLIKELY(!r || t->depth || !t->number || is_early(kind)))
+		return begin_slowly(ssl, kind, sp);
+	(void)enter(t, ssl, kind, sp);
+	if (call_sends(kind))
+		set_writing(r, t, ssl);
+	t->quick = 0;
+	o = find(ssl);
+	if (LIKELY(o && is_plain(o) && o->fd < (int)SSLC_SHIM_FDS &&
+		   o->gen == __atomic_load_n(&r->gen, __ATOMIC_RELAXED) &&
+		   !atomic_load_explicit(&shim_has_loose, memory_order_relaxed))) {
+		t->quick_gen = o->fd_gen;
+		t->quick = (uint32_t)o->fd + 1;
+	}
+	return 0;
+}
+
+/* Of a quick call; false: it is to be told as others are. */
+static bool tell_quickly(const struct thread *t, uint64_t ssl, enum sslc_call kind, const void *buf,
+			 uint64_t n)
+{
+	struct object *o = t->last;
+	enum sslc_dir dir = direction(kind);
+	struct sslc_shim_rec *rec;
+	uint64_t at, now_ns;
+
+	if (UNLIKELY(!o || o->ssl != ssl || !is_plain(o) || n > SSLC_SHIM_CHUNK || !buf ||
+		     ring_watched(&now_ns) != o->gen))
+		return false;
+	if (UNLIKELY(is_skipped(o))) {
+		o->pos[dir] += n;
+		return true;
+	}
+	rec = ring_room((uint32_t)n, &at);
+	if (UNLIKELY(!rec))
+		return false;
+	rec->type = SSLC_SHIM_DATA_BYTES;
+	rec->dir = (uint8_t)dir;
+	rec->flags = SSLC_SHIM_LAST;
+	rec->ts_ns = now_ns;
+	rec->obj = ssl;
+	rec->life = o->life;
+	rec->thread = t->number;
+	rec->pos = o->pos[dir];
+	rec->len = (uint32_t)n;
+	rec->pad = 0;
+	rec->pos2 = 0;
+	o->pos[dir] += n;
+	memcpy(rec + 1, buf, n);
+	ring_commit(rec, at);
+	return true;
+}
+
+static COLD void end_slowly(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n)
+{
+	if (n && shim_own->ring)
+		call_moved(at, ssl, kind, buf, n);
+	else if (n && shim_own->is_waiting)
+		call_missed(at, ssl, kind, n);
+	else if (!at && shim_own->ring)
+		call_moved_nothing(ssl);
+}
+
+HOT void call_end(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n)
+{
+	struct sslc_shim_ring *r = shim_own->ring;
+	struct thread *t = &shim_thread;
+
+	if (UNLIKELY(!t->quick || at || (n && !tell_quickly(t, ssl, kind, buf, n))))
+		end_slowly(at, ssl, kind, buf, n);
+	t->quick = 0;
+	if (!at && r && call_sends(kind) && t->number)
+		set_writing(r, t, 0);
+	if (t->depth > (uint32_t)at)
+		t->depth = (uint32_t)at;
 }
 
 void call_forget(uint64_t ssl)

@@ -32,6 +32,10 @@
 #define CALLER      __builtin_return_address(0)
 #define LIKELY(x)   __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* What each call goes through lies together, and what hardly any needs elsewhere: between two calls
+ * the program and the kernel use the caches for themselves. */
+#define HOT  __attribute__((hot))
+#define COLD __attribute__((cold, noinline))
 
 /* --- ring.c -------------------------------------------------------------------------------------
  */
@@ -72,15 +76,22 @@ void ring_without_counter(void);
 bool ring_put(const struct sslc_shim_rec *rec);
 /** Whether a good part of the ring is free. */
 bool ring_has_room(void);
+/** This thread gets its number, if it has none. */
+void ring_number_thread(void);
 /** Plaintext: len bytes at pos, in as many records as needed. rec: as above, a template. False: not
  * all of them. */
 bool ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len);
+/** Room for a record with len bytes of plaintext, at most SSLC_SHIM_CHUNK, of which word and size
+ * are written. NULL: there is none. ring_commit() must follow. */
+struct sslc_shim_rec *ring_room(uint32_t len, uint64_t *at);
+static inline void ring_commit(struct sslc_shim_rec *rec, uint64_t at)
+{
+	__atomic_store_n(&rec->word, at | SSLC_SHIM_DONE, __ATOMIC_RELEASE);
+}
 /** False in a child that runs in its parent's memory. */
 bool ring_is_own(void);
 /** A connection begins: the reader looks at it soon, if it can be told. */
 void ring_wake(void);
-/** This thread is sending what an object was given; 0: no longer. */
-void ring_writing(uint64_t ssl);
 void ring_count(enum sslc_shim_lost what, uint64_t n);
 
 /* --- link.c -------------------------------------------------------------------------------------
@@ -109,13 +120,21 @@ struct call {
 			* those told before it returned */
 	/* Of a long write, else NULL and 0. */
 	const uint8_t *buf;
-	uint64_t len;  /* 0 too when it is told as others are */
+	uint64_t len; /* 0 too when it is told as others are */
+	/* Of a long write, else undefined. */
 	uint64_t sent; /* so many of them have left in records */
 	uint64_t left; /* bytes of the record that is being written, which are still to come */
 };
 
+struct object;
+
 struct thread {
 	uint32_t depth, number;
+	/* A quick call: the only one on this thread, its object is bound as was told to this
+	 * descriptor of that generation, and nothing else is known that would have to be looked
+	 * at. 1 + the descriptor; 0: no. */
+	uint32_t quick, quick_gen;
+	struct object *last; /* place of the object that was looked for last; or NULL */
 	struct call v[CALL_DEPTH];
 	uint64_t header_of; /* the object that has read a record's header, and not its body; or 0 */
 	uint8_t header[8];
@@ -124,39 +143,12 @@ extern __thread struct thread shim_thread __attribute__((tls_model("initial-exec
 
 int calls_init(void) __attribute__((warn_unused_result));
 
-/* Whether the peer may have bytes of it before it returns. */
-static inline bool call_sends(enum sslc_call kind)
-{
-	switch (kind) {
-	case SSLC_CALL_WRITE:
-	case SSLC_CALL_WRITE_EX:
-	case SSLC_CALL_WRITE_EX2:
-	case SSLC_CALL_SEND:
-	case SSLC_CALL_SENDFILE:
-	case SSLC_CALL_SEND_FILE:
-	case SSLC_CALL_EARLY_WRITE:
-		return true;
-	default:
-		return false;
-	}
-}
+/* A TLS call begins, of a wrapper with this frame. Returns its place for call_end(). */
+int call_begin_at(uint64_t ssl, enum sslc_call kind, uintptr_t sp);
 
-/* A TLS call begins. Returns its place for call_end(). */
 static inline int call_begin(uint64_t ssl, enum sslc_call kind)
 {
-	uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
-	struct thread *t = &shim_thread;
-
-	if (UNLIKELY(!shim_own->ring))
-		ring_set_up_late();
-	while (t->depth && t->v[t->depth - 1].sp <= sp) /* left by longjmp() */
-		t->depth--;
-	if (UNLIKELY(t->depth >= CALL_DEPTH))
-		return CALL_DEPTH;
-	t->v[t->depth] = (struct call){.sp = sp, .ssl = ssl, .kind = kind};
-	if (!t->depth && call_sends(kind))
-		ring_writing(ssl);
-	return (int)t->depth++;
+	return call_begin_at(ssl, kind, (uintptr_t)__builtin_frame_address(0));
 }
 
 /* A write of so many bytes is told while it lasts: its records pass by, one after the other. */
@@ -172,28 +164,10 @@ static inline int call_begin_write(uint64_t ssl, enum sslc_call kind, const void
 	return at;
 }
 
-/* The call at this place has returned and moved so many bytes, which are at buf. */
+/* The call at this place has moved so many bytes, which are at buf. There is a ring. */
 void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n);
-/* The same while there is no ring. */
-void call_missed(int at, uint64_t ssl, enum sslc_call kind, uint64_t n);
-/* It moved none. */
-void call_moved_nothing(uint64_t ssl);
-
-static inline void call_end(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n)
-{
-	struct thread *t = &shim_thread;
-
-	if (n && shim_own->ring)
-		call_moved(at, ssl, kind, buf, n);
-	else if (n && UNLIKELY(shim_own->is_waiting))
-		call_missed(at, ssl, kind, n);
-	else if (!at && shim_own->ring)
-		call_moved_nothing(ssl);
-	if (!at && call_sends(kind))
-		ring_writing(0);
-	if (t->depth > (uint32_t)at)
-		t->depth = (uint32_t)at;
-}
+/* The call at this place has returned, and moved so many; or none. */
+void call_end(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n);
 
 /** The object ends, or gets another transport. */
 void call_forget(uint64_t ssl);

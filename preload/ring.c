@@ -119,7 +119,7 @@ void ring_without_counter(void)
 	without_counter = true;
 }
 
-static uint64_t now(void)
+static inline uint64_t now(void)
 {
 	struct timespec t;
 
@@ -291,7 +291,7 @@ void ring_set_up_late(void)
 /* --- records ------------------------------------------------------------------------------------
  */
 
-uint32_t ring_watched(uint64_t *now_ns)
+HOT uint32_t ring_watched(uint64_t *now_ns)
 {
 	struct sslc_shim_ring *r = shim_own->ring;
 	uint32_t gen = r ? __atomic_load_n(&r->gen, __ATOMIC_RELAXED) : 0;
@@ -313,16 +313,15 @@ void ring_count(enum sslc_shim_lost what, uint64_t n)
 		__atomic_fetch_add(&r->lost[what], n, __ATOMIC_RELAXED);
 }
 
-static uint32_t thread_number(void)
+COLD void ring_number_thread(void)
 {
 	if (!shim_thread.number)
 		shim_thread.number = __atomic_add_fetch(&threads, 1, __ATOMIC_RELAXED);
-	return shim_thread.number;
 }
 
 /* NULL: no room. most: of the ring's bytes that may be in use then. */
-static struct sslc_shim_rec *reserve(const struct own *o, uint32_t size, uint64_t most,
-				     uint64_t *at)
+static inline struct sslc_shim_rec *reserve(const struct own *o, uint32_t size, uint64_t most,
+					    uint64_t *at)
 {
 	struct sslc_shim_ring *r = o->ring;
 	__u64 head = __atomic_load_n(&r->head, __ATOMIC_RELAXED), tail;
@@ -350,12 +349,8 @@ static void fill(struct sslc_shim_rec *to, const struct sslc_shim_rec *from)
 	const size_t at = offsetof(struct sslc_shim_rec, type);
 
 	memcpy((char *)to + at, (const char *)from + at, sizeof(*to) - at);
-	to->thread = thread_number();
-}
-
-static void commit(struct sslc_shim_rec *rec, uint64_t at)
-{
-	__atomic_store_n(&rec->word, at | SSLC_SHIM_DONE, __ATOMIC_RELEASE);
+	ring_number_thread();
+	to->thread = shim_thread.number;
 }
 
 bool ring_put(const struct sslc_shim_rec *rec)
@@ -372,17 +367,8 @@ bool ring_put(const struct sslc_shim_rec *rec)
 		return false;
 	}
 	fill(to, rec);
-	commit(to, at);
+	ring_commit(to, at);
 	return true;
-}
-
-void ring_writing(uint64_t ssl)
-{
-	struct sslc_shim_ring *r = shim_own->ring;
-
-	if (r)
-		__atomic_store_n(&r->writing[sslc_shim_writer(thread_number())], ssl,
-				 __ATOMIC_RELAXED);
 }
 
 bool ring_is_own(void)
@@ -412,6 +398,18 @@ bool ring_has_room(void)
 			    shim_own->size / 2;
 }
 
+static uint32_t size_with(uint32_t len)
+{
+	return (sizeof(struct sslc_shim_rec) + len + SSLC_SHIM_ALIGN - 1) & ~(SSLC_SHIM_ALIGN - 1);
+}
+
+HOT struct sslc_shim_rec *ring_room(uint32_t len, uint64_t *at)
+{
+	const struct own *o = shim_own;
+
+	return o->ring ? reserve(o, size_with(len), sslc_shim_data_max(o->size), at) : NULL;
+}
+
 bool ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t len)
 {
 	const uint64_t most = sslc_shim_data_max(shim_own->size);
@@ -425,8 +423,7 @@ bool ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t
 	while (len) {
 		uint32_t n = len < SSLC_SHIM_CHUNK ? (uint32_t)len : SSLC_SHIM_CHUNK;
 
-		to = reserve(o, (sizeof(*to) + n + SSLC_SHIM_ALIGN - 1) & ~(SSLC_SHIM_ALIGN - 1),
-			     most, &at);
+		to = reserve(o, size_with(n), most, &at);
 		if (!to) { /* nor for what is left of the call */
 			ring_count(SSLC_SHIM_LOST_FULL, len);
 			return false;
@@ -436,7 +433,7 @@ bool ring_put_bytes(const struct sslc_shim_rec *rec, const void *bytes, uint64_t
 			part.flags |= SSLC_SHIM_LAST;
 		fill(to, &part);
 		memcpy(to + 1, p, n);
-		commit(to, at);
+		ring_commit(to, at);
 		part.pos += n;
 		p += n;
 		len -= n;

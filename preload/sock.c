@@ -170,8 +170,17 @@ static void passed(int fd, enum sslc_dir dir, const void *p, size_t n)
 		call_met(fd, dir, p, n);
 }
 
+/* Inside a quick call: neither its bytes nor that there are none just now tell anything. */
+static inline bool is_quick(int fd, ssize_t n)
+{
+	return LIKELY(shim_thread.quick == (uint32_t)fd + 1 && fd >= 0) &&
+	       __atomic_load_n(&shim_gen[sock_slot(fd)], __ATOMIC_RELAXED) ==
+		       shim_thread.quick_gen &&
+	       (n > 0 || (n < 0 && errno == EAGAIN));
+}
+
 /* is_asked: for one byte at least. */
-static ssize_t received(int fd, const void *p, ssize_t n, bool is_asked, bool is_peek)
+static COLD ssize_t received_slowly(int fd, const void *p, ssize_t n, bool is_asked, bool is_peek)
 {
 	if (n > 0) {
 		if (!is_peek && is_clear(fd))
@@ -192,6 +201,11 @@ static ssize_t received(int fd, const void *p, ssize_t n, bool is_asked, bool is
 	return n;
 }
 
+static inline ssize_t received(int fd, const void *p, ssize_t n, bool is_asked, bool is_peek)
+{
+	return is_quick(fd, n) ? n : received_slowly(fd, p, n, is_asked, is_peek);
+}
+
 static ssize_t sent_from(int fd, const void *p, size_t first, ssize_t n)
 {
 	if (n > 0)
@@ -201,12 +215,17 @@ static ssize_t sent_from(int fd, const void *p, size_t first, ssize_t n)
 	return n;
 }
 
-static ssize_t sent(int fd, const void *p, ssize_t n)
+static COLD ssize_t sent_slowly(int fd, const void *p, ssize_t n)
 {
 	if (n > 0 && is_clear(fd))
 		clear_op(fd, SSLC_DIR_OUT, &(struct iovec){(void *)(uintptr_t)p, (size_t)n}, 1,
 			 (size_t)n);
 	return sent_from(fd, p, n > 0 ? (size_t)n : 0, n);
+}
+
+static inline ssize_t sent(int fd, const void *p, ssize_t n)
+{
+	return is_quick(fd, n) ? n : sent_slowly(fd, p, n);
 }
 
 /* The first part that is not empty. */
