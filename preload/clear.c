@@ -16,10 +16,12 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#define TALKS   1024u               /* at once; each some pages of memory, as many as it needs */
+#define TALKS   1024u               /* at once */
 #define SIDE    SSLC_SHIM_CLEAR_MAX /* bytes of each direction */
 #define PARTS   512u                /* changes of direction */
 #define IDLE_NS 600000000000ull     /* STARTTLS comes soon, or never */
+#define BLOCK   2048u               /* bytes of memory: few talks need two */
+#define BLOCKS  3584u               /* of all talks, 7 MB: what they may cost a program */
 
 /* shim_clear[fd]: NONE, or one of these, or a talk: its place and its serial number. */
 #define FRESH_CLIENT 1u /* a new socket on which nothing was said yet */
@@ -27,10 +29,22 @@
 #define LOST         3u /* some of it is missing */
 #define TALK         0x80000000u
 
+/* What was said in one direction, until something was said in the other. Its bytes follow; it is in
+ * one block, they may be in several. */
 struct part {
 	uint64_t ts_ns;
 	uint32_t len, dir;
 };
+
+/* Named by 1 + its place; 0: none. */
+struct block {
+	_Atomic uint32_t next;
+	uint32_t pad;
+	uint8_t bytes[BLOCK - 8];
+};
+#define ROOM      (sizeof(((struct block *)0)->bytes))
+#define PART_SIZE (sizeof(struct part))
+_Static_assert(sizeof(struct block) == BLOCK, "of a page's size");
 
 struct talk {
 	_Atomic uint32_t busy; /* a thread is at it: nobody waits, who comes second loses it */
@@ -40,23 +54,29 @@ struct talk {
 	uint32_t len[2];
 	uint64_t active_ns;
 	bool is_client, has_begun; /* TLS has, and what was said before is whole */
-	struct part part[PARTS];
-	uint8_t bytes[2 * SIDE]; /* in the order of the parts */
+	uint32_t first, latest;    /* blocks */
+	uint32_t used;             /* bytes of the latest */
+	struct part *part;         /* the latest; n_parts > 0 */
 };
 
 uint32_t shim_clear[SSLC_SHIM_FDS];
 static struct talk *talks;
 static _Atomic uint32_t next_talk;
+static struct block *blocks;
+static _Atomic uint64_t spare_blocks;  /* one that was given back, and above it how often */
+static _Atomic uint32_t n_blocks_used; /* that many were ever taken: only these cost memory */
 
 void clear_init(void)
 {
-	void *p = mmap(NULL, TALKS * sizeof(*talks), PROT_READ | PROT_WRITE,
+	const size_t size = BLOCKS * sizeof(*blocks) + TALKS * sizeof(*talks);
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED)
 		return;
-	(void)madvise(p, TALKS * sizeof(*talks), MADV_DONTDUMP);
-	talks = p;
+	(void)madvise(p, size, MADV_DONTDUMP);
+	blocks = p;
+	talks = (void *)(blocks + BLOCKS);
 }
 
 static bool is_wanted(void)
@@ -65,6 +85,50 @@ static bool is_wanted(void)
 
 	return talks && r && __atomic_load_n(&r->gen, __ATOMIC_RELAXED) &&
 	       __atomic_load_n(&r->flags, __ATOMIC_RELAXED) & SSLC_SHIM_CLEAR;
+}
+
+/* --- memory -------------------------------------------------------------------------------------
+ */
+
+static struct block *block_at(uint32_t block)
+{
+	return &blocks[block - 1];
+}
+
+/* 0: there is none. */
+static uint32_t take_block(void)
+{
+	uint64_t was = atomic_load(&spare_blocks), is;
+	uint32_t block;
+
+	do {
+		block = (uint32_t)was;
+		if (!block)
+			break;
+		/* Another thread may have taken it by now: then it is counted. */
+		is = ((was >> 32) + 1) << 32 |
+		     atomic_load_explicit(&block_at(block)->next, memory_order_relaxed);
+	} while (!atomic_compare_exchange_weak(&spare_blocks, &was, is));
+	if (!block && atomic_load(&n_blocks_used) < BLOCKS) {
+		block = atomic_fetch_add(&n_blocks_used, 1) + 1;
+		if (block > BLOCKS) {
+			atomic_fetch_sub(&n_blocks_used, 1);
+			return 0;
+		}
+	}
+	if (block)
+		atomic_store_explicit(&block_at(block)->next, 0, memory_order_relaxed);
+	return block;
+}
+
+static void give_block(uint32_t block)
+{
+	uint64_t was = atomic_load(&spare_blocks), is;
+
+	do {
+		atomic_store_explicit(&block_at(block)->next, (uint32_t)was, memory_order_relaxed);
+		is = ((was >> 32) + 1) << 32 | block;
+	} while (!atomic_compare_exchange_weak(&spare_blocks, &was, is));
 }
 
 /* --- talks --------------------------------------------------------------------------------------
@@ -85,7 +149,12 @@ static void leave(struct talk *t)
 
 static void cleanse(struct talk *t)
 {
-	explicit_bzero(t->bytes, t->len[0] + t->len[1]);
+	for (uint32_t next, b = t->first; b; b = next) {
+		next = block_at(b)->next;
+		explicit_bzero(block_at(b)->bytes, b == t->latest ? t->used : ROOM);
+		give_block(b);
+	}
+	t->first = t->latest = t->used = 0;
 	t->len[0] = t->len[1] = 0;
 	t->n_parts = 0;
 	t->has_begun = false;
@@ -194,27 +263,79 @@ static bool is_other(const uint8_t *p, size_t n)
 	return false;
 }
 
+/* So many bytes in a row, where they may be written. NULL: there is no memory. */
+static void *room_for(struct talk *t, uint32_t bytes)
+{
+	uint32_t block;
+
+	if (!t->latest || bytes > ROOM - t->used) {
+		block = take_block();
+		if (!block)
+			return NULL;
+		if (t->latest)
+			block_at(t->latest)->next = block;
+		else
+			t->first = block;
+		t->latest = block;
+		t->used = 0;
+	}
+	t->used += bytes;
+	return block_at(t->latest)->bytes + t->used - bytes;
+}
+
+static uint32_t aligned(uint32_t at)
+{
+	return (at + _Alignof(struct part) - 1) & ~(uint32_t)(_Alignof(struct part) - 1);
+}
+_Static_assert(ROOM % _Alignof(struct part) == 0, "aligned() stays inside");
+
+static bool begin_part(struct talk *t, enum sslc_dir dir, uint64_t ts_ns)
+{
+	struct part *p = NULL;
+
+	t->used = aligned(t->used);
+	if (t->n_parts < PARTS)
+		p = room_for(t, PART_SIZE);
+	if (!p)
+		return false;
+	*p = (struct part){.ts_ns = ts_ns, .dir = dir};
+	t->part = p;
+	t->n_parts++;
+	return true;
+}
+
+static bool append_bytes(struct talk *t, const uint8_t *p, size_t n)
+{
+	uint32_t now, left;
+	void *to;
+
+	for (; n; p += now, n -= now) {
+		left = t->used < ROOM ? ROOM - t->used : ROOM;
+		now = n < left ? (uint32_t)n : left;
+		to = room_for(t, now);
+		if (!to)
+			return false;
+		memcpy(to, p, now);
+		t->part->len += now;
+		t->len[t->part->dir] += now;
+	}
+	return true;
+}
+
 /* False: there is no room. */
 static bool append(struct talk *t, enum sslc_dir dir, const struct iovec *v, size_t n_v, size_t n,
 		   uint64_t ts_ns)
 {
-	uint8_t *to = t->bytes + t->len[0] + t->len[1];
-	struct part *last = t->n_parts ? &t->part[t->n_parts - 1] : NULL;
-
-	if (n > SIDE - t->len[dir] || ((!last || last->dir != dir) && t->n_parts == PARTS))
+	if (n > SIDE - t->len[dir])
 		return false;
-	if (!last || last->dir != dir) {
-		last = &t->part[t->n_parts++];
-		*last = (struct part){.ts_ns = ts_ns, .dir = dir};
-	}
-	last->len += (uint32_t)n;
-	t->len[dir] += (uint32_t)n;
+	if ((!t->n_parts || t->part->dir != dir) && !begin_part(t, dir, ts_ns))
+		return false;
 	t->active_ns = ts_ns;
 	for (size_t i = 0; i < n_v && n; i++) {
 		size_t m = v[i].iov_len < n ? v[i].iov_len : n;
 
-		memcpy(to, v[i].iov_base, m);
-		to += m;
+		if (!append_bytes(t, v[i].iov_base, m))
+			return false;
 		n -= m;
 	}
 	return true;
@@ -337,21 +458,36 @@ void clear_dup(int from, int to)
 		leave(t);
 }
 
+/* Where what was appended with room for so many bytes lies. */
+static const void *next_room(uint32_t *block, uint32_t *used, uint32_t bytes)
+{
+	if (bytes > ROOM - *used) {
+		*block = block_at(*block)->next;
+		*used = 0;
+	}
+	*used += bytes;
+	return block_at(*block)->bytes + *used - bytes;
+}
+
 static bool tell(const struct talk *t, struct sslc_shim_rec *rec)
 {
+	uint32_t block = t->first, used = 0, left, now, here;
 	uint64_t pos[2] = {0, 0};
-	const uint8_t *p = t->bytes;
+	const struct part *part;
 
 	for (uint32_t i = 0; i < t->n_parts; i++) {
-		const struct part *part = &t->part[i];
-
+		used = aligned(used);
+		part = next_room(&block, &used, PART_SIZE);
 		rec->ts_ns = part->ts_ns;
 		rec->dir = (uint8_t)part->dir;
-		rec->pos = pos[part->dir];
-		if (!ring_put_bytes(rec, p, part->len))
-			return false;
-		pos[part->dir] += part->len;
-		p += part->len;
+		for (left = part->len; left; left -= now) {
+			here = used < ROOM ? ROOM - used : ROOM;
+			now = left < here ? left : here;
+			rec->pos = pos[part->dir];
+			if (!ring_put_bytes(rec, next_room(&block, &used, now), now))
+				return false;
+			pos[part->dir] += now;
+		}
 	}
 	return true;
 }

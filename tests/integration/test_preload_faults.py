@@ -133,6 +133,19 @@ def file_limits(t, exe):
         equal(talk(t, exe, "talk", before=how)[0], bare, f"{how}: what it printed")
 
 
+def plain_talks(t):
+    """What is said before TLS is kept: of more conversations than that is done for, 7 MB at most."""
+    a, most = agent(t, "plain"), {}
+    for preloaded in (False, True):
+        p = t.spawn("plain", PY, PROGS / "plain.py", ns=t.space, env=env(t) if preloaded else None)
+        equal(p.wait(60), 0, f"plain: status {p.err()}")
+        most[preloaded] = max(map(int, p.out().split()))
+    more = most[True] - most[False]
+    check(2 << 10 < more < 8 << 10, f"plain talks: {more} KiB of memory")
+    equal(a.stop(), 0, "agent's exit status")
+    fact(f"1200 plain conversations of 30 KB: {more} KiB of memory")
+
+
 def conns_of(p):
     return [("threads", int(m[0]), [(int(m[1]), m[2])] * 2) for m in
             re.findall(r"^conn \S+:(\d+) \S+ (\d+) (\w+) \d+ \w+$", p.out(), re.M)]
@@ -327,6 +340,7 @@ def main(t):
     befalls(t, exe)
     few_descriptors(t, exe)
     file_limits(t, exe)
+    plain_talks(t)
     storm(t, exe)
     crowd(t, threads)
     killed(t, exe)
