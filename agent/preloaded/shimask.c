@@ -31,6 +31,10 @@
 #define NAP_NS    (1 * NS_PER_MS) /* between two looks where bells are not heard */
 #define REST_NS   (4 * NS_PER_MS) /* and when nothing was named for a while */
 #define IDLE_NAPS 250
+/* Looks at which nothing was named. Each honest ring is for something, though others may have found
+ * it by then; a program that rings for nothing gets no more of them than these. */
+#define VAIN_MAX    64
+#define VAIN_PER_MS 5
 
 struct answer {
 	uint64_t at; /* its record's position */
@@ -210,23 +214,46 @@ static void wait_for_bells(struct shimask *a, struct futex_waitv *v, unsigned n,
 			      has_seats ? &nap : NULL, NULL, 0);
 }
 
+/* How many looks in vain there may still be, after another one. False: none. */
+struct patience {
+	unsigned left;
+	uint64_t since_ns;
+};
+
+static bool is_patient(struct patience *p, unsigned asked)
+{
+	uint64_t now_ns = clock_mono_ns(), more = (now_ns - p->since_ns) * VAIN_PER_MS / NS_PER_MS;
+
+	if (more) {
+		p->left = more + p->left < VAIN_MAX ? p->left + (unsigned)more : VAIN_MAX;
+		p->since_ns = now_ns;
+	}
+	if (!asked && p->left)
+		p->left--;
+	return asked || p->left;
+}
+
 static void *run(void *ctx)
 {
+	struct patience patience = {.left = VAIN_MAX, .since_ns = clock_mono_ns()};
 	struct futex_waitv v[1 + BELLS_MAX];
+	unsigned n, asked, idle = 0;
 	struct shimask *a = ctx;
-	unsigned n, idle = 0;
 	bool has_seats;
 
 	turn_first();
 	for (;;) {
 		pthread_mutex_lock(&a->lock);
 		n = set_bells(a, v);
-		idle = ask_all(a) ? 0 : idle + 1;
+		asked = ask_all(a);
+		idle = asked ? 0 : idle + 1;
 		has_seats = a->n_seats;
 		pthread_mutex_unlock(&a->lock);
 		/* Once its own bell was read: from then on one that rings is not slept through. */
 		if (atomic_load(&a->stop))
 			return NULL;
+		if (!is_patient(&patience, asked))
+			n = 0;
 		wait_for_bells(a, v, n, has_seats, idle > IDLE_NAPS);
 	}
 }

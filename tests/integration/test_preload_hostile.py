@@ -5,6 +5,7 @@ ring, invented lengths, positions and descriptors, files that are no rings. The 
 of others that is whole in the mirror has their bytes, and no connection is there that nobody made. Liars keep the agent
 busy, and others lose nothing by that.
 --seconds N: for how long (6); --seed N."""
+import pathlib
 import sys
 import time
 
@@ -31,6 +32,23 @@ def honest(t, exe, threads, end):
     return told
 
 
+def cpu_s(p):
+    return sum(int(f.read_text().split()[0]) for f in pathlib.Path(f"/proc/{p.pid}/task").glob("*/schedstat")) / 1e9
+
+
+def ringer(t, liar, a):
+    """A program that rings all the time for nothing does not keep the agent from sleeping."""
+    p = t.spawn("ringer", liar, t.dir / "run", 2500, "bell", ns=t.space)
+    p.wait_line("port", where="out")
+    time.sleep(0.5)
+    before, since = cpu_s(a), time.monotonic()
+    time.sleep(1.5)
+    share = (cpu_s(a) - before) / (time.monotonic() - since)
+    equal(p.wait(60), 0, f"ringer's status: {p.err()}")
+    fact(f"a bell that does not stop costs the agent {share:.3f} of a processor")
+    check(is_sanitized() or share < 0.1, "the agent does not sleep")
+
+
 def main(t):
     t.space = t.ns("h")
     exe = t.compile("unharmed.c", ("-lssl", "-lcrypto", "-lpthread"))
@@ -39,6 +57,7 @@ def main(t):
     seconds, seed = option("--seconds", 6), option("--seed", 1)
     a = agent(t, "hostile")
     told = [("talk before", *c) for c in talk(t, exe, "talk")[1]]
+    ringer(t, liar, a)
     before = a.rss_kb()
     liars = [t.spawn("liar", liar, t.dir / "run", seconds * 1000, seed + i, ns=t.space) for i in range(LIARS)]
     theirs = {tuple(map(int, p.wait_line(r"port (\d+) of (\d+)", where="out").groups())) for p in liars}
