@@ -4,10 +4,11 @@
  * go to a session table whose one output only counts packets; no network, no clock but for
  * measuring.
  *
- * crowd [-n SESSIONS] [-p] [-u]
+ * crowd [-n SESSIONS] [-p] [-u] [-k DIR]
  *   -n  default 1000000
  *   -p  both ends of each connection are captured: two sessions a connection
  *   -u  each session has strings of its own, not one of 24 programs
+ *   -k  what is open is written down in DIR (ledger.h)
  * Prints one "NAME VALUE" a line; times are CPU time. Status 1: a byte or a session was lost on the
  * way.
  */
@@ -21,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "ledger.h"
 #include "sessions/session.h"
 
 #define PROGRAMS     24u
@@ -33,11 +35,13 @@ struct crowd {
 	uint64_t packets, bytes;
 	struct sink_set set;
 	struct sessions *t;
+	struct ledger *ledger; /* NULL: none */
 	struct session_origin *origin[2];
 	struct buf buf;
 	uint64_t now_ns;
 	unsigned n;
 	bool pairs, own_strings;
+	const char *dir;
 };
 
 static void on_packet(struct sink *s, struct span l2, uint64_t ts_ns, const struct sink_flow *flow,
@@ -152,10 +156,19 @@ static void open_one(struct crowd *c, unsigned i, unsigned end)
 	frames(c, end);
 }
 
+/* What the loop does between frames. */
+static uint64_t go_round(struct crowd *c)
+{
+	uint64_t wait_ns = sessions_tick(c->t, c->now_ns);
+
+	ledger_flushed(c->ledger);
+	return wait_ns;
+}
+
 /* Nothing but the clock: its pokes are done, nobody is idle for long enough. */
 static void settle(struct crowd *c)
 {
-	for (int i = 0; i < 100000 && sessions_tick(c->t, c->now_ns) < 2 * NS_PER_MS; i++)
+	for (int i = 0; i < 100000 && go_round(c) < 2 * NS_PER_MS; i++)
 		c->now_ns += NS_PER_MS;
 }
 
@@ -172,7 +185,7 @@ static void open_all(struct crowd *c)
 		if (i % OPENS_A_TICK)
 			continue;
 		c->now_ns += NS_PER_MS;
-		sessions_tick(c->t, c->now_ns);
+		go_round(c);
 		now = cpu_ns();
 		worst = now - before > worst ? now - before : worst;
 		before = now;
@@ -195,7 +208,7 @@ static void touch(struct crowd *c)
 		if (k % OPENS_A_TICK)
 			continue;
 		c->now_ns += NS_PER_MS;
-		sessions_tick(c->t, c->now_ns);
+		go_round(c);
 	}
 	tell("touch_and_poke_ns", (double)(cpu_ns() - began) / TOUCHES);
 	settle(c);
@@ -207,7 +220,7 @@ static void tick_idle(struct crowd *c)
 	uint64_t began = cpu_ns();
 
 	for (int i = 0; i < TICKS; i++)
-		sessions_tick(c->t, c->now_ns);
+		go_round(c);
 	tell("tick_idle_ns", (double)(cpu_ns() - began) / TICKS);
 }
 
@@ -221,7 +234,7 @@ static void expire(struct crowd *c)
 	do {
 		uint64_t now;
 
-		wait = sessions_tick(c->t, c->now_ns);
+		wait = go_round(c);
 		now = cpu_ns();
 		worst = now - before > worst ? now - before : worst;
 		before = now;
@@ -246,7 +259,7 @@ static void leave(struct crowd *c)
 	}
 	while (sessions_count(c->t)) {
 		before = cpu_ns();
-		sessions_tick(c->t, c->now_ns);
+		go_round(c);
 		now = cpu_ns();
 		worst = now - before > worst ? now - before : worst;
 	}
@@ -258,13 +271,15 @@ static bool take_options(struct crowd *c, int argc, char **argv)
 {
 	int o;
 
-	while ((o = getopt(argc, argv, "n:pu")) != -1) {
+	while ((o = getopt(argc, argv, "n:puk:")) != -1) {
 		if (o == 'n')
 			c->n = (unsigned)strtoul(optarg, NULL, 10);
 		else if (o == 'p')
 			c->pairs = true;
 		else if (o == 'u')
 			c->own_strings = true;
+		else if (o == 'k')
+			c->dir = optarg;
 		else
 			return false;
 	}
@@ -295,11 +310,12 @@ static void measure(struct crowd *c)
 
 int main(int argc, char **argv)
 {
-	static struct crowd c = {.sink.ops = &ops, .n = 1000000, .now_ns = 1000 * NS_PER_S};
+	static struct crowd c = {
+		.sink.ops = &ops, .sink.place = 1, .n = 1000000, .now_ns = 1000 * NS_PER_S};
 	struct session_conf conf = {.idle_s = IDLE_S, .max_sessions = SIZE_MAX};
 
 	if (!take_options(&c, argc, argv)) {
-		fprintf(stderr, "usage: crowd [-n SESSIONS] [-p] [-u]\n");
+		fprintf(stderr, "usage: crowd [-n SESSIONS] [-p] [-u] [-k DIR]\n");
 		return 2;
 	}
 	c.set.v[c.set.n++] = &c.sink;
@@ -310,8 +326,12 @@ int main(int argc, char **argv)
 	c.origin[1] = sessions_origin(c.t, (const uint8_t *)"the other end...", span_str("db2"));
 	if (!c.origin[0] || !c.origin[1])
 		return 1;
+	if (c.dir && ledger_open(&c.ledger, c.dir))
+		return 1;
+	sessions_keep(c.t, c.ledger);
 	measure(&c);
 	sessions_free(c.t);
+	ledger_close(c.ledger);
 	buf_fini(&c.buf);
 	return 0;
 }
