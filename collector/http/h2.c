@@ -90,6 +90,7 @@ void h2_list_init(struct h2_list *l)
 {
 	l->n = 0;
 	l->size = 0;
+	l->most = H2_LIST_MAX;
 	l->blocks = 0;
 	buf_init(&l->text, H2_LIST_MAX);
 }
@@ -107,13 +108,14 @@ void h2_list_reset(struct h2_list *l)
 	buf_reset(&l->text);
 	l->n = 0;
 	l->size = 0;
+	l->most = H2_LIST_MAX;
 }
 
 bool h2_list_add(struct h2_list *l, struct span name, struct span value)
 {
 	size_t size = name.len + value.len + FIELD_EXTRA;
 
-	if (l->n == H2_FIELDS_MAX || size > H2_LIST_MAX - l->size ||
+	if (l->n == H2_FIELDS_MAX || size > l->most - l->size ||
 	    buf_reserve(&l->text, name.len + value.len + 1) < 0) { /* so that text.p is not NULL */
 		l->text.bad = false;
 		counter_inc(&c_fields_large);
@@ -312,6 +314,8 @@ static int block_end(struct h2 *h, enum flow_dir dir)
 
 	if (s->block_lost || s->block_large)
 		return block_skip(h, dir);
+	if (H2_LIST_FREE + 2 * s->block.len < H2_LIST_MAX)
+		h->list->most = H2_LIST_FREE + 2 * s->block.len;
 	err = hpack_block(s->hpack, buf_span(&s->block), on_field, h->list);
 	if (!err && s->block_promised)
 		h->ops->push(h->ctx, s->block_stream, s->block_promised, h->list);

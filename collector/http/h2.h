@@ -15,8 +15,10 @@
 #define H2_BLOCKS_MAX        (64u << 20) /* unfinished ones of all connections that share a list */
 #define H2_CONTINUATIONS_MAX 256u /* of one block: an endless one costs work without progress */
 /* Decoded, as RFC 9113 6.5.2 counts them (32 bytes more a field). A byte of a block can stand for
- * 64 KiB of fields. */
+ * 64 KiB of fields, each of which becomes packets: beyond what nearly all servers take there are at
+ * most two for each of the block's. */
 #define H2_LIST_MAX   (256u << 10)
+#define H2_LIST_FREE  (64u << 10)
 #define H2_FIELDS_MAX 1024u
 
 struct h2_field {
@@ -27,6 +29,7 @@ struct h2_field {
 struct h2_list {
 	struct buf text;
 	size_t size;   /* RFC 9113 6.5.2 */
+	size_t most;   /* of size; H2_LIST_MAX after a reset */
 	size_t blocks; /* bytes of unfinished blocks, of all connections */
 	unsigned n;
 	struct h2_field v[H2_FIELDS_MAX];

@@ -16,8 +16,7 @@
 #include "http/pieces.h"
 #include "http/streams.h"
 
-static COUNTER_DEFINE(c_connections, "http1_connections",
-		      "HTTP/2 connections shown as HTTP/1.1");
+static COUNTER_DEFINE(c_connections, "http1_connections", "HTTP/2 connections shown as HTTP/1.1");
 static COUNTER_DEFINE(c_late, "http1_connections_late",
 		      "of those, joined after they had begun: their header tables are not known");
 static COUNTER_DEFINE(c_broken, "http1_connections_broken",

@@ -47,6 +47,8 @@ static COUNTER_DEFINE(c_unframed, "http1_bytes_lost_unframed",
 
 #define PENDING_MAX  (512u << 10) /* a head whose every byte is escaped, and some body */
 #define PENDING_FULL (32u << 10)  /* passed on without waiting for the end of the call */
+/* Of one direction. Real connections have one or two; each is a look at all streams. */
+#define GOAWAYS_MAX 8u
 /* As clients' systems choose them: below are servers' ports, by which tshark and others guess what
  * a connection speaks. */
 #define PORT_MIN   32768u
@@ -110,8 +112,9 @@ struct streams {
 	size_t held;                 /* bytes */
 	uint64_t ts_ns;              /* of the call */
 	uint32_t last[2];            /* highest id: [FLOW_C2S]: of requests, [FLOW_S2C]: promised */
-	bool is_ended;               /* a side of the connection has said that it sends no more */
-	enum flow_dir end_dir;       /* the first one */
+	uint8_t goaways[2];
+	bool is_ended;         /* a side of the connection has said that it sends no more */
+	enum flow_dir end_dir; /* the first one */
 };
 
 struct streams_hub {
@@ -908,7 +911,12 @@ static bool is_refused(const struct stream *s, enum flow_dir dir, uint32_t last)
 
 static void on_goaway(void *ctx, enum flow_dir dir, uint32_t last)
 {
-	reset_each(ctx, dir, is_refused, last);
+	struct streams *c = ctx;
+
+	if (c->goaways[dir] == GOAWAYS_MAX)
+		return;
+	c->goaways[dir]++;
+	reset_each(c, dir, is_refused, last);
 }
 
 static bool is_unfinished(const struct stream *s, enum flow_dir dir, uint32_t arg)

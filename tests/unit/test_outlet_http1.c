@@ -661,6 +661,28 @@ static void test_too_many_streams_are_refused(void **state)
 	rig_free(r);
 }
 
+/* Each is a look at all streams: not thousands of them. */
+static void test_goaways_are_heard_so_often(void **state)
+{
+	struct rig *r = started();
+
+	(void)state;
+	ask(r, 1, "/1", true);
+	say(r, FLOW_C2S);
+	for (int i = 0; i < 8; i++)
+		h2_frame(&r->b[1], 7, 0, 0, "\0\0\0\1\0\0\0\0", 8);
+	say(r, FLOW_S2C);
+	expect(r, 0, ASKED("/1"));
+	ask(r, 3, "/3", true);
+	say(r, FLOW_C2S);
+	h2_frame(&r->b[1], 7, 0, 0, "\0\0\0\0\0\0\0\0", 8);
+	h2_headers(&r->b[1], 1, ":status: 204\n", true);
+	say(r, FLOW_S2C);
+	expect(r, 0, ASKED("/1") "<HTTP/1.1 204 No Content\r\n\r\n>F<F");
+	expect(r, 1, ASKED("/3"));
+	rig_free(r);
+}
+
 /* Another reader's requests would be in the client's bytes before the answer, or behind a no. */
 static void test_a_tunnel_is_silent_until_it_is_open(void **state)
 {
@@ -1005,6 +1027,7 @@ int main(void)
 		cmocka_unit_test(test_pokes_do_not_wait_for_silence),
 		cmocka_unit_test(test_reset_of_the_connection_resets_all_streams),
 		cmocka_unit_test(test_too_many_streams_are_refused),
+		cmocka_unit_test(test_goaways_are_heard_so_often),
 		cmocka_unit_test(test_a_tunnel_is_silent_until_it_is_open),
 		cmocka_unit_test(test_what_is_said_into_a_tunnel_too_early_is_bounded),
 		cmocka_unit_test(test_the_end_within_a_frame_is_a_reset),
