@@ -326,11 +326,14 @@ static void on_event(struct bufferevent *bev, short what, void *ctx)
 
 /* ---- hello ---- */
 
-static void pair_give(struct pair *p, struct span s)
+/* False: out of memory; the bytes that follow would make no sense. */
+static bool pair_give(struct pair *p, struct span s)
 {
-	bufferevent_write(p->bev, s.p, s.len);
+	if (bufferevent_write(p->bev, s.p, s.len))
+		return false;
 	p->given += s.len;
 	counter_add(&n_bytes_up, s.len);
+	return true;
 }
 
 static void on_dialed(void *ctx, struct bufferevent *bev, const char *why)
@@ -351,7 +354,8 @@ static void on_dialed(void *ctx, struct bufferevent *bev, const char *why)
 	bufferevent_setwatermark(bev, EV_WRITE, OUTPUT_RESUME, 0);
 	bufferevent_setwatermark(bev, EV_READ, 0, PASS_ANSWER_MAX);
 	bufferevent_enable(bev, EV_READ | EV_WRITE);
-	pair_give(p, pass_hello(p->pass));
+	if (!pair_give(p, pass_hello(p->pass)))
+		pair_end(p, REFUSE_INTERNAL, "out of memory");
 }
 
 static struct pair *pair_find(struct aggregate *a, const uint8_t *key, uint64_t hash)
@@ -434,7 +438,11 @@ static int on_agent(void *taker, struct span in, struct buf *reply, uint64_t now
 	if (p->state == PAIR_HELLO)
 		return pass_state(p->pass) == PASS_ASKED ? on_hello(p, reply, now_ns) : 0;
 	counter_add(&n_blocks, c.blocks);
-	pair_give(p, in);
+	if (!pair_give(p, in)) {
+		say_broken(p, "here", "out of memory");
+		pair_kill(p);
+		return -ENOMEM;
+	}
 	if (!p->held && evbuffer_get_length(bufferevent_get_output(p->bev)) > OUTPUT_MAX) {
 		p->held = true;
 		counter_inc(&n_held);

@@ -90,17 +90,13 @@ static int on_hello(struct pass *p, const struct zblock *z, const char **why)
 {
 	struct frame_hello m;
 	struct frame f;
-	struct buf key;
 
 	if (z->kind != ZBLOCK_CONTROL || frame_decode(z->frames, &f) <= 0 ||
 	    f.type != FRAME_HELLO || frame_get_hello(&f, &m))
 		return broken(-EPROTO, why, "not a hello first");
-	buf_init(&key, sizeof(p->key));
-	wr_bytes(&key, m.agent, sizeof(m.agent));
-	wr_u16be(&key, m.link);
-	if (key.len == sizeof(p->key))
-		memcpy(p->key, key.p, key.len);
-	buf_fini(&key);
+	memcpy(p->key, m.agent, sizeof(m.agent));
+	p->key[16] = (uint8_t)(m.link >> 8);
+	p->key[17] = (uint8_t)m.link;
 	printable(m.host, p->host, sizeof(p->host));
 	p->state = PASS_ASKED;
 	return 0;
