@@ -111,6 +111,7 @@ static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64
 		count(LOSS_TOO_DEEP, 1);
 		return 0;
 	}
+	quiet_ends(tid);
 	c = &cs->v[d];
 	c->sp = sp;
 	c->ssl = PT_REGS_PARM1(ctx);
@@ -123,10 +124,9 @@ static __always_inline int enter(struct pt_regs *ctx, enum sslc_call kind, __u64
 }
 
 /* Take the call that returns now off the stack. False when its entry was not seen. */
-static __always_inline bool leave(enum sslc_call kind, __u64 sp, struct call *out,
+static __always_inline bool leave(__u64 tid, enum sslc_call kind, __u64 sp, struct call *out,
 				  struct call *outer)
 {
-	__u64 tid = bpf_get_current_pid_tgid();
 	struct calls *cs = bpf_map_lookup_elem(&calls, &tid);
 
 	outer->ssl = 0;
@@ -317,8 +317,10 @@ static __always_inline __u32 is_loose(const struct sslc_conn_id *id, const struc
 		return 0;
 	if (cs)
 		seq = next_seq(cs);
-	if (cs && !c->has_socket)
+	if (cs && !c->has_socket) {
+		quiet_ends(tid);
 		cs->loose_ns = now;
+	}
 	if (moved)
 		return seq; /* the data says so */
 	ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
@@ -403,14 +405,15 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, __u
 {
 	__s64 ret = PT_REGS_RC(ctx);
 	struct call call, outer;
+	__u64 n, tid;
 	struct conn *c;
-	__u64 n;
 
 	barrier_var(ret); /* read once: not every verifier likes how a second time is compiled */
-	if (!leave(kind, sp, &call, &outer))
+	e->conn = conn_id_and_tid(0, &tid);
+	if (!leave(tid, kind, sp, &call, &outer))
 		return false;
 	n = moved(ret, &call);
-	e->conn = conn_id_of(call.ssl);
+	e->conn.ssl = call.ssl;
 	c = conn_get(&e->conn);
 	if (!c || c->excluded || is_told_elsewhere(c, call.ssl, direction(kind), &outer))
 		return false;
@@ -442,7 +445,7 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, __u
 	e->flags = early_flags(c, kind, call.ssl, &outer);
 	e->buf = kind == SSLC_CALL_RECV_PACKET ? packet_bytes(call.buf, n) : call.buf;
 	e->left = n;
-	e->tid = (__u32)bpf_get_current_pid_tgid();
+	e->tid = (__u32)tid;
 	return true;
 }
 
@@ -489,6 +492,8 @@ static __always_inline int forget(struct pt_regs *ctx)
 
 	if (c && c->pending)
 		bpf_map_delete_elem(&pendings, &id);
+	if (c && c->flow)
+		leave_socket(c);
 	bpf_map_delete_elem(&conns, &id);
 	return 0;
 }

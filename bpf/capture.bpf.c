@@ -12,6 +12,7 @@
 #include "calls.h"
 #include "ring.h"
 #include "maps.bpf.h"
+#include "quiet.bpf.h"
 #include "tally.bpf.h"
 #include "ring.bpf.h"
 #include "emit.bpf.h"

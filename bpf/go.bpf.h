@@ -107,7 +107,9 @@ static __always_inline struct calls *go_calls_get(__u64 g)
 
 	if (cs)
 		return cs;
-	bpf_map_update_elem(&go_procs, &key.tgid, &one, BPF_ANY);
+	if (!bpf_map_lookup_elem(&go_procs, &key.tgid) &&
+	    !bpf_map_update_elem(&go_procs, &key.tgid, &one, BPF_ANY))
+		__sync_fetch_and_add(&quiet_epoch, 1);
 	bpf_map_update_elem(&go_calls, &key, &empty, BPF_NOEXIST);
 	cs = bpf_map_lookup_elem(&go_calls, &key);
 	if (!cs)

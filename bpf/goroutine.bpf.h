@@ -105,4 +105,17 @@ static __always_inline struct calls *calls_here(void)
 	return go ? go : cs;
 }
 
+#define LOOSE_NS 2000000000ull
+
+/* The thread was not quiet; cs: its calls, or NULL. For a stack frame of its own. */
+static __noinline void look_whether_quiet(__u64 tid, const struct calls *cs)
+{
+	__u32 epoch = quiet_epoch, tgid = tid >> 32;
+
+	if (cs && (cs->depth || bpf_ktime_get_ns() - cs->loose_ns < LOOSE_NS))
+		return;
+	if (!bpf_map_lookup_elem(&go_procs, &tgid))
+		quiet_begins(tid, epoch);
+}
+
 #endif

@@ -66,25 +66,35 @@ __noinline int bind_calls(__u64 key, __u32 how, __u32 moved)
 	return 1;
 }
 
+/* For a stack frame of its own. */
+static __noinline struct calls *calls_of_op(void)
+{
+	return calls_here();
+}
+
 /*
  * Inside a TLS call the operation names the object's connection; outside, see wire.bpf.h. Runs for
  * every operation on every socket of the host: what nobody needs ends after a table lookup or two.
  */
-static __always_inline void on_socket_op(struct sock *sk, __u32 how, int ret)
+static __always_inline void on_socket_op(struct sock *sk, bool typed, __u32 how, int ret)
 {
-	struct calls *cs = calls_here();
-	bool inside = cs && cs->depth, loose;
-	__u64 key = (__u64)sk;
+	__u64 tid = bpf_get_current_pid_tgid(), key = (__u64)sk;
+	bool was_quiet = is_quiet(tid), inside, loose;
+	struct calls *cs = was_quiet ? NULL : calls_of_op();
 
+	inside = cs && cs->depth;
 	loose = cs && bpf_ktime_get_ns() - cs->loose_ns < LOOSE_NS;
-	if (!inside && (ret <= 0 || !(how & OP_TCP) || is_settled(key, how, loose) || is_served()))
+	if (how & OP_NOTES && !was_quiet && !inside && !loose)
+		look_whether_quiet(tid, cs);
+	if (!inside &&
+	    (ret <= 0 || !(how & OP_TCP) || is_settled(sk, typed, how, loose) || is_served()))
 		return;
 	/* Global functions take numbers, and the verifier does not let pointers pass for such. */
 	if (bpf_probe_read_kernel(&key, sizeof(key), &sk))
 		return;
 	if (inside && bind_calls(key, how, ret))
 		count_from(key, how & OP_DIR, ret);
-	else if (ret > 0 && how & OP_TCP && !(inside && is_settled(key, how, loose)))
+	else if (ret > 0 && how & OP_TCP && !(inside && is_settled(sk, typed, how, loose)))
 		wire_op(key, how | (loose ? OP_LOOSE : 0), ret);
 }
 
@@ -105,6 +115,14 @@ static __always_inline void on_receive_end(struct sock *sk, int ret, int flags)
 	tell_end(info, ret ? SSLC_SOCK_ERROR : SSLC_SOCK_EOF);
 }
 
+/* Nobody needs this operation: the thread is in no call, and the socket is an object's. */
+static __always_inline bool is_nobodys(const struct sock *sk, bool typed, int ret)
+{
+	if (ret > 0 ? !typed || !is_settled_socket(sk) : ret != -EAGAIN)
+		return false;
+	return is_quiet(bpf_get_current_pid_tgid());
+}
+
 static __always_inline bool in_call(void)
 {
 	struct calls *cs = calls_here();
@@ -112,27 +130,29 @@ static __always_inline bool in_call(void)
 	return cs && cs->depth;
 }
 
-static __always_inline int on_receive(struct sock *sk, bool typed, int ret, int flags)
+/* notes: OP_NOTES or 0. */
+static __always_inline int on_receive(struct sock *sk, bool typed, int ret, int flags, __u32 notes)
 {
 	__u32 how;
 
-	if (!sock_transport(sk, typed, &how))
+	if (is_nobodys(sk, typed, ret) || !sock_transport(sk, typed, &how))
 		return 0;
-	if (ret == -EAGAIN && in_call()) /* nothing there, but the object has a socket */
-		on_socket_op(sk, how | SSLC_DIR_IN, 0);
+	how |= notes;
+	if (ret == -EAGAIN) /* nothing there, but an object whose call it is has a socket */
+		on_socket_op(sk, typed, how | SSLC_DIR_IN, 0);
 	else if (ret <= 0)
 		on_receive_end(sk, ret, flags);
 	else if (!(flags & (MSG_PEEK | MSG_ERRQUEUE)) || in_call())
-		on_socket_op(sk, how | SSLC_DIR_IN, ret);
+		on_socket_op(sk, typed, how | SSLC_DIR_IN, ret);
 	return 0;
 }
 
-static __always_inline int on_send(struct sock *sk, bool typed, int ret)
+static __always_inline int on_send(struct sock *sk, bool typed, int ret, __u32 notes)
 {
 	__u32 how;
 
-	if (ret > 0 && sock_transport(sk, typed, &how))
-		on_socket_op(sk, how | SSLC_DIR_OUT, ret);
+	if (ret > 0 && !is_nobodys(sk, typed, ret) && sock_transport(sk, typed, &how))
+		on_socket_op(sk, typed, how | notes | SSLC_DIR_OUT, ret);
 	return 0;
 }
 
@@ -143,44 +163,75 @@ static __always_inline int on_send(struct sock *sk, bool typed, int ret)
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(tp_send, struct sock *sk, int ret, int flags)
 {
-	return on_send(sk, true, ret);
+	return on_send(sk, true, ret, OP_NOTES);
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(tp_recv, struct sock *sk, int ret, int flags)
 {
-	return on_receive(sk, true, ret, flags);
+	return on_receive(sk, true, ret, flags, OP_NOTES);
 }
 
-/* Since Linux 7, each twice: see struct twin_event. */
+/*
+ * Since Linux 7, each twice: see struct twin_event. The first notes nothing in the tables of
+ * quiet.bpf.h, lest the second find there that nobody needs the operation, and leave the first
+ * one's mark behind. The second does, after some.
+ */
+#define NOTE_EACH 16u
+
+volatile __u32 n_seconds = 0;
+
+static __always_inline int note_some(struct sock *sk)
+{
+	__u64 tid = bpf_get_current_pid_tgid(), key = (__u64)sk;
+	struct wire *w;
+
+	if (++n_seconds % NOTE_EACH)
+		return 0;
+	if (!is_quiet(tid))
+		look_whether_quiet(tid, calls_here());
+	w = bpf_map_lookup_elem(&wires, &key);
+	if (w && w->state == WIRE_BOUND)
+		settled_begins(sk);
+	return 0;
+}
+
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(tp_send_first, struct sock *sk, int ret, int flags)
 {
-	return twin_takes(TWIN_SEND, sk, (__u32)ret) ? on_send(sk, true, ret) : 0;
+	if (is_nobodys(sk, true, ret))
+		return 0;
+	return twin_takes(TWIN_SEND, sk, (__u32)ret) ? on_send(sk, true, ret, 0) : 0;
 }
 
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(tp_send_second, struct sock *sk, int ret, int flags)
 {
-	if (!twin_missed(TWIN_SEND, sk, (__u32)ret))
+	if (is_nobodys(sk, true, ret))
 		return 0;
+	if (!twin_missed(TWIN_SEND, sk, (__u32)ret))
+		return note_some(sk);
 	count(LOSS_SECOND, 1);
-	return on_send(sk, true, ret);
+	return on_send(sk, true, ret, 0);
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(tp_recv_first, struct sock *sk, int ret, int flags)
 {
-	return twin_takes(TWIN_RECV, sk, (__u32)ret) ? on_receive(sk, true, ret, flags) : 0;
+	if (is_nobodys(sk, true, ret))
+		return 0;
+	return twin_takes(TWIN_RECV, sk, (__u32)ret) ? on_receive(sk, true, ret, flags, 0) : 0;
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(tp_recv_second, struct sock *sk, int ret, int flags)
 {
-	if (!twin_missed(TWIN_RECV, sk, (__u32)ret))
+	if (is_nobodys(sk, true, ret))
 		return 0;
+	if (!twin_missed(TWIN_RECV, sk, (__u32)ret))
+		return note_some(sk);
 	count(LOSS_SECOND, 1);
-	return on_receive(sk, true, ret, flags);
+	return on_receive(sk, true, ret, flags, 0);
 }
 
 /*
@@ -191,28 +242,28 @@ int BPF_PROG(tp_recv_second, struct sock *sk, int ret, int flags)
 SEC("fexit/tcp_sendmsg")
 int BPF_PROG(fexit_send, struct sock *sk, struct msghdr *msg, unsigned long size, int ret)
 {
-	return on_send(sk, true, ret);
+	return on_send(sk, true, ret, OP_NOTES);
 }
 
 SEC("fexit/tcp_recvmsg")
 int BPF_PROG(fexit_recv4, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
 	     int ret)
 {
-	return on_receive(sk, true, ret, flags);
+	return on_receive(sk, true, ret, flags, OP_NOTES);
 }
 
 SEC("fexit/tcp_recvmsg")
 int BPF_PROG(fexit_recv5, struct sock *sk, struct msghdr *msg, unsigned long len, int flags,
 	     int *addr_len, int ret)
 {
-	return on_receive(sk, true, ret, flags);
+	return on_receive(sk, true, ret, flags, OP_NOTES);
 }
 
 SEC("fexit/tcp_recvmsg")
 int BPF_PROG(fexit_recv6, struct sock *sk, struct msghdr *msg, unsigned long len, int nonblock,
 	     int flags, int *addr_len, int ret)
 {
-	return on_receive(sk, true, ret, flags);
+	return on_receive(sk, true, ret, flags, OP_NOTES);
 }
 
 /* 3. Kprobes: the return knows no arguments, so the entry leaves them for it. */
@@ -251,7 +302,7 @@ int BPF_KRETPROBE(kretprobe_send, int ret)
 	int flags;
 	struct sock *sk = recall_op(&flags);
 
-	return sk ? on_send(sk, false, ret) : 0;
+	return sk ? on_send(sk, false, ret, OP_NOTES) : 0;
 }
 
 SEC("kprobe/tcp_recvmsg")
@@ -272,7 +323,7 @@ int BPF_KRETPROBE(kretprobe_recv, int ret)
 	int flags;
 	struct sock *sk = recall_op(&flags);
 
-	return sk ? on_receive(sk, false, ret, flags) : 0;
+	return sk ? on_receive(sk, false, ret, flags, OP_NOTES) : 0;
 }
 
 static __always_inline enum sslc_sock_what closed_how(struct sock *sk, int old)

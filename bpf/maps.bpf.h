@@ -67,7 +67,8 @@ struct sock_info {
 	__u32 told;    /* 1 << enum sslc_sock_what */
 	__u32 skips;   /* as the variable was when `skipped` was last looked at */
 	__u8 skipped;
-	__u8 pad[7];
+	__u8 bound; /* by an object that lives */
+	__u8 pad[6];
 };
 
 struct {
@@ -116,9 +117,12 @@ __u32 n_served = 0;
 
 static __always_inline bool is_served(void)
 {
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	__u32 tgid;
 
-	return n_served && bpf_map_lookup_elem(&served, &tgid);
+	if (!n_served)
+		return false;
+	tgid = bpf_get_current_pid_tgid() >> 32;
+	return bpf_map_lookup_elem(&served, &tgid) != NULL;
 }
 
 struct {

@@ -173,6 +173,17 @@ static __always_inline bool look_around(struct calls *cs, const struct conn *c,
 	return true;
 }
 
+static __always_inline struct calls *calls_unless_quiet(__u64 tid)
+{
+	struct calls *cs;
+
+	if (is_quiet(tid))
+		return NULL;
+	cs = bpf_map_lookup_elem(&calls, &tid);
+	look_whether_quiet(tid, cs);
+	return cs;
+}
+
 /* What passes, ready to be emitted. False: nothing, or nothing wanted. */
 static __always_inline bool pass(const struct passing *p, __u32 file, struct emit *e)
 {
@@ -188,7 +199,7 @@ static __always_inline bool pass(const struct passing *p, __u32 file, struct emi
 	if (!c || c->excluded || (!c->flow && is_served())) /* as in enter() */
 		return false;
 	note_unknown(c, file);
-	cs = c->flow ? bpf_map_lookup_elem(&calls, &tid) : calls_get(tid);
+	cs = c->flow ? calls_unless_quiet(tid) : calls_get(tid);
 	if (cs && cs->depth && cs->v[0].sp > p->sp && !look_around(cs, c, p, &outer))
 		return false;
 	if (is_told_elsewhere(c, p->ssl, p->dir, &outer))

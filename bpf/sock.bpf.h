@@ -41,6 +41,7 @@ enum {
 	OP_DIR = 1,   /* enum sslc_dir */
 	OP_TCP = 2,   /* or another transport */
 	OP_LOOSE = 4, /* see struct calls */
+	OP_NOTES = 8, /* what is found may go into the tables of quiet.bpf.h */
 };
 
 /* TCP and UDP over IP; nothing else carries TLS or may be taken for it. */
@@ -376,13 +377,14 @@ static __always_inline void sock_info_end(__u64 key, struct sock_info *info, str
 }
 
 /* The id of a connection on which TLS begins: the one under which its earlier bytes were told. */
-static __always_inline __u64 take_wire(const __u64 *key, const __u64 ident[2])
+static __always_inline __u64 take_wire(const __u64 *key, const __u64 ident[2],
+				       enum wire_state state)
 {
 	struct wire *w = bpf_map_lookup_elem(&wires, key);
 
 	if (!w || w->ident[0] != ident[0] || w->ident[1] != ident[1])
 		return next_flow();
-	w->state = WIRE_BOUND;
+	w->state = state;
 	w->told = 0; /* its end is told as that of a TLS connection */
 	return w->flow;
 }
@@ -401,7 +403,7 @@ static __always_inline struct sock_info *sock_info_get(struct sock *sk,
 		info = NULL;
 	}
 	if (!info) {
-		fresh.flow = take_wire(&key, fresh.ident);
+		fresh.flow = take_wire(&key, fresh.ident, conn ? WIRE_BOUND : WIRE_TLS);
 		bpf_map_update_elem(&socks, &key, &fresh, BPF_NOEXIST);
 		info = bpf_map_lookup_elem(&socks, &key);
 		if (!info) {
@@ -434,6 +436,22 @@ static __always_inline struct conn *conn_get(const struct sslc_conn_id *id)
 			count(LOSS_CONNS_FULL, 1);
 	}
 	return c;
+}
+
+/* The object ends, or gets another transport: others may use its connection. */
+static __always_inline void leave_socket(const struct conn *c)
+{
+	__u64 key = c->sk;
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+	struct wire *w;
+
+	if (!info || info->flow != c->flow)
+		return;
+	info->bound = 0;
+	w = bpf_map_lookup_elem(&wires, &key);
+	if (w && w->state == WIRE_BOUND)
+		w->state = WIRE_OTHER;
+	settled_ends(key);
 }
 
 static __always_inline void shed(struct sock_info *info)
@@ -578,6 +596,8 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 	c->has_socket = 1;
 	c->datagrams = 0; /* those before were a look-up of the name */
 	info = sock_info_get(sk, &id, late);
+	if (info)
+		info->bound = 1;
 	if (!info || (is_bound && c->flow == info->flow))
 		return true;
 	c->sk = key;

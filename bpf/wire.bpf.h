@@ -12,8 +12,7 @@
 
 #define CLEAR_MAX  16384u /* bytes before TLS that are kept, per direction */
 #define WIRE_STEPS 240    /* of op_track() in one operation: six a record */
-#define LOOSE_NS   2000000000ull
-#define UNTOLD_MAX 64 /* more than handshakes and what programs do before the first TLS call */
+#define UNTOLD_MAX 64     /* more than handshakes and what programs do before the first TLS call */
 
 /* One operation while it is looked at, by pid_tgid: too large for the stack. */
 struct op {
@@ -319,6 +318,7 @@ static __always_inline void wire_end(__u64 key)
 {
 	struct wire *w = bpf_map_lookup_elem(&wires, &key);
 
+	settled_ends(key);
 	if (!w)
 		return;
 	wire_is_other(w);
@@ -330,19 +330,32 @@ static __always_inline bool is_same(const struct wire *w, const __u64 ident[2])
 	return w->ident[0] == ident[0] && w->ident[1] == ident[1];
 }
 
+/* An object has this connection, whose calls are not all probed, or were not when it began. */
+static __always_inline bool is_bound_here(__u64 key, const __u64 ident[2])
+{
+	const struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+
+	return info && info->bound && info->ident[0] == ident[0] && info->ident[1] == ident[1];
+}
+
 /*
  * Whether this operation outside of TLS calls matters to nobody. So are those of TLS that is not
  * captured, once enough have passed: following them would cost programs for nothing. Should a
  * thread with memory BIOs take the connection up after all, it begins anew at a record.
  */
-static __always_inline bool is_settled(__u64 key, __u32 dir, bool loose)
+static __always_inline bool is_settled(struct sock *sk, bool typed, __u32 how, bool loose)
 {
+	__u64 key = (__u64)sk;
 	struct wire *w = bpf_map_lookup_elem(&wires, &key);
+	__u32 dir = how & OP_DIR;
 
 	if (!w || w->state == WIRE_CLEAR)
 		return false;
-	if (w->state == WIRE_BOUND)
+	if (w->state == WIRE_BOUND) {
+		if (typed && how & OP_NOTES)
+			settled_begins(sk);
 		return true;
+	}
 	if (loose || (w->state == WIRE_TLS && w->untold < UNTOLD_MAX))
 		return false;
 	if (w->state == WIRE_TLS)
@@ -371,6 +384,10 @@ __noinline int wire_op(__u64 key, __u32 how, __u32 n)
 	if (!w) {
 		w = wire_make(sk, key, ident, is_first_op(sk, dir, n));
 		is_new = true;
+	}
+	if (w && is_bound_here(key, ident)) {
+		w->state = WIRE_BOUND;
+		return 0;
 	}
 	if (!w || bpf_map_update_elem(&ops, &tid, &no_op, BPF_ANY))
 		return 0;
