@@ -59,6 +59,9 @@ static COUNTER_DEFINE(c_unframed, "http1_bytes_lost_unframed",
 #define HELD_MAX_HUB  (64u << 20)
 /* How long one stream may keep others from being shown: an IDS that sees them late is late. */
 #define SERIAL_WAIT_NS (5 * NS_PER_S)
+/* When one side of a serial connection has said so much, the next stream begins another one:
+ * Suricata looks at the first MiB of each side of a connection only, unless told otherwise. */
+#define SERIAL_BYTES (512u << 10)
 /* An IDS forgets a connection after 600 s of silence, and then does not believe the rest. */
 #define QUIET_NS (300 * NS_PER_S)
 /* A stream may wait while others speak: it is poked after so long. */
@@ -655,10 +658,22 @@ static struct stream *stream_new(struct streams *c, uint32_t id, bool pushed)
 	return s;
 }
 
+static bool has_said_much(const struct shown *sh)
+{
+	const struct forge_side *side = sh->place.forge.side;
+
+	return side[FLOW_C2S].nxt - side[FLOW_C2S].isn > SERIAL_BYTES ||
+	       side[FLOW_S2C].nxt - side[FLOW_S2C].isn > SERIAL_BYTES;
+}
+
 static void serial_show(struct stream *s)
 {
 	struct streams *c = s->of;
 
+	if (c->serial && has_said_much(c->serial)) {
+		shown_fins(c->serial, FLOW_C2S);
+		shown_free(c->serial);
+	}
 	if (!c->serial)
 		c->serial = shown_new(c, s->id);
 	stream_show(s, c->serial);

@@ -972,6 +972,61 @@ static void test_serial_ends(void **state)
 	}
 }
 
+/* An IDS does not look at all of a long connection. */
+static void test_serial_connections_do_not_become_long(void **state)
+{
+	struct rig *r = started_as(SINK_H2_SERIAL);
+	char *body = malloc(300001);
+
+	(void)state;
+	memset(body, 'b', 300000);
+	body[300000] = '\0';
+	for (uint32_t i = 1; i < 9; i += 2) {
+		ask(r, i, "/", i != 3);
+		if (i == 3)
+			h2_data(&r->b[0], i, body, true);
+		say(r, FLOW_C2S);
+		answer(r, i, i == 3 ? "" : body, true);
+		say(r, FLOW_S2C);
+	}
+	/* 1, 3 and 5 are 600000 bytes of answers. */
+	assert_int_equal(r->c.n, 2);
+	assert_int_equal(r->c.check.fins, 2);
+	outlets_rst(&r->set, r->states, &r->flow, FLOW_C2S, r->ts);
+	assert_int_equal(check_open_flows(&r->c.check), 0);
+	free(body);
+	rig_free(r);
+}
+
+/* What began before we came has no turn. */
+static void test_serial_late_join(void **state)
+{
+	struct rig *r = rig_new_as(FLOW_OPEN_LATE, SINK_H2_SERIAL);
+
+	(void)state;
+	h2_data(&r->b[1], 5, "of a stream that began before", true);
+	say(r, FLOW_S2C);
+	h2_frame(&r->b[0], 1, H2_END_HEADERS | H2_END_STREAM, 9, "\x82\x84\xbe", 3);
+	h2_frame(&r->b[0], 1, H2_END_HEADERS | H2_END_STREAM, 11, "\x82\x84", 2);
+	h2_headers(&r->b[0], 13,
+		   ":method: CONNECT\n:protocol: connect-udp\n:path: /u\n:authority: a\n", false);
+	h2_data(&r->b[0], 13, "datagram", false);
+	say(r, FLOW_C2S);
+	h2_headers(&r->b[1], 13, ":status: 200\n", false);
+	h2_frame(&r->b[1], 1, H2_END_HEADERS | H2_END_STREAM, 11, "\x88", 1);
+	h2_frame(&r->b[1], 1, H2_END_HEADERS | H2_END_STREAM, 9, "\x88", 1);
+	say(r, FLOW_S2C);
+	expect(r, 0,
+	       ">GET / HTTP/1.1\r\nX-Unknown-62: \r\n\r\n" NONE(
+		       "200 OK") ">GET / HTTP/1.1\r\n\r\n" NONE("200 OK"));
+	expect(r, 1,
+	       ">GET /u HTTP/1.1\r\nHost: a\r\nUpgrade: connect-udp\r\nConnection: Upgrade\r\n\r\n"
+	       "<HTTP/1.1 101 Switching Protocols\r\nUpgrade: connect-udp\r\nConnection: "
+	       "Upgrade\r\n\r\n>datagram");
+	assert_int_equal(r->c.n, 2);
+	rig_free(r);
+}
+
 /* A hole in what waits stays where it is. */
 static void test_serial_keeps_holes(void **state)
 {
@@ -1038,6 +1093,8 @@ int main(void)
 		cmocka_unit_test(test_serial_holds_so_much_and_no_more),
 		cmocka_unit_test(test_serial_ends),
 		cmocka_unit_test(test_serial_keeps_holes),
+		cmocka_unit_test(test_serial_connections_do_not_become_long),
+		cmocka_unit_test(test_serial_late_join),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
