@@ -310,6 +310,7 @@ static int run(const struct options *o)
 		set_priority(o);
 		return run_agent(o);
 	case MODE_COLLECTOR:
+	case MODE_AGGREGATOR:
 		set_priority(o);
 		return run_collector(o);
 	case MODE_ENROLL:

@@ -249,12 +249,12 @@ static int check_file(struct settings *file, const char *name)
 static int check_fits(enum options_mode mode, struct settings *cli)
 {
 	static const char *const names[] = {
-		[MODE_AGENT] = "-t",        [MODE_ALONE] = "-I without -t",
-		[MODE_COLLECTOR] = "-C",    [MODE_ENROLL] = "enroll",
-		[MODE_TOKEN] = "token",     [MODE_COVERAGE] = "coverage",
-		[MODE_DOCTOR] = "doctor",   [MODE_STATUS] = "status",
-		[MODE_RUN] = "run",         [MODE_ENABLE] = "enable",
-		[MODE_DISABLE] = "disable",
+		[MODE_AGENT] = "-t",          [MODE_ALONE] = "-I without -t",
+		[MODE_COLLECTOR] = "-C",      [MODE_AGGREGATOR] = "-C -t",
+		[MODE_ENROLL] = "enroll",     [MODE_TOKEN] = "token",
+		[MODE_COVERAGE] = "coverage", [MODE_DOCTOR] = "doctor",
+		[MODE_STATUS] = "status",     [MODE_RUN] = "run",
+		[MODE_ENABLE] = "enable",     [MODE_DISABLE] = "disable",
 	};
 
 	for (const struct setting *d = settings_table; d->name; d++)
@@ -280,7 +280,7 @@ static int choose_collector(const struct settings *s)
 
 static int choose_mode(const struct settings *s, enum options_mode *mode)
 {
-	*mode = MODE_COLLECTOR;
+	*mode = s->to.any ? MODE_AGGREGATOR : MODE_COLLECTOR;
 	if (settings_is_on(&s->collect))
 		return choose_collector(s);
 	if (!s->interface.any)

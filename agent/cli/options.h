@@ -16,17 +16,18 @@
 #include "match/prelude.h"
 
 enum options_mode {
-	MODE_AGENT,     /* -I … -t HOST */
-	MODE_ALONE,     /* -I … with -o, -w or --print */
-	MODE_COLLECTOR, /* -C with -t HOST, or with -o, -w or --print */
-	MODE_ENROLL,    /* enroll HOST TOKEN */
-	MODE_TOKEN,     /* token: print a new enrolment token (on the collector's host) */
-	MODE_COVERAGE,  /* coverage: who is mirrored on this host, and who is not */
-	MODE_STATUS,    /* status: how full the agents' buffers are, and what was lost */
-	MODE_DOCTOR,    /* doctor: where files would be probed, and at what price */
-	MODE_RUN,       /* run: a command with the preloaded library */
-	MODE_ENABLE,    /* enable UNIT…: services with the preloaded library */
-	MODE_DISABLE,   /* disable UNIT… */
+	MODE_AGENT,      /* -I … -t HOST */
+	MODE_ALONE,      /* -I … with -o, -w or --print */
+	MODE_COLLECTOR,  /* -C with -o, -w or --print */
+	MODE_AGGREGATOR, /* -C -t HOST: pass on */
+	MODE_ENROLL,     /* enroll HOST TOKEN */
+	MODE_TOKEN,      /* token: print a new enrolment token (on the collector's host) */
+	MODE_COVERAGE,   /* coverage: who is mirrored on this host, and who is not */
+	MODE_STATUS,     /* status: how full the agents' buffers are, and what was lost */
+	MODE_DOCTOR,     /* doctor: where files would be probed, and at what price */
+	MODE_RUN,        /* run: a command with the preloaded library */
+	MODE_ENABLE,     /* enable UNIT…: services with the preloaded library */
+	MODE_DISABLE,    /* disable UNIT… */
 	MODE_HELP,
 	MODE_VERSION,
 };
@@ -39,7 +40,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	char *filter;         /* trailing arguments joined by spaces; NULL: none */
 	char *host;           /* -t, or enroll's HOST */
 	uint16_t port;        /* -t HOST:PORT or -p; default SSLC_PORT */
-	uint16_t onward_port; /* -C: of -t HOST:PORT; its own port is the one above */
+	uint16_t onward_port; /* -C -t: of -t HOST:PORT; its own port is the one above */
 	bool onward;          /* enroll -C: as a collector that passes on */
 	char *token;
 	char *listen_addr; /* -C: --listen ADDR */

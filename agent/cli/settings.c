@@ -49,7 +49,7 @@ static int take_port(struct options *o, const char *name, const char *word)
 static int take_to(struct options *o, const char *name, const char *word)
 {
 	return value_host(name, word, &o->host,
-			  o->mode == MODE_COLLECTOR ? &o->onward_port : &o->port);
+			  o->mode == MODE_AGGREGATOR ? &o->onward_port : &o->port);
 }
 
 static int check_sink(const struct options *o, const struct sink_conf *c)
@@ -428,7 +428,8 @@ static int take_verbose(struct options *o, const char *name, const char *word)
 /* The table */
 
 #define MIRROR (IN(MODE_AGENT) | IN(MODE_ALONE))
-#define TUNNEL (IN(MODE_AGENT) | IN(MODE_COLLECTOR))
+#define ACCEPT (IN(MODE_COLLECTOR) | IN(MODE_AGGREGATOR))
+#define TUNNEL (IN(MODE_AGENT) | ACCEPT)
 #define RUN    (MIRROR | TUNNEL)
 #define SHOW   (IN(MODE_ALONE) | IN(MODE_COLLECTOR))
 #define ASK    (IN(MODE_COVERAGE) | IN(MODE_STATUS))
@@ -453,14 +454,14 @@ const struct setting settings_table[] = {
 		from, "IFACE", "mirror connections that use IFACE; any: all of them"},
 	{"filter", "a filter", KIND_WORD, PLACE_FILE, MIRROR, AT(filter), take_filter,
 		from, NULL, NULL},
-	{"collect", "-C", KIND_FLAG, PLACE_BOTH, IN(MODE_COLLECTOR) | IN(MODE_ENROLL), AT(collect), NULL,
+	{"collect", "-C", KIND_FLAG, PLACE_BOTH, ACCEPT | IN(MODE_ENROLL), AT(collect), NULL,
 		from, NULL, "receive from endpoints"},
-	{"listen", "--listen", KIND_WORD, PLACE_BOTH, IN(MODE_COLLECTOR), AT(listen), take_listen,
+	{"listen", "--listen", KIND_WORD, PLACE_BOTH, ACCEPT, AT(listen), take_listen,
 		from, "ADDR", "-C: address to listen on (default: all)"},
 	{"port", "-p", KIND_WORD, PLACE_BOTH, TUNNEL | IN(MODE_ENROLL), AT(port), take_port,
 		from, "PORT", "tunnel port, at both ends (default 3005)"},
 
-	{"to", "-t", KIND_WORD, PLACE_BOTH, TUNNEL, AT(to), take_to,
+	{"to", "-t", KIND_WORD, PLACE_BOTH, IN(MODE_AGENT) | IN(MODE_AGGREGATOR), AT(to), take_to,
 		into, "HOST[:PORT]", "send to the collector at HOST; IPv6 as [ADDR]:PORT; -C: pass on to it"},
 	{"output", "-o", KIND_LIST, PLACE_BOTH, RUN, AT(output), take_output,
 		into, "IFACE,...", "packets onto IFACE, which should carry nothing else; A|B: shared out"},

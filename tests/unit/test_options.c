@@ -136,9 +136,9 @@ static size_t describe_keys(const struct sink_conf *c, char *out, size_t size)
 
 static void describe(const struct options *o, char *out, size_t size)
 {
-	static const char *const modes[] = {"agent",    "alone",  "collector", "enroll", "token",
-					    "coverage", "status", "doctor",    "run",    "enable",
-					    "disable",  "help",   "version"};
+	static const char *const modes[] = {
+		"agent",  "alone",  "collector", "aggregator", "enroll",  "token", "coverage",
+		"status", "doctor", "run",       "enable",     "disable", "help",  "version"};
 	size_t n = (size_t)snprintf(out, size, "%s", modes[o->mode]);
 
 #define SHOW(fmt, member, deflt)                                                                   \
@@ -413,6 +413,8 @@ static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
 		{"-C|-t|ids1|-o|x", "-C -t with an output: "},
 		{"-C|-t|ids1|--print", "-C -t with an output: "},
 		{"-C|-t|ids1|-I|e", "-C with -I e"},
+		{"-C|-t|ids1|--port-map|1:2", "--port-map: has no meaning with -C -t"},
+		{"-C|-t|ids1|--queue|1M", "--queue: has no meaning with -C -t"},
 		{"-C|-I|eth0|-o|x", "-C with -I eth0"},
 		{"-I|e|-t|h|-o|x", "-t with an output: "},
 		{"-I|e|-t|h|--print", "-t with an output: "},
@@ -682,11 +684,11 @@ static void test_the_command_line_wins(void **state)
 	assert_taken("-w|-", agent, "alone iface=any filter=port 1 pcap:-");
 	assert_taken("-C|--print", by_port, "collector port=5 text:-");
 	assert_refused("-C", by_port, "-C: where to?");
-	assert_taken("", onward, "collector host=h port=5 onward_port=6");
-	assert_taken("-C", onward, "collector host=h port=5 onward_port=6");
-	assert_taken("-t|g", onward, "collector host=g port=5");
+	assert_taken("", onward, "aggregator host=h port=5 onward_port=6");
+	assert_taken("-C", onward, "aggregator host=h port=5 onward_port=6");
+	assert_taken("-t|g", onward, "aggregator host=g port=5");
 	assert_taken("-w|f", onward, "collector port=5 pcap:f");
-	assert_taken("-t|h:9", sensor, "collector host=h onward_port=9");
+	assert_taken("-t|h:9", sensor, "aggregator host=h onward_port=9");
 	assert_taken("-C", sensor, "collector iface:ids0 pcap:f text:-");
 	assert_taken("-w|g", sensor, "collector pcap:g");
 	assert_taken("-I|e|-t|h", sensor, "agent iface=e host=h");
