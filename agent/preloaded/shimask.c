@@ -115,7 +115,7 @@ static unsigned ask_ahead(struct shimask_seat *seat)
 	unsigned asked = 0;
 	struct answer *a;
 
-	if (seat->is_dead)
+	if (seat->is_dead || (!seat->n && shimring_head(seat->ring) == seat->ahead))
 		return 0;
 	if (seat->n)
 		forget(seat, shimring_shown_tail(seat->ring));

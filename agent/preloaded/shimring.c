@@ -191,6 +191,11 @@ bool shimring_next(struct shimring *s, uint64_t now_ns, bool is_dead, struct shi
 	return false;
 }
 
+uint64_t shimring_head(const struct shimring *s)
+{
+	return __atomic_load_n(&s->shared->head, __ATOMIC_ACQUIRE);
+}
+
 uint64_t shimring_shown_tail(const struct shimring *s)
 {
 	return __atomic_load_n(&s->shared->tail, __ATOMIC_ACQUIRE) &
@@ -223,11 +228,21 @@ void shimring_release(struct shimring *s)
 	__atomic_store_n(&s->shared->tail, s->tail, __ATOMIC_RELEASE);
 }
 
+static bool is_at_beginning(const struct shimring *s)
+{
+	return (s->tail & (s->size - 1)) < s->size / SSLC_SHIM_QUIET;
+}
+
+bool shimring_rests(const struct shimring *s)
+{
+	return shimring_head(s) == s->tail && is_at_beginning(s);
+}
+
 void shimring_rewind(struct shimring *s)
 {
 	__u64 pos = s->tail, next = (pos | (s->size - 1)) + 1;
 
-	if ((pos & (s->size - 1)) < s->size / SSLC_SHIM_QUIET)
+	if (is_at_beginning(s))
 		return;
 	/* A thread that takes room meanwhile wins, and nothing is moved. */
 	if (__atomic_compare_exchange_n(&s->shared->head, &pos, next, false, __ATOMIC_ACQ_REL,

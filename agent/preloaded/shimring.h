@@ -56,11 +56,15 @@ bool shimring_next(struct shimring *s, uint64_t now_ns, bool is_dead, struct shi
 bool shimring_ahead(const struct shimring *s, uint64_t *ahead, struct sslc_shim_rec *out);
 /** Positions below it are the process's again. */
 uint64_t shimring_shown_tail(const struct shimring *s);
+/** How far the process has written. */
+uint64_t shimring_head(const struct shimring *s);
 /** Give the room of what was taken back to the process. */
 void shimring_release(struct shimring *s);
 /** The ring is empty: go on at the beginning of its memory, when it is not far from there anyway.
  */
 void shimring_rewind(struct shimring *s);
+/** It is empty, and there is nothing to rewind. */
+bool shimring_rests(const struct shimring *s);
 /** Nothing was said for a while: give back memory that a burst has used. */
 void shimring_trim(struct shimring *s);
 /** Forget what is in the ring: it was written for somebody else. */

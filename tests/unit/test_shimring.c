@@ -169,12 +169,15 @@ static void test_an_empty_ring_uses_the_same_memory_again(void **state)
 	while (next(&r, 1))
 		;
 	assert_true(r.high > SIZE / 2);
+	assert_false(shimring_rests(&r));
 	shimring_rewind(&r);
+	assert_true(shimring_rests(&r));
 	assert_int_equal(fstat(announced, &before), 0);
 	shimring_trim(&r);
 	assert_int_equal(fstat(announced, &after), 0);
 	assert_true(after.st_blocks < before.st_blocks / 2 + 8);
 	ring_put_bytes(&rec, bytes, sizeof(bytes));
+	assert_false(shimring_rests(&r));
 	assert_true(next(&r, 1));
 	assert_memory_equal(got.bytes, bytes, sizeof(bytes));
 	assert_int_equal(r.broken, 0);
