@@ -395,20 +395,38 @@ static bool remove_lines(const struct systemwide_conf *c, const struct found *f)
 	return done;
 }
 
-static bool add_line(const struct systemwide_conf *c, const struct found *f)
+/* Once more as programs really start from now on; else all is as before. */
+static bool add_and_try(const struct systemwide_conf *c, const struct found *f, const char *text)
 {
-	char *text = with_line(f->text, c->library);
-	bool done = text ? replace(c, f, text) : refuse("%s", strerror(ENOMEM));
 	struct found now = {.text = NULL};
+	bool done = replace(c, f, text);
 
-	free(text);
-	/* Once more as programs really start from now on; else all is as before. */
 	if (done && !is_harmless(c, NULL)) {
 		done = false;
 		if (find(c, &now))
 			(void)remove_lines(c, &now);
 		free(now.text);
 	}
+	return done;
+}
+
+/* What would end us waits meanwhile: a line that was not tried must not stay. */
+static bool add_line(const struct systemwide_conf *c, const struct found *f)
+{
+	char *text = with_line(f->text, c->library);
+	sigset_t ending, before;
+	bool done;
+
+	if (!text)
+		return refuse("%s", strerror(ENOMEM));
+	sigemptyset(&ending);
+	sigaddset(&ending, SIGHUP);
+	sigaddset(&ending, SIGINT);
+	sigaddset(&ending, SIGTERM);
+	sigprocmask(SIG_BLOCK, &ending, &before);
+	done = add_and_try(c, f, text);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	free(text);
 	return done;
 }
 

@@ -9,10 +9,12 @@
 #include "cli/systemwide.h"
 #include "tree.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define LINES   "etc/ld.so.preload"
@@ -206,6 +208,28 @@ static void test_programs_that_fail_with_it_bring_the_file_back(void **state)
 	refused_with("# mine\n");
 }
 
+/* The trial is in the midst of the change when the terminal or systemd ends us. */
+static void test_a_signal_does_not_leave_a_line_that_was_not_tried(void **state)
+{
+	char script[512];
+	int status;
+	pid_t pid;
+
+	(void)state;
+	snprintf(script, sizeof(script),
+		 "#!/bin/sh\n[ -e %s/" LINES " ] || exit 0\nkill -TERM $PPID; sleep 0.1; exit 1\n",
+		 root);
+	put_trial(script);
+	conf.trial = strdup(under(root, "trial"));
+	pid = fork();
+	if (!pid)
+		_exit(systemwide_enable(&conf));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+	assert_null(get(root, LINES));
+	free((char *)conf.trial);
+}
+
 static void test_hosts_with_32_bit_programs_are_refused(void **state)
 {
 	(void)state;
@@ -231,6 +255,8 @@ int main(void)
 		cmocka_unit_test_teardown(test_a_library_that_the_linker_complains_about_is_refused,
 					  clean),
 		cmocka_unit_test_teardown(test_programs_that_fail_with_it_bring_the_file_back,
+					  clean),
+		cmocka_unit_test_teardown(test_a_signal_does_not_leave_a_line_that_was_not_tried,
 					  clean),
 		cmocka_unit_test_teardown(test_hosts_with_32_bit_programs_are_refused, clean),
 	};
