@@ -69,10 +69,8 @@ static const struct uplink_ops remote_ops = {.start = remote_start, .stop = remo
 #define PUMP_BLOCKS 8 /* at most 2 MiB: so much of the queue is sent and not acknowledged */
 
 struct local {
-	const struct sink_conf *sinks; /* borrowed */
-	unsigned n_sinks;
-	const char *state_dir; /* borrowed */
-	size_t max_sessions;
+	struct workers_conf conf;
+	uint64_t acked;
 	struct collector_local *collector;
 	struct ship *ship;
 	pthread_t thread;
@@ -88,33 +86,36 @@ struct local {
 static int pump(struct local *l, unsigned most)
 {
 	struct ship_block b;
-	uint64_t last = 0;
+	uint64_t out;
 	int wait_ms;
 
 	for (unsigned i = 0; i < most && ship_take(l->ship, &b); i++) {
-		if (collector_local_frames(l->collector, b.frames))
+		if (collector_local_frames(l->collector, b.seq, b.frames))
 			log_error("agent: a block of our own was refused seq=%llu",
 				  (unsigned long long)b.seq);
-		last = b.seq;
 		ship_return(l->ship, true);
 	}
-	wait_ms = collector_local_tick(l->collector);
-	if (last)
-		ship_ack(l->ship, last);
+	wait_ms = collector_local_tick(l->collector, &out);
+	if (out != l->acked)
+		ship_ack(l->ship, out);
+	l->acked = out;
 	return wait_ms;
 }
 
 static void *local_thread(void *ctx)
 {
 	struct local *l = ctx;
-	struct pollfd p = {.fd = ship_wake_fd(l->ship), .events = POLLIN};
+	struct pollfd p[2] = {{.fd = ship_wake_fd(l->ship), .events = POLLIN},
+			      {.fd = collector_local_fd(l->collector), .events = POLLIN}};
 
 	while (!atomic_load(&l->stop)) {
 		int wait_ms = pump(l, PUMP_BLOCKS);
 
-		(void)poll(&p, 1, wait_ms);
+		(void)poll(p, 2, wait_ms);
 	}
 	pump(l, UINT_MAX);
+	collector_local_settle(l->collector);
+	pump(l, 0);
 	return NULL;
 }
 
@@ -125,8 +126,7 @@ static int local_start(void *ctx, struct ship *ship)
 	int err;
 
 	l->ship = ship;
-	err = collector_local_new(&l->collector, l->sinks, l->n_sinks, l->state_dir,
-				  l->max_sessions);
+	err = collector_local_new(&l->collector, &l->conf);
 	if (err)
 		return err;
 	sigfillset(&all);
@@ -178,10 +178,11 @@ static int run_agent(const struct options *o)
 					 .state_dir = o->state_dir,
 					 .insecure = o->insecure,
 					 .zstd_level = o->zstd_level}};
-	struct local local = {.sinks = o->sinks,
-			      .n_sinks = o->n_sinks,
-			      .state_dir = o->state_dir,
-			      .max_sessions = o->max_sessions};
+	struct local local = {.conf = {.sinks = o->sinks,
+				       .n_sinks = o->n_sinks,
+				       .n = o->workers,
+				       .state_dir = o->state_dir,
+				       .max_sessions = o->max_sessions}};
 	struct agent_conf conf = {
 		.iface = o->iface,
 		.filter = o->filter,
@@ -222,6 +223,7 @@ static int run_collector(const struct options *o)
 		.onward = o->host,
 		.onward_port = o->onward_port,
 		.max_sessions = o->max_sessions,
+		.workers = o->workers,
 	};
 
 	return collector_run(&conf);

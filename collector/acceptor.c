@@ -672,6 +672,17 @@ static uint64_t ack_wait(const struct link *l, uint64_t now_ns)
 	return l->dirty_len >= ACCEPTOR_ACK_BYTES || now_ns >= due_ns ? 0 : due_ns - now_ns;
 }
 
+static void link_ack(struct link *l, uint64_t now_ns)
+{
+	enum taker_acked acked = l->a->conf.ops->flushed(l->taker, &l->a->reply);
+
+	if (acked != TAKER_ACK_WAITS)
+		queue_remove(&l->dirty);
+	if (acked == TAKER_ACKED_SOME)
+		link_dirty(l, 0, now_ns);
+	link_send(l);
+}
+
 uint64_t acceptor_flushed(struct acceptor *a, uint64_t now_ns)
 {
 	struct queue_node *n = queue_first(&a->dirty), *next;
@@ -686,11 +697,10 @@ uint64_t acceptor_flushed(struct acceptor *a, uint64_t now_ns)
 			wait_ns = ns < wait_ns ? ns : wait_ns;
 			continue;
 		}
-		queue_remove(n);
-		if (l->state != LINK_UP)
-			continue;
-		a->conf.ops->flushed(l->taker, &a->reply);
-		link_send(l);
+		if (l->state == LINK_UP)
+			link_ack(l, now_ns);
+		else
+			queue_remove(n);
 	}
 	reap(a);
 	return wait_ns;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * collector: wires acceptor → ingest → session → forge → sinks into one loop and one thread; or
- * acceptor → aggregate → the next collector.
- * Options in, exit status out. Each round: what the links brought, timers, one flush of the sinks,
- * then the acknowledgements of what was flushed.
+ * collector: wires acceptor → ingest → crew → session → forge → sinks; or acceptor → aggregate →
+ * the next collector. Options in, exit status out. One loop and thread for the links; behind the
+ * crew as many as there are workers, or with one this one as well. Each round: what the links
+ * brought, with one worker timers and one flush of the sinks, then the acknowledgements of what was
+ * flushed.
  */
 #include "collector.h"
 
@@ -11,7 +12,6 @@
 #include <event2/event.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,103 +30,23 @@
 #include "base/notify.h"
 #include "base/pki.h"
 #include "base/rss.h"
+#include "crew/workers.h"
 #include "ingest.h"
-#include "ledger.h"
-#include "sessions/session.h"
 
 #define FIRST_TOKEN_TTL_S 3600
 #define DESCRIPTORS       (4 * ACCEPTOR_LINKS_MAX)
 
-/* The part that needs no network: shared by a collector and an endpoint that works alone. */
-struct middle {
-	struct sink_set sinks;
-	struct sessions *sessions;
-	struct ledger *ledger; /* NULL: none */
-	uint64_t tick_ns;      /* when the once-a-second work is due */
-	atomic_bool reopen;    /* files may have been moved away; said by any thread */
-};
-
 struct collector {
-	struct middle middle;
+	struct workers *workers;
 	struct ingest_hub *hub;
 	struct aggregate *aggregate; /* instead of these two; NULL: packets are made here */
 	struct acceptor *acceptor;
 	struct event_base *base;
 	struct event *sigint, *sigterm, *sigusr1, *sighup, *timer;
+	struct event *told; /* by workers; NULL: there is but one */
 	enum hangup hangup;
 	bool stop;
 };
-
-/* ---- sessions and sinks ---- */
-
-/* What an earlier run left open at the outputs is ended first, before anything new is there. */
-static int middle_open(struct middle *m, const struct sink_conf *sinks, unsigned n,
-		       const char *state_dir, size_t max_sessions)
-{
-	const struct session_conf conf = {.max_sessions = max_sessions};
-	int err = sinks_open(&m->sinks, sinks, n);
-
-	if (err)
-		return err;
-	ledgers_settle(state_dir, &m->sinks);
-	err = sessions_new(&m->sessions, &conf, &m->sinks);
-	if (err)
-		sinks_close(&m->sinks);
-	return err;
-}
-
-static bool has_live(const struct sink_set *sinks)
-{
-	bool any = false;
-
-	for (unsigned i = 0; i < sinks->n; i++)
-		any |= sinks->v[i]->place != 0;
-	return any;
-}
-
-/* So that the next run can do the same. */
-static void middle_keep(struct middle *m, const char *state_dir)
-{
-	int err = has_live(&m->sinks) ? ledger_open(&m->ledger, state_dir) : 0;
-
-	if (err)
-		log_info("collector: what is open at the outputs is not written down: after a kill "
-			 "it stays open there: %s path=%s",
-			 strerror(-err), state_dir);
-	sessions_keep(m->sessions, m->ledger);
-}
-
-static void middle_close(struct middle *m)
-{
-	if (!m->sessions)
-		return;
-	sessions_close_all(m->sessions, clock_mono_ns());
-	sinks_flush(&m->sinks);
-	sessions_free(m->sessions);
-	ledger_close(m->ledger);
-	sinks_close(&m->sinks);
-	m->sessions = NULL;
-}
-
-/* Timers and a flush. Returns ns until a timer is due; *second: the once-a-second work ran. */
-static uint64_t middle_round(struct middle *m, bool *second)
-{
-	uint64_t now_ns = clock_mono_ns();
-	uint64_t wait_ns = sessions_tick(m->sessions, now_ns);
-
-	*second = now_ns >= m->tick_ns;
-	if (*second) {
-		m->tick_ns = now_ns + NS_PER_S;
-		sinks_tick(&m->sinks, now_ns);
-	}
-	if (atomic_exchange(&m->reopen, false))
-		sinks_reopen(&m->sinks);
-	sinks_flush(&m->sinks);
-	ledger_flushed(m->ledger);
-	if (wait_ns > m->tick_ns - now_ns)
-		wait_ns = m->tick_ns - now_ns;
-	return wait_ns < NS_PER_MS ? NS_PER_MS : wait_ns;
-}
 
 /* ---- one collector ---- */
 
@@ -159,8 +79,8 @@ static void on_hup(evutil_socket_t fd, short what, void *ctx)
 	(void)what;
 	if (c->hangup == HANGUP_ENDS)
 		c->stop = true;
-	else
-		atomic_store(&c->middle.reopen, true);
+	else if (c->workers)
+		workers_reopen(c->workers);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *ctx)
@@ -168,6 +88,15 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
 	(void)fd;
 	(void)what;
 	(void)ctx; /* its only work is to end event_base_loop() */
+}
+
+static void on_told(evutil_socket_t fd, short what, void *ctx)
+{
+	struct collector *c = ctx;
+
+	(void)fd;
+	(void)what;
+	crew_fd_clear(workers_crew(c->workers)); /* what it means is looked at in each round */
 }
 
 static struct event *signal_new(struct collector *c, int sig, event_callback_fn fn)
@@ -194,6 +123,16 @@ static struct event_base *base_new(void)
 	return base;
 }
 
+static int told_open(struct collector *c)
+{
+	int fd = c->workers ? crew_fd(workers_crew(c->workers)) : -1;
+
+	if (fd < 0)
+		return 0;
+	c->told = event_new(c->base, fd, EV_READ | EV_PERSIST, on_told, c);
+	return c->told && !event_add(c->told, NULL) ? 0 : -ENOMEM;
+}
+
 static int loop_open(struct collector *c)
 {
 	c->sigint = signal_new(c, SIGINT, on_stop);
@@ -203,12 +142,13 @@ static int loop_open(struct collector *c)
 	if (c->hangup != HANGUP_IGNORED)
 		c->sighup = signal_new(c, SIGHUP, on_hup);
 	c->timer = evtimer_new(c->base, on_timer, c);
-	return c->sigint && c->sigterm && c->sigusr1 && c->timer ? 0 : -ENOMEM;
+	return c->sigint && c->sigterm && c->sigusr1 && c->timer ? told_open(c) : -ENOMEM;
 }
 
 static void loop_close(struct collector *c)
 {
-	struct event *const all[] = {c->sigint, c->sigterm, c->sigusr1, c->sighup, c->timer};
+	struct event *const all[] = {c->sigint, c->sigterm, c->sigusr1,
+				     c->sighup, c->timer,   c->told};
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
 		if (all[i])
@@ -306,6 +246,11 @@ static int onward_open(struct collector *c, const struct collector_conf *conf)
 
 static int collector_open(struct collector *c, const struct collector_conf *conf)
 {
+	const struct workers_conf wc = {.sinks = conf->sinks,
+					.n_sinks = conf->n_sinks,
+					.n = conf->workers ? conf->workers : workers_default(),
+					.state_dir = conf->state_dir,
+					.max_sessions = conf->max_sessions};
 	struct credentials cr = {0};
 	struct acceptor_conf ac = {
 		.listen_addr = conf->listen_addr,
@@ -318,18 +263,15 @@ static int collector_open(struct collector *c, const struct collector_conf *conf
 	if (!c->base)
 		return -ENOMEM;
 	/* Where to first: what is wrong there must not leave a certificate authority behind. */
-	err = conf->onward ? onward_open(c, conf)
-			   : middle_open(&c->middle, conf->sinks, conf->n_sinks, conf->state_dir,
-					 conf->max_sessions);
+	err = conf->onward ? onward_open(c, conf) : workers_open(&c->workers, &wc);
 	if (!err)
 		err = credentials_open(&cr, conf);
-	if (!err) {
-		if (!c->aggregate)
-			middle_keep(&c->middle, conf->state_dir);
+	if (!err && c->workers)
+		err = workers_start(c->workers);
+	if (!err)
 		err = loop_open(c);
-	}
 	if (!err && !c->aggregate)
-		err = ingest_hub_new(&c->hub, c->middle.sessions);
+		err = ingest_hub_new(&c->hub, workers_crew(c->workers));
 	if (err)
 		return err;
 	if (c->hub)
@@ -357,7 +299,7 @@ static void collector_loop(struct collector *c)
 			return;
 		}
 		wait_ns = c->aggregate ? aggregate_round(c->aggregate, clock_mono_ns(), &second)
-				       : middle_round(&c->middle, &second);
+				       : workers_round(c->workers, &second);
 		ack_ns = acceptor_flushed(c->acceptor, clock_mono_ns());
 		if (ack_ns < wait_ns)
 			wait_ns = ack_ns;
@@ -405,10 +347,10 @@ int collector_run(const struct collector_conf *conf)
 	}
 	/* Links first: nothing may come in while the forged connections are closed. */
 	acceptor_close(c.acceptor);
-	middle_close(&c.middle);
 	ingest_hub_free(c.hub);
 	aggregate_close(c.aggregate);
 	loop_close(&c);
+	workers_close(c.workers);
 	if (!err)
 		metrics_dump(stderr, false);
 	return done ? 0 : 1;
@@ -417,27 +359,30 @@ int collector_run(const struct collector_conf *conf)
 /* ---- an endpoint alone ---- */
 
 struct collector_local {
-	struct middle middle;
-	struct session_origin *origin; /* borrowed from the table */
+	struct workers *workers;
+	struct crew_origin *origin; /* borrowed from the crew */
+	uint64_t given;             /* the last block's number */
+	uint64_t out, asked;        /* all before them is out, or will be when `mark` is passed */
+	struct crew_mark mark;
 };
 
-int collector_local_new(struct collector_local **out, const struct sink_conf *sinks, unsigned n,
-			const char *state_dir, size_t max_sessions)
+int collector_local_new(struct collector_local **out, const struct workers_conf *conf)
 {
-	static const uint8_t self[16] = {0}; /* the only origin of this table */
+	static const uint8_t self[16] = {0}; /* the only origin of this crew */
 	struct collector_local *c = calloc(1, sizeof(*c));
 	char host[256] = "";
 	int err;
 
 	if (!c)
 		return -ENOMEM;
-	err = middle_open(&c->middle, sinks, n, state_dir, max_sessions);
+	err = workers_open(&c->workers, conf);
+	if (!err)
+		err = workers_start(c->workers);
 	if (err)
 		goto fail;
-	middle_keep(&c->middle, state_dir);
 	if (gethostname(host, sizeof(host) - 1))
 		host[0] = '\0';
-	c->origin = sessions_origin(c->middle.sessions, self, span_str(host));
+	c->origin = crew_origin(workers_crew(c->workers), self, span_str(host));
 	if (!c->origin) {
 		err = -ENOMEM;
 		goto fail;
@@ -449,29 +394,59 @@ fail:
 	return err;
 }
 
-int collector_local_frames(struct collector_local *c, struct span frames)
+int collector_local_frames(struct collector_local *c, uint64_t seq, struct span frames)
 {
-	return ingest_frames(c->middle.sessions, c->origin, frames, clock_mono_ns());
+	c->given = seq;
+	return ingest_frames(workers_crew(c->workers), c->origin, frames, clock_mono_ns());
 }
 
-int collector_local_tick(struct collector_local *c)
+/* False: what was asked for is not out yet. */
+static bool look(struct collector_local *c)
 {
+	struct crew *crew = workers_crew(c->workers);
+
+	if (c->asked == c->out) {
+		c->asked = c->given;
+		crew_mark(crew, &c->mark);
+	}
+	if (!crew_is_past(crew, &c->mark))
+		return false;
+	c->out = c->asked;
+	return true;
+}
+
+int collector_local_tick(struct collector_local *c, uint64_t *out)
+{
+	uint64_t wait_ns;
 	bool second;
 
-	/* Rounded up: called a little late rather than twice. At most a second, see middle_round().
-	 */
-	return (int)((middle_round(&c->middle, &second) + NS_PER_MS - 1) / NS_PER_MS);
+	wait_ns = workers_round(c->workers, &second);
+	if (look(c) && c->given != c->out)
+		(void)look(c); /* what came meanwhile is waited for as well */
+	*out = c->out;
+	/* Rounded up: called a little late rather than twice. At most a second. */
+	return (int)((wait_ns + NS_PER_MS - 1) / NS_PER_MS);
+}
+
+int collector_local_fd(const struct collector_local *c)
+{
+	return crew_fd(workers_crew(c->workers));
+}
+
+void collector_local_settle(struct collector_local *c)
+{
+	crew_settle(workers_crew(c->workers));
 }
 
 void collector_local_reopen(struct collector_local *c)
 {
-	atomic_store(&c->middle.reopen, true);
+	workers_reopen(c->workers);
 }
 
 void collector_local_free(struct collector_local *c)
 {
 	if (!c)
 		return;
-	middle_close(&c->middle);
+	workers_close(c->workers);
 	free(c);
 }

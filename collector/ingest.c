@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ingest: link bytes → envelopes → frames → sessions, and the answers to them. Knows which blocks
+ * ingest: link bytes → envelopes → frames → crew, and the answers to them. Knows which blocks
  * of an agent instance were processed, so that a block sent again after a lost link is emitted
  * once. Never touches a socket or a clock.
  */
@@ -23,7 +23,7 @@
 #define AGENTS_MAX          16384 /* agent instances remembered, gone ones included: about 20 MB */
 #define HELLO_BYTES_MAX     4096  /* a hello and its envelope: what a stranger may make us hold */
 #define PENDING_MAX         (ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX)
-#define WORKERS             1
+#define LINKS_WISHED        1 /* one thread reads them all */
 
 static COUNTER_DEFINE(n_blocks, "ingest_blocks", "blocks whose frames were processed");
 static COUNTER_DEFINE(n_dups, "ingest_blocks_duplicate",
@@ -43,7 +43,7 @@ static COUNTER_DEFINE(n_replaced, "link_replaced",
 struct agent {
 	struct hmap_node node;
 	uint8_t id[16];
-	struct session_origin *origin; /* borrowed from the session table */
+	struct crew_origin *origin; /* borrowed from the crew */
 	struct peer_clock clock;
 	unsigned n_live; /* links of it that are connected */
 	bool is_stamped; /* gone_ns is set: no link since then */
@@ -53,7 +53,7 @@ struct agent {
 };
 
 struct ingest_hub {
-	struct sessions *sessions; /* borrowed */
+	struct crew *crew; /* borrowed */
 	struct hmap agents;
 	uint8_t id[16];
 	int64_t wall_ns; /* Unix time less monotonic time; 0: not known */
@@ -69,14 +69,17 @@ struct ingest {
 	uint16_t link;
 	bool greeted, replaced, failed;
 	bool has_block; /* a block arrived on this link: from here on no hole is allowed */
-	bool ack_due;
+	bool ack_due;   /* a block came that `asked` does not cover */
+	bool is_asked;  /* `asked` is not acknowledged yet: */
+	uint64_t asked; /* the last block that came before */
+	struct crew_mark mark;
 	uint64_t next_seq; /* hello.next_seq */
 	char name[192];
 };
 
 /* ---- hub ---- */
 
-int ingest_hub_new(struct ingest_hub **out, struct sessions *sessions)
+int ingest_hub_new(struct ingest_hub **out, struct crew *crew)
 {
 	struct ingest_hub *h = calloc(1, sizeof(*h));
 
@@ -86,7 +89,7 @@ int ingest_hub_new(struct ingest_hub **out, struct sessions *sessions)
 		free(h);
 		return -EIO;
 	}
-	h->sessions = sessions;
+	h->crew = crew;
 	hmap_init(&h->agents);
 	*out = h;
 	return 0;
@@ -125,7 +128,7 @@ void ingest_hub_tick(struct ingest_hub *h, uint64_t now_ns)
 			a->is_stamped = true;
 			a->gone_ns = now_ns;
 		} else if (now_ns - a->gone_ns >= INGEST_AGENT_GRACE_S * NS_PER_S) {
-			sessions_origin_gone(h->sessions, a->origin, now_ns);
+			crew_origin_gone(h->crew, a->origin, now_ns);
 			agent_drop(h, a);
 		}
 	}
@@ -173,7 +176,7 @@ static struct agent *agent_make(struct ingest_hub *h, const struct frame_hello *
 	if (!a)
 		return NULL;
 	memcpy(a->id, m->agent, sizeof(a->id));
-	a->origin = sessions_origin(h->sessions, m->agent, m->host);
+	a->origin = crew_origin(h->crew, m->agent, m->host);
 	if (!a->origin || hmap_insert(&h->agents, &a->node, hmap_hash(a->id, sizeof(a->id)))) {
 		free(a);
 		return NULL;
@@ -213,7 +216,7 @@ static void link_detach(struct ingest *in)
 		return;
 	a->link[in->link] = NULL;
 	if (!--a->n_live)
-		sessions_origin_link(in->hub->sessions, a->origin, false);
+		crew_origin_link(in->hub->crew, a->origin, false);
 	in->agent = NULL;
 }
 
@@ -319,13 +322,13 @@ static void link_attach(struct ingest *in, struct agent *a, const struct frame_h
 	in->greeted = true;
 	a->link[m->link] = in;
 	a->n_live++;
-	sessions_origin_link(in->hub->sessions, a->origin, true);
+	crew_origin_link(in->hub->crew, a->origin, true);
 	a->is_stamped = false;
 }
 
 static int on_hello(struct ingest *in, const struct frame *f, struct buf *reply)
 {
-	struct frame_welcome w = {.version = SSLC_PROTO_VERSION, .n_workers = WORKERS};
+	struct frame_welcome w = {.version = SSLC_PROTO_VERSION, .n_workers = LINKS_WISHED};
 	struct frame_hello m;
 	struct agent *a;
 	int err;
@@ -346,6 +349,8 @@ static int on_hello(struct ingest *in, const struct frame *f, struct buf *reply)
 	link_attach(in, a, &m);
 	memcpy(w.collector, in->hub->id, sizeof(w.collector));
 	w.resume_seq = a->last_seq[in->link];
+	if (w.resume_seq)
+		crew_settle(in->hub->crew); /* which acknowledges as well */
 	frame_put_welcome(&in->scratch, &w);
 	return answer(in, reply);
 }
@@ -366,9 +371,13 @@ static int on_ping(struct ingest *in, const struct frame *f, struct buf *reply, 
 
 static int on_flow(struct ingest *in, const struct frame *f, uint64_t now_ns)
 {
-	if (sessions_frame(in->hub->sessions, in->agent->origin, f, now_ns))
-		return broken(in, &n_frame, -EBADMSG, "broken flow frame");
-	return 0;
+	struct crew *c = in->hub->crew;
+	int err;
+
+	crew_begin(c, in->agent->origin, FRAME_HEADER_LEN + f->body.len);
+	err = crew_frame(c, f, now_ns);
+	crew_end(c);
+	return err ? broken(in, &n_frame, -EBADMSG, "broken flow frame") : 0;
 }
 
 static int on_refused(struct ingest *in, const struct frame *f)
@@ -416,8 +425,7 @@ static int control_frame(struct ingest *in, const struct frame *f, struct buf *r
 	}
 }
 
-static int block_frame(struct sessions *t, struct session_origin *o, const struct frame *f,
-		       uint64_t now_ns)
+static int block_frame(struct crew *c, const struct frame *f, uint64_t now_ns)
 {
 	switch (f->type) {
 	case FRAME_FLOW_OPEN:
@@ -427,7 +435,7 @@ static int block_frame(struct sessions *t, struct session_origin *o, const struc
 	case FRAME_FLOW_FIN:
 	case FRAME_FLOW_CLOSE:
 	case FRAME_STATS:
-		return sessions_frame(t, o, f, now_ns) ? -EBADMSG : 0;
+		return crew_frame(c, f, now_ns) ? -EBADMSG : 0;
 	case FRAME_HELLO:
 	case FRAME_WELCOME:
 	case FRAME_REFUSED:
@@ -443,7 +451,7 @@ static int block_frame(struct sessions *t, struct session_origin *o, const struc
 	}
 }
 
-int ingest_frames(struct sessions *t, struct session_origin *o, struct span frames, uint64_t now_ns)
+static int block_frames(struct crew *c, struct span frames, uint64_t now_ns)
 {
 	while (frames.len) {
 		struct frame f;
@@ -452,12 +460,23 @@ int ingest_frames(struct sessions *t, struct session_origin *o, struct span fram
 
 		if (n <= 0)
 			return n ? (int)n : -EBADMSG; /* an envelope holds whole frames */
-		err = block_frame(t, o, &f, now_ns);
+		err = block_frame(c, &f, now_ns);
 		if (err)
 			return err;
 		frames = span_of(frames.p + n, frames.len - (size_t)n);
 	}
 	return 0;
+}
+
+/* What comes before a broken frame counts. */
+int ingest_frames(struct crew *c, struct crew_origin *o, struct span frames, uint64_t now_ns)
+{
+	int err;
+
+	crew_begin(c, o, frames.len);
+	err = block_frames(c, frames, now_ns);
+	crew_end(c);
+	return err;
 }
 
 static int on_control(struct ingest *in, struct span frames, struct buf *reply, uint64_t now_ns)
@@ -509,7 +528,7 @@ static int on_block(struct ingest *in, const struct zblock *z, uint64_t now_ns)
 	/* Before its frames: a block that turns out broken in the middle must not come again. */
 	*last = z->seq;
 	counter_inc(&n_blocks);
-	if (ingest_frames(in->hub->sessions, in->agent->origin, z->frames, now_ns))
+	if (ingest_frames(in->hub->crew, in->agent->origin, z->frames, now_ns))
 		return broken(in, &n_frame, -EBADMSG, "broken frame in a block");
 	return 0;
 }
@@ -598,17 +617,35 @@ int ingest_bytes(struct ingest *in, struct span bytes, struct buf *reply, uint64
 	return err;
 }
 
-void ingest_ack(struct ingest *in, struct buf *reply)
+/* All blocks that came: wait for those, whatever comes meanwhile. */
+static void ask(struct ingest *in)
 {
-	struct frame_ack m;
-
-	if (!in->ack_due || !in->agent)
-		return;
 	in->ack_due = false;
-	m.seq = in->agent->last_seq[in->link];
+	in->is_asked = true;
+	in->asked = in->agent->last_seq[in->link];
+	crew_mark(in->hub->crew, &in->mark);
+}
+
+static void put_ack(struct ingest *in, struct buf *reply)
+{
+	const struct frame_ack m = {.seq = in->asked};
+
+	in->is_asked = false;
 	frame_put_ack(&in->scratch, &m);
 	if (answer(in, reply))
 		log_warn("ingest: ack not sent peer=%s", in->name);
+}
+
+enum taker_acked ingest_ack(struct ingest *in, struct buf *reply)
+{
+	if (!in->agent || (!in->is_asked && !in->ack_due))
+		return TAKER_ACKED_ALL;
+	if (!in->is_asked)
+		ask(in);
+	if (!crew_is_past(in->hub->crew, &in->mark))
+		return TAKER_ACK_WAITS;
+	put_ack(in, reply);
+	return in->ack_due ? TAKER_ACKED_SOME : TAKER_ACKED_ALL;
 }
 
 /* ---- as a taker ---- */
@@ -644,9 +681,9 @@ static bool taker_is_replaced(const void *taker)
 	return ingest_is_replaced(taker);
 }
 
-static void taker_flushed(void *taker, struct buf *reply)
+static enum taker_acked taker_flushed(void *taker, struct buf *reply)
 {
-	ingest_ack(taker, reply);
+	return ingest_ack(taker, reply);
 }
 
 const struct taker_ops ingest_taker = {

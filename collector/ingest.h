@@ -1,24 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ingest: link bytes → envelopes → frames → sessions. One struct a link; decides what is protocol
- * and what is not; writes the answers (welcome, ack, pong, refused) into a buffer. No sockets:
- * acceptor moves the bytes. Emitted once: blocks already seen from this agent instance and link are
- * skipped.
+ * ingest: link bytes → envelopes → frames → crew → sessions. One struct a link; decides what is
+ * protocol and what is not; writes the answers (welcome, ack, pong, refused) into a buffer. No
+ * sockets: acceptor moves the bytes. Emitted once: blocks already seen from this agent instance and
+ * link are skipped.
  */
 #ifndef SSLC_COLLECTOR_INGEST_H
 #define SSLC_COLLECTOR_INGEST_H
 
 #include <stdio.h>
 
-#include "sessions/session.h"
+#include "crew/crew.h"
 #include "taker.h"
 
 struct ingest_hub; /* what all links of one collector share: agents seen, their last sequence
 		      numbers */
 struct ingest;     /* one link */
 
-int ingest_hub_new(struct ingest_hub **out,
-		   struct sessions *sessions) WARN_UNUSED; /* sessions borrowed */
+int ingest_hub_new(struct ingest_hub **out, struct crew *crew) WARN_UNUSED; /* crew borrowed */
 void ingest_hub_free(struct ingest_hub *h);
 /**
  * About once a second. An agent whose links are all gone for `grace` (INGEST_AGENT_GRACE_S) has its
@@ -49,12 +48,13 @@ bool ingest_is_replaced(const struct ingest *in);
 /** Append a control envelope that carries a refusal: for links that end before or without a hello.
  */
 int ingest_put_refused(struct buf *reply, uint16_t code, const char *text) WARN_UNUSED;
-/** Sinks are flushed: appends an ack for what was consumed since the last one, if anything. */
-void ingest_ack(struct ingest *in, struct buf *reply);
+/** Appends an ack for what has left the sinks since the last one, if anything; see taker.h. It
+ * waits until crew_fd() is readable. */
+enum taker_acked ingest_ack(struct ingest *in, struct buf *reply);
 /** A link of the acceptor; its hub is a struct ingest_hub. */
 extern const struct taker_ops ingest_taker;
 /** A block's frames that never crossed a tunnel: an endpoint alone. Same checks, same effects. */
-int ingest_frames(struct sessions *t, struct session_origin *o, struct span frames,
+int ingest_frames(struct crew *c, struct crew_origin *o, struct span frames,
 		  uint64_t now_ns) WARN_UNUSED;
 
 #endif

@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "sinks/sink_shared.h"
 
 static const struct sink_ops *const kinds[] = {
 	&sink_iface_ops, &sink_fan_ops,    &sink_pcap_ops, &sink_tcp_ops,     &sink_dial_ops,
@@ -64,6 +65,60 @@ int sinks_open(struct sink_set *set, const struct sink_conf *conf, unsigned n)
 	return 0;
 fail:
 	sinks_close(set);
+	return err;
+}
+
+/* One more sink for each worker. */
+static int open_own(struct sink_set *sets, unsigned n_sets, const struct sink_conf *conf)
+{
+	struct sink_conf one = *conf;
+	int err = 0;
+
+	for (unsigned i = 0; !err && i < n_sets; i++) {
+		struct sink_set *set = &sets[i];
+
+		one.index = i;
+		err = sink_open_one(&set->v[set->n], &one);
+		if (err)
+			break;
+		if (i == 0)
+			one.leader = set->v[set->n];
+		set->n++;
+	}
+	return err;
+}
+
+static int open_shared(struct sink_set *sets, unsigned n_sets, const struct sink_conf *conf)
+{
+	struct shared *shared = NULL;
+	struct sink *real = NULL;
+	int err = sink_open_one(&real, conf);
+
+	if (!err)
+		err = shared_new(&shared, real);
+	if (err)
+		return err;
+	for (unsigned i = 0; !err && i < n_sets; i++) {
+		err = shared_join(&sets[i].v[sets[i].n], shared);
+		sets[i].n += !err;
+	}
+	shared_unref(shared);
+	return err;
+}
+
+int sinks_open_for(struct sink_set *sets, unsigned n_sets, const struct sink_conf *conf, unsigned n)
+{
+	int err = 0;
+
+	if (n_sets == 1 || n > SINKS_MAX) /* too many: it says so */
+		return sinks_open(sets, conf, n);
+	for (unsigned i = 0; !err && i < n; i++) {
+		const struct sink_ops *ops = kind_find(conf[i].kind);
+
+		err = (ops && ops->is_many ? open_own : open_shared)(sets, n_sets, &conf[i]);
+	}
+	for (unsigned i = n_sets; err && i--;)
+		sinks_close(&sets[i]);
 	return err;
 }
 

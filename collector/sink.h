@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sink: where forged packets go. A kind is a struct sink_ops in its own file and one line in the
- * table of sink.c; a set is the outputs of one run. Used by one thread.
+ * table of sink.c; a set is the outputs of one run, or of one worker in it. Used by one thread.
  */
 #ifndef SSLC_COLLECTOR_SINK_H
 #define SSLC_COLLECTOR_SINK_H
@@ -73,6 +73,10 @@ struct sink_conf {
 	bool pcapng;      /* PCAP-over-IP: not classic pcap */
 	uint32_t vni;     /* VXLAN, GENEVE */
 	bool gso;         /* the same: several frames go to the kernel as one, to be cut */
+	/* The same output of the first worker, which looks after what is outside for all of them
+	 * and speaks of it. Borrowed, and open for longer. NULL: this is the first, or only one. */
+	const struct sink *leader;
+	unsigned index; /* of the worker */
 };
 
 struct sink_ops {
@@ -101,7 +105,8 @@ struct sink_ops {
 	void (*reopen)(struct sink *s); /* its file may have been moved away; may be NULL */
 	uint32_t (*mtu)(const struct sink *s); /* largest IP packet it takes; NULL: any */
 	bool (*cuts)(const struct sink *s);    /* takes large frames now; NULL: never */
-	bool counts_tags;              /* VLAN tags are not free beyond mtu() as on Ethernet */
+	bool counts_tags; /* VLAN tags are not free beyond mtu() as on Ethernet */
+	bool is_many;     /* each worker can have one of its own; else they share one */
 	void (*close)(struct sink *s); /* flushes; accepts NULL */
 };
 
@@ -132,6 +137,10 @@ struct sink_set {
 
 /** Open all of conf[n]; on failure those already open are closed again. 0 or -errno (logged). */
 int sinks_open(struct sink_set *set, const struct sink_conf *conf, unsigned n) WARN_UNUSED;
+/** The same for n_sets workers: each gets sinks of its own, or its share of one that there is once;
+ * several may be called at the same time. sinks_close() in the reverse order. */
+int sinks_open_for(struct sink_set *sets, unsigned n_sets, const struct sink_conf *conf,
+		   unsigned n) WARN_UNUSED;
 void sinks_message(struct sink_set *set, const struct sink_flow *flow, enum flow_dir dir,
 		   struct span bytes, bool end, uint64_t ts_ns);
 void sinks_stream(const struct sink_set *set, const struct sink_stream *stream, uint64_t ts_ns);

@@ -10,6 +10,12 @@
 
 struct link; /* one agent's, past its handshake */
 
+enum taker_acked {
+	TAKER_ACKED_ALL,  /* that came in so far */
+	TAKER_ACKED_SOME, /* all that had come when it was asked before: there is more */
+	TAKER_ACK_WAITS,  /* for others: ask again in the next round */
+};
+
 struct taker_ops {
 	/* `hub` as in acceptor_conf; name: the peer for log lines, to be copied. 0 or -errno. */
 	int (*open)(void **out, void *hub, struct link *l, const char *name);
@@ -19,7 +25,7 @@ struct taker_ops {
 	bool (*is_greeted)(const void *taker);  /* its hello was accepted */
 	bool (*is_replaced)(const void *taker); /* a newer link has taken over: close this one */
 	/* Outputs are flushed: acknowledge. NULL: it does so by itself. */
-	void (*flushed)(void *taker, struct buf *reply);
+	enum taker_acked (*flushed)(void *taker, struct buf *reply);
 	/* The peer has read what acceptor_send() said was much. NULL: not asked for. */
 	void (*drained)(void *taker);
 };

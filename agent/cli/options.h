@@ -70,6 +70,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	unsigned overhead_retry_s;  /* default 60 */
 	unsigned max_sessions;      /* --max-sessions N; 0: the default */
 	int nice;                   /* --nice N, -20 to 19; NICE_DEFAULT: nothing was said */
+	unsigned workers;           /* --workers N; 0: nothing was said */
 	unsigned token_ttl_s;       /* token --expires DURATION (s, m, h, d); default 1h */
 	bool verbose;
 	bool quiet; /* no option: standard error is for errors alone */

@@ -19,6 +19,7 @@
 #define RING_MIN             (64ull << 10) /* one large TLS record with its headers must fit */
 #define RING_MAX             (1ull << 30)  /* the kernel's ring buffer has 32-bit positions */
 #define OVERHEAD_RETRY_MAX_S 86400u        /* a day without a mirror */
+#define WORKERS_MAX          16            /* CREW_MAX of the collector */
 #define EXPIRES_MAX_S        (30u * 86400) /* a token is a key that lies around */
 
 /* Where each word goes */
@@ -342,6 +343,11 @@ static int take_max_sessions(struct options *o, const char *name, const char *wo
 	return value_number(name, word, SESSIONS_MIN, SESSIONS_MOST, &o->max_sessions);
 }
 
+static int take_workers(struct options *o, const char *name, const char *word)
+{
+	return value_number(name, word, 1, WORKERS_MAX, &o->workers);
+}
+
 static int take_nice(struct options *o, const char *name, const char *word)
 {
 	return value_nice(name, word, &o->nice);
@@ -523,6 +529,9 @@ const struct setting settings_table[] = {
 		much, "N", "connections shown at the same time (default 1048576)"},
 	{"nice", "--nice", KIND_WORD, PLACE_BOTH, RUN, AT(nice), take_nice,
 		much, "N", "its own threads' priority, -20 to 19 (default -5)"},
+
+	{"workers", "--workers", KIND_WORD, PLACE_BOTH, SHOW, AT(workers), take_workers,
+		much, "N", "threads that make packets (default 1; -C: half as many as processors)"},
 
 	{"flow-hook", "--flow-hook", KIND_WORD, PLACE_BOTH, MIRROR, AT(flow_hook), take_flow_hook,
 		odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},

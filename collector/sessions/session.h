@@ -18,6 +18,7 @@ struct session_conf {        /* 0 in a member: its default */
 	uint32_t poke_ms;    /* default SESSION_POKE_MS */
 	size_t max_sessions; /* the least recently active one is reset beyond; default SESSION_MAX
 			      */
+	unsigned parts;      /* tables that share the bounds of memory; default 1 */
 };
 #define SESSION_IDLE_S  540 /* below Suricata's established timeout of 600 s */
 #define SESSION_POKE_MS 2

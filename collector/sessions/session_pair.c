@@ -271,7 +271,7 @@ static bool put(struct sessions *t, struct pair *p, struct end *e, const struct 
 
 	if (!e->spare)
 		e->spare = spare_new();
-	if (!e->spare || t->held >= PAIR_HELD_MAX)
+	if (!e->spare || t->held >= PAIR_HELD_MAX / t->conf.parts)
 		return false;
 	held = spare_held(e->spare);
 	if (spare_put(e->spare, part))

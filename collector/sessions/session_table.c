@@ -148,7 +148,7 @@ void session_ghosts_expire(struct sessions *t, uint64_t now_ns)
 	while ((n = queue_first(&t->ghosts)) != NULL) {
 		struct ghost *g = queue_entry(n, struct ghost, order);
 
-		if (g->until_ns > now_ns && t->by_ghost.count <= GHOST_MAX)
+		if (g->until_ns > now_ns && t->by_ghost.count <= GHOST_MAX / t->conf.parts)
 			return;
 		ghost_free(t, g);
 	}
@@ -378,6 +378,8 @@ int sessions_new(struct sessions **out, const struct session_conf *conf, struct 
 		t->conf.poke_ms = SESSION_POKE_MS;
 	if (t->conf.max_sessions == 0)
 		t->conf.max_sessions = SESSION_MAX;
+	if (t->conf.parts == 0)
+		t->conf.parts = 1;
 	t->sinks = sinks;
 	outlets_init(&t->outlets, sinks);
 	if (outlets_open(&t->outlets, sinks) < 0) {

@@ -71,11 +71,17 @@ struct encap_sink {
 	struct iovec iov[ENCAP_BATCH];
 	struct cut *cut; /* connections that have lost a packet here */
 	uint64_t now_ns; /* of the last tick */
+	bool is_led;     /* another worker's sink speaks of what is the same for all */
 	bool gso;        /* the kernel may get several frames as one datagram, to cut it */
 	bool is_jammed;  /* the last flush gave up: no waiting until a frame leaves again */
 	bool is_failing; /* nothing has left since an error */
 	struct log_rate nobufs_rate, size_rate, way_rate, refused_rate;
 };
+
+static enum log_level level_of(const struct encap_sink *s)
+{
+	return s->is_led ? LOG_DEBUG : LOG_INFO;
+}
 
 /* Headers */
 
@@ -215,7 +221,7 @@ static void mtu_refresh(struct encap_sink *s)
 	mtu = (uint32_t)path > ENCAP_MTU_MIN + overhead(s) ? (uint32_t)path - overhead(s)
 							   : ENCAP_MTU_MIN;
 	if (mtu != s->mtu && s->mtu)
-		log_info("sink_encap: %s: the path's MTU is now %d", s->name, path);
+		log_at(level_of(s), "sink_encap: %s: the path's MTU is now %d", s->name, path);
 	s->mtu = mtu;
 }
 
@@ -225,6 +231,8 @@ static void no_way(struct encap_sink *s, int err, unsigned packets)
 
 	counter_add(&c_unreachable, packets);
 	s->is_failing = true;
+	if (s->is_led && !packets)
+		return;
 	if (log_rate_ok(&s->way_rate, ENCAP_WARN_MS, &held))
 		log_warn("sink_encap: %s: cannot be reached: %s; packets are counted as lost "
 			 "total=%llu",
@@ -595,7 +603,7 @@ static void find_way(struct encap_sink *s)
 	if (err)
 		no_way(s, err, 0);
 	else if (!had)
-		log_info("sink_encap: %s: there is a way again", s->name);
+		log_at(level_of(s), "sink_encap: %s: there is a way again", s->name);
 	s->is_failing = err != 0;
 }
 
@@ -693,6 +701,7 @@ static int encap_open(struct sink **out, const struct sink_conf *conf, const str
 		goto fail;
 	head(s->head, conf->vni);
 	s->gso = conf->gso;
+	s->is_led = conf->leader != NULL;
 	err = resolve_name(s, conf->target, port);
 	if (err)
 		goto fail;
@@ -732,6 +741,7 @@ const struct sink_ops sink_vxlan_ops = {
 	.tick = encap_tick,
 	.mtu = encap_mtu,
 	.counts_tags = true,
+	.is_many = true,
 	.close = encap_close,
 };
 
@@ -744,5 +754,6 @@ const struct sink_ops sink_geneve_ops = {
 	.tick = encap_tick,
 	.mtu = encap_mtu,
 	.counts_tags = true,
+	.is_many = true,
 	.close = encap_close,
 };

@@ -89,6 +89,8 @@ static int open_all(struct fan_sink *s, const struct sink_conf *conf, char *name
 		}
 		one[n] = *conf;
 		one[n].kind = "iface";
+		one[n].leader =
+			conf->leader ? ((const struct fan_sink *)conf->leader)->to.v[n] : NULL;
 		one[n].target = strsep(&rest, "|");
 	}
 	return sinks_open(&s->to, one, n);
@@ -124,5 +126,6 @@ const struct sink_ops sink_fan_ops = {
 	.tick = fan_tick,
 	.mtu = fan_mtu,
 	.cuts = fan_cuts,
+	.is_many = true,
 	.close = fan_close,
 };

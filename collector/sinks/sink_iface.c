@@ -3,7 +3,8 @@
  * sink_iface: packets onto a network interface. Frames come in, are copied into a batch and leave
  * together: through an AF_XDP socket where there can be one (xsk.h), else with one sendmmsg(2) a
  * batch. Neither socket receives anything. A frame that cannot leave is counted under its reason;
- * an interface that goes away is waited for.
+ * an interface that goes away is waited for. Of several workers' sinks on one interface, one tests
+ * it, watches it and speaks of it; the others send the same way.
  */
 #include "sink.h"
 
@@ -15,6 +16,7 @@
 #include <net/ethernet.h>
 #include <net/if_arp.h>
 #include <net/if.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,8 +78,12 @@ struct iface_sink {
 	char name[IFNAMSIZ];
 	enum sink_choice bypass, xdp; /* as configured */
 	enum way way;                 /* while attached */
-	bool is_ruled_out;            /* the cheaper ways failed a test */
-	uint64_t tx_dropped;          /* the interface's own count when it was last looked at */
+	/* Of several workers: who looks after the interface. NULL: this one. Borrowed. */
+	const struct iface_sink *leader;
+	unsigned queue;      /* for AF_XDP: a socket each */
+	atomic_uint led;     /* `way`, for those whose leader this is */
+	bool is_ruled_out;   /* the cheaper ways failed a test */
+	uint64_t tx_dropped; /* the interface's own count when it was last looked at */
 	int ifindex;
 	uint32_t mtu;
 	int fd;             /* -1 exactly while the interface is gone or down */
@@ -101,6 +107,12 @@ struct iface_sink {
 	uint64_t now_ns; /* of the last tick */
 	struct log_rate nobufs_rate, size_rate;
 };
+
+/* What one says for all. */
+static enum log_level level_of(const struct iface_sink *s, enum log_level level)
+{
+	return s->leader ? LOG_DEBUG : level;
+}
 
 struct iface_info {
 	int ifindex;
@@ -210,7 +222,8 @@ static int packet_socket(int ifindex, enum way way)
 /* The faster way, where it exists. The batch must be empty. */
 static void xsk_attach(struct iface_sink *s)
 {
-	int err = s->way == WAY_XDP ? xsk_open(&s->xsk, s->ifindex, s->slot_len) : -EOPNOTSUPP;
+	int err = s->way == WAY_XDP ? xsk_open(&s->xsk, s->ifindex, s->queue, s->slot_len)
+				    : -EOPNOTSUPP;
 
 	if (!err)
 		s->xsk_tries = 0;
@@ -219,10 +232,10 @@ static void xsk_attach(struct iface_sink *s)
 	else if (s->xsk_tries)
 		s->xsk_tries--;
 	if (!s->xsk_tries)
-		log_info("sink_iface: interface %s: packets leave through %s%s", s->name,
-			 err ? "a packet socket" : "AF_XDP",
-			 s->way == WAY_SEEN ? "; who listens on the interface itself sees them"
-					    : "");
+		log_at(level_of(s, LOG_INFO),
+		       "sink_iface: interface %s: packets leave through %s%s", s->name,
+		       err ? "a packet socket" : "AF_XDP",
+		       s->way == WAY_SEEN ? "; who listens on the interface itself sees them" : "");
 }
 
 /* Nobody receives what is sent on a dummy, and a bridge is where people listen to its network. */
@@ -236,6 +249,8 @@ static bool is_watched(const struct iface_sink *s, const struct iflink *link)
 
 static enum way choose_way(const struct iface_sink *s, const struct iflink *link)
 {
+	if (s->leader)
+		return (enum way)atomic_load(&s->leader->led);
 	if (is_watched(s, link))
 		return WAY_SEEN;
 	return s->xdp == SINK_NO || s->gso ? WAY_DIRECT : WAY_XDP;
@@ -366,7 +381,8 @@ static int iface_attach(struct iface_sink *s, const struct iface_info *info)
 	s->is_ruled_out = s->is_refused = false;
 	do {
 		err = way_open(s, info->flags & IFF_UP);
-		if (err || !(info->flags & IFF_UP) || is_test_seen(s, &link))
+		atomic_store(&s->led, (unsigned)s->way);
+		if (err || !(info->flags & IFF_UP) || s->leader || is_test_seen(s, &link))
 			return err;
 		log_warn("sink_iface: interface %s: a test frame left and did not arrive", s->name);
 	} while (next_way(s));
@@ -402,10 +418,10 @@ static void iface_gone(struct iface_sink *s, int err)
 		xsk_waiting(s->xsk, waiting_lost, s);
 	iface_detach(s);
 	s->lost_gone = 0;
-	log_error("sink_iface: interface %s is %s: %s; packets for it are counted as lost until it "
-		  "is "
-		  "back",
-		  s->name, err == -ENETDOWN ? "down" : "gone", strerror(-err));
+	log_at(level_of(s, LOG_ERROR),
+	       "sink_iface: interface %s is %s: %s; packets for it are counted as lost until it is "
+	       "back",
+	       s->name, err == -ENETDOWN ? "down" : "gone", strerror(-err));
 	lose_gone(s, under_way);
 }
 
@@ -535,7 +551,9 @@ static bool take_queue(struct iface_sink *s)
 		return false;
 	s->way = WAY_SEEN;
 	s->is_ruled_out = true;
-	log_info("sink_iface: interface %s: large frames take the way through its queue", s->name);
+	atomic_store(&s->led, (unsigned)s->way);
+	log_at(level_of(s, LOG_INFO),
+	       "sink_iface: interface %s: large frames take the way through its queue", s->name);
 	return true;
 }
 
@@ -543,8 +561,9 @@ static bool take_queue(struct iface_sink *s)
 static void refuse_large(struct iface_sink *s, int err)
 {
 	s->is_refused = true;
-	log_warn("sink_iface: interface %s: takes no large frames: %s; packets come one by one",
-		 s->name, strerror(-err));
+	log_at(level_of(s, LOG_WARN),
+	       "sink_iface: interface %s: takes no large frames: %s; packets come one by one",
+	       s->name, strerror(-err));
 }
 
 /*
@@ -882,7 +901,7 @@ static void mtu_changed(struct iface_sink *s, uint32_t mtu)
 {
 	if (arena_resize(s, mtu))
 		return;
-	log_info("sink_iface: interface %s: MTU is now %u", s->name, s->mtu);
+	log_at(level_of(s, LOG_INFO), "sink_iface: interface %s: MTU is now %u", s->name, s->mtu);
 	if (s->xsk && s->slot_len <= xsk_frame_max(s->xsk))
 		return;
 	xsk_detach(s);
@@ -890,6 +909,21 @@ static void mtu_changed(struct iface_sink *s, uint32_t mtu)
 		return;
 	s->xsk_tries = IFACE_XSK_TRIES;
 	xsk_attach(s);
+}
+
+static void attach_anew(struct iface_sink *s, const struct iface_info *info)
+{
+	xsk_detach(s);
+	iface_detach(s);
+	if (iface_attach(s, info))
+		iface_gone(s, -ENODEV);
+}
+
+/* The way that the first worker's sink has found. */
+static void follow(struct iface_sink *s, const struct iface_info *info)
+{
+	if (!s->is_ruled_out && atomic_load(&s->leader->led) != (unsigned)s->way)
+		attach_anew(s, info);
 }
 
 /* Who came to listen on the interface itself shall see packets; when all have gone, they are
@@ -905,20 +939,16 @@ static void look_around(struct iface_sink *s, const struct iface_info *info)
 	s->tx_dropped = link.tx_dropped;
 	if (s->way == WAY_SEEN && dropped > 0) /* the other ways tell it at once */
 		lose_unseen(s, dropped);
-	if (s->is_ruled_out || is_watched(s, &link) == (s->way == WAY_SEEN))
-		return;
-	xsk_detach(s);
-	iface_detach(s);
-	if (iface_attach(s, info))
-		iface_gone(s, -ENODEV);
+	if (!s->is_ruled_out && is_watched(s, &link) != (s->way == WAY_SEEN))
+		attach_anew(s, info);
 }
 
 static void try_again(struct iface_sink *s, const struct iface_info *info)
 {
 	if (!(info->flags & IFF_UP) || iface_attach(s, info))
 		return;
-	log_info("sink_iface: interface %s is back lost=%llu", s->name,
-		 (unsigned long long)s->lost_gone);
+	log_at(level_of(s, LOG_INFO), "sink_iface: interface %s is back lost=%llu", s->name,
+	       (unsigned long long)s->lost_gone);
 }
 
 static void iface_tick(struct sink *sink, uint64_t now_ns)
@@ -944,6 +974,8 @@ static void iface_tick(struct sink *sink, uint64_t now_ns)
 		mtu_changed(s, info.mtu);
 	else if (!s->xsk && s->xsk_tries)
 		xsk_attach(s);
+	else if (s->leader)
+		follow(s, &info);
 	else
 		look_around(s, &info);
 }
@@ -1051,12 +1083,14 @@ static int first_attach(struct iface_sink *s, const struct iface_info *info)
 
 	if (err)
 		return refuse_attach(s->name, err);
-	warn_if_addressed(s->name);
+	if (!s->leader)
+		warn_if_addressed(s->name);
 	if (!(info->flags & IFF_UP)) {
-		log_warn("sink_iface: interface %s is down: packets for it are counted as lost "
-			 "until "
-			 "`ip link set %s up`",
-			 s->name, s->name);
+		log_at(level_of(s, LOG_WARN),
+		       "sink_iface: interface %s is down: packets for it are counted as lost "
+		       "until "
+		       "`ip link set %s up`",
+		       s->name, s->name);
 		iface_detach(s);
 	}
 	return 0;
@@ -1098,6 +1132,8 @@ static int iface_open(struct sink **out, const struct sink_conf *conf)
 	s->bypass = conf->bypass;
 	s->xdp = conf->xdp;
 	s->gso = conf->shape.gso;
+	s->leader = (const struct iface_sink *)conf->leader;
+	s->queue = conf->index;
 	snprintf(s->name, sizeof(s->name), "%s", conf->target);
 	/* By its name alone another one could be taken for it: of a container, or made anew. */
 	s->sink.place =
@@ -1126,5 +1162,6 @@ const struct sink_ops sink_iface_ops = {
 	.tick = iface_tick,
 	.mtu = iface_mtu,
 	.cuts = iface_cuts,
+	.is_many = true,
 	.close = iface_close,
 };

@@ -113,15 +113,17 @@ static int rings_open(struct xsk *x)
 	return err;
 }
 
-static int xsk_bind(const struct xsk *x, int ifindex)
+static int xsk_bind(const struct xsk *x, int ifindex, unsigned queue)
 {
-	struct sockaddr_xdp to = {
-		.sxdp_family = AF_XDP, .sxdp_flags = XDP_COPY, .sxdp_ifindex = (uint32_t)ifindex};
+	struct sockaddr_xdp to = {.sxdp_family = AF_XDP,
+				  .sxdp_flags = XDP_COPY,
+				  .sxdp_ifindex = (uint32_t)ifindex,
+				  .sxdp_queue_id = queue};
 
 	return bind(x->fd, (struct sockaddr *)&to, sizeof(to)) ? -errno : 0;
 }
 
-int xsk_open(struct xsk **out, int ifindex, size_t frame_max)
+int xsk_open(struct xsk **out, int ifindex, unsigned queue, size_t frame_max)
 {
 	struct xsk *x;
 	int err;
@@ -137,7 +139,7 @@ int xsk_open(struct xsk **out, int ifindex, size_t frame_max)
 	if (!err)
 		err = rings_open(x);
 	if (!err)
-		err = xsk_bind(x, ifindex);
+		err = xsk_bind(x, ifindex, queue);
 	if (err) {
 		xsk_close(x);
 		return err;

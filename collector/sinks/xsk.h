@@ -20,11 +20,11 @@ struct xsk_done {
 };
 
 /**
- * A socket on the interface's first queue, for frames of at most frame_max bytes.
+ * A socket on one of the interface's queues, 0 is the first, for frames of at most frame_max bytes.
  * 0; -EMSGSIZE: larger than this way can take; -EBUSY: the queue has such a socket, maybe our last
  * one that the kernel is still taking apart; another -errno: not possible here. Logs nothing.
  */
-int xsk_open(struct xsk **out, int ifindex, size_t frame_max) WARN_UNUSED;
+int xsk_open(struct xsk **out, int ifindex, unsigned queue, size_t frame_max) WARN_UNUSED;
 /** A buffer of frame_max bytes to fill; NULL while all are on their way. */
 uint8_t *xsk_take(struct xsk *x);
 /** Back unsent. */

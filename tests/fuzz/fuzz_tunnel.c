@@ -91,6 +91,7 @@ static void decode(struct span in)
 
 static void ingest(struct span in, size_t piece, bool greeted)
 {
+	struct crew *crew = crew_new_direct(&table);
 	struct ingest_hub *hub;
 	struct ingest *link;
 	struct buf hello, reply;
@@ -98,7 +99,7 @@ static void ingest(struct span in, size_t piece, bool greeted)
 	buf_init(&hello, 4096);
 	buf_init(&reply, 4u << 20);
 	put_hello(&hello);
-	if (ingest_hub_new(&hub, &table) || ingest_new(&link, hub, "fuzz"))
+	if (!crew || ingest_hub_new(&hub, crew) || ingest_new(&link, hub, "fuzz"))
 		abort();
 	if (greeted && ingest_bytes(link, buf_span(&hello), &reply, 1))
 		abort(); /* a proper hello is always welcome */
@@ -107,12 +108,13 @@ static void ingest(struct span in, size_t piece, bool greeted)
 
 		if (ingest_bytes(link, span_of(in.p, n), &reply, 1))
 			break;
-		ingest_ack(link, &reply);
+		(void)ingest_ack(link, &reply);
 		buf_reset(&reply);
 		in = span_of(in.p + n, in.len - n);
 	}
 	ingest_free(link);
 	ingest_hub_free(hub);
+	crew_free(crew);
 	buf_fini(&hello);
 	buf_fini(&reply);
 }

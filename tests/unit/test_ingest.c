@@ -86,6 +86,7 @@ struct peer {
 };
 
 static struct ingest_hub *hub;
+static struct crew *crew;
 
 static int setup(void **state)
 {
@@ -94,13 +95,15 @@ static int setup(void **state)
 	links[0] = '\0';
 	n_origins = n_gone = n_data = n_opens = 0;
 	fail_next = 0;
-	return ingest_hub_new(&hub, &table);
+	crew = crew_new_direct(&table);
+	return crew ? ingest_hub_new(&hub, crew) : -ENOMEM;
 }
 
 static int teardown(void **state)
 {
 	(void)state;
 	ingest_hub_free(hub);
+	crew_free(crew);
 	return 0;
 }
 
@@ -196,7 +199,7 @@ static uint64_t ack(struct peer *p)
 	struct frame f;
 	struct frame_ack m;
 
-	ingest_ack(p->in, &p->reply);
+	assert_int_equal(ingest_ack(p->in, &p->reply), TAKER_ACKED_ALL);
 	f = answer(p);
 	assert_int_equal(f.type, FRAME_ACK);
 	assert_int_equal(frame_get_ack(&f, &m), 0);
@@ -229,7 +232,7 @@ static void test_good_link_is_welcomed_and_acknowledged_after_the_flush(void **s
 	assert_int_equal(n_data, 2);
 	assert_int_equal(p.reply.len, 0); /* no ack before the sinks are flushed */
 	assert_int_equal(ack(&p), 2);
-	ingest_ack(p.in, &p.reply);
+	assert_int_equal(ingest_ack(p.in, &p.reply), TAKER_ACKED_ALL);
 	assert_int_equal(p.reply.len, 0); /* and each only once */
 	peer_fini(&p);
 }
@@ -652,18 +655,21 @@ static void test_refusal_is_one_control_envelope(void **state)
 
 static void test_frames_of_this_process_meet_the_same_checks(void **state)
 {
+	static const uint8_t id[16] = {0};
 	struct frame_data m = {.flow = 1, .offset = 3, .bytes = span_str("x")};
+	struct crew_origin *o = crew_origin(crew, id, span_str("here"));
 	struct buf b;
 
 	(void)state;
+	assert_non_null(o);
 	buf_init(&b, 4096);
 	frame_put_data(&b, &m);
-	assert_int_equal(ingest_frames(&table, &origins[0], buf_span(&b), 1), 0);
+	assert_int_equal(ingest_frames(crew, o, buf_span(&b), 1), 0);
 	assert_int_equal(n_data, 1);
-	assert_int_equal(ingest_frames(&table, &origins[0], span_of(b.p, b.len - 1), 1), -EBADMSG);
+	assert_int_equal(ingest_frames(crew, o, span_of(b.p, b.len - 1), 1), -EBADMSG);
 	buf_reset(&b);
 	frame_put_ack(&b, &(struct frame_ack){.seq = 1});
-	assert_int_equal(ingest_frames(&table, &origins[0], buf_span(&b), 1), -EPROTO);
+	assert_int_equal(ingest_frames(crew, o, buf_span(&b), 1), -EPROTO);
 	buf_fini(&b);
 }
 

@@ -175,6 +175,7 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%u", overhead_retry_s, 60);
 	SHOW("%u", max_sessions, 0);
 	SHOW("%d", nice, INT_MIN);
+	SHOW("%u", workers, 0);
 	SHOW("%d", flow_hook, FLOW_HOOK_AUTO);
 	SHOW("%d", probes, PROBES_AUTO);
 	SHOW("%d", starttls, PRELUDE_STITCH);
@@ -247,6 +248,8 @@ static void test_values_are_read(void **state)
 	assert_taken("-I|e|-t|h", "shed: none\n", "agent iface=e host=h shed=2");
 	assert_taken("-I|e|-t|h|--nice|-20", "nice: 3\n", "agent iface=e host=h nice=-20");
 	assert_taken("-I|e|-t|h", "nice: 19\n", "agent iface=e host=h nice=19");
+	assert_taken("-C|-w|f|--workers|16", "workers: 3\n", "collector workers=16 pcap:f");
+	assert_taken("-I|e|-w|f", "workers: 3\n", "alone iface=e workers=3 pcap:f");
 	assert_taken("-I|e|-t|h|--max-overhead|15%", NULL, "agent iface=e host=h max_overhead=15");
 	assert_taken("-I|e|-t|h", "max-overhead: 1%:2m\n",
 		     "agent iface=e host=h max_overhead=1 overhead_retry_s=120");
@@ -446,6 +449,9 @@ static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
 		{"-I|e|-t|h|--max-sessions|5000", "--max-sessions: has no meaning"},
 		{"-I|e|-t|h|--nice|-21", "--nice: -21: a nice value is -20 to 19"},
 		{"-I|e|-t|h|--nice|20", "--nice: 20"},
+		{"-C|-w|f|--workers|0", "--workers: 0"},
+		{"-C|-w|f|--workers|17", "--workers: 17"},
+		{"-I|e|-t|h|--workers|2", "--workers"},
 		{"-I|e|-t|h|--nice|-", "--nice: -"},
 		{"-I|e|-t|h|--queue|64X", "--queue: 64X: a size"},
 		{"-I|e|-t|h|--queue|64MM", "a size"},
@@ -771,7 +777,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 35); /* as many keys as the parser knows */
+	assert_int_equal(n, 36); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)

@@ -38,12 +38,12 @@ static bool is_ready;
 static bool is_plain; /* no AF_XDP */
 static char errors[] = "/tmp/test_sink_iface.XXXXXX";
 
-int __real_xsk_open(struct xsk **out, int ifindex, size_t frame_max);
-int __wrap_xsk_open(struct xsk **out, int ifindex, size_t frame_max);
+int __real_xsk_open(struct xsk **out, int ifindex, unsigned queue, size_t frame_max);
+int __wrap_xsk_open(struct xsk **out, int ifindex, unsigned queue, size_t frame_max);
 
-int __wrap_xsk_open(struct xsk **out, int ifindex, size_t frame_max)
+int __wrap_xsk_open(struct xsk **out, int ifindex, unsigned queue, size_t frame_max)
 {
-	return is_plain ? -EAFNOSUPPORT : __real_xsk_open(out, ifindex, frame_max);
+	return is_plain ? -EAFNOSUPPORT : __real_xsk_open(out, ifindex, queue, frame_max);
 }
 
 /* An interface that does not know how to cut frames. */

@@ -108,6 +108,7 @@ void sessions_origin_gone(struct sessions *t, struct session_origin *o, uint64_t
 struct server {
 	pthread_t thread;
 	struct event_base *base;
+	struct crew *crew;
 	struct ingest_hub *hub;
 	struct aggregate *aggregate; /* it passes on */
 	struct acceptor *acceptor;
@@ -210,7 +211,9 @@ static void server_start_as(struct server *s, const char *dir, uint16_t port, bo
 		conf.ops = &aggregate_taker;
 		conf.hub = s->aggregate;
 	} else {
-		assert_int_equal(ingest_hub_new(&s->hub, &table), 0);
+		s->crew = crew_new_direct(&table);
+		assert_non_null(s->crew);
+		assert_int_equal(ingest_hub_new(&s->hub, s->crew), 0);
 		conf.ops = &ingest_taker;
 		conf.hub = s->hub;
 	}
@@ -239,6 +242,7 @@ static void server_stop(struct server *s)
 	acceptor_close(s->acceptor);
 	ingest_hub_free(s->hub);
 	aggregate_close(s->aggregate);
+	crew_free(s->crew);
 	event_free(s->timer);
 	event_base_free(s->base);
 }
