@@ -42,6 +42,7 @@ LIBRARY = os.environ.get("SSLC_PRELOAD", str(ROOT / "build" / "libsslcollector-p
 PRELOADS = os.environ.get("SSLC_TEST_CAPTURE") == "preload"
 STATE = ROOT / "build" / "test-state"
 PROBES = os.environ.get("SSLC_TEST_PROBES")
+WORKERS = os.environ.get("SSLC_TEST_WORKERS")
 
 
 def is_sanitized():
@@ -330,6 +331,8 @@ class Test:
             args = (*args[:2], "--state-dir", STATE, *args[2:])
         if PROBES and "-I" in args and "--probes" not in args:
             args = (*args[:2], "--probes", PROBES, *args[2:])
+        if WORKERS and "-t" not in args and "--workers" not in args:
+            args = (*args[:1], "--workers", WORKERS, *args[1:]) if args[0] == "-C" else (*args[:2], "--workers", WORKERS, *args[2:])
         p = self.spawn(name, binary(), *args, ns=ns, **kw)
         if ready:
             p.wait_line(r"\bready\b", ready)
