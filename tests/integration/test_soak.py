@@ -1,6 +1,6 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
-"""Some seconds of tests/soak: all that it does, once or twice. What grows slowly shows in its long run only."""
+"""Some seconds of tests/soak: all that it does, once or twice. Memory that grows slowly shows in its long run only."""
 import os
 import pathlib
 
