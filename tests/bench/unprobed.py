@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A load generator that no probe sits on, so that it costs what a client on another machine would cost.
+"""Programs that no probe sits on: a load generator that costs what a client on another machine would cost, a
+server to compare with.
 
 Probes sit on library files, found by what they define; a copy under another name is found too. So the
 copy is linked anew, from the static library, with its functions under other names, and the program's
@@ -39,8 +40,9 @@ def unprobed(t, program):
     if not lib:
         raise Skip(f"{program} does not use {ORIGINAL}")
     where = t.dir / "unprobed"
-    where.mkdir()
-    renamed_library(where, lib.group(1))
+    where.mkdir(exist_ok=True)
+    if not (where / COPY).exists():
+        renamed_library(where, lib.group(1))
     exe = where / program
     code = pathlib.Path(original).read_bytes()
     exe.write_bytes(code.replace(f"{ORIGINAL}\0".encode(), f"{COPY}\0".encode()).replace(b"\0SSL_", b"\0SXL_"))

@@ -379,7 +379,7 @@ class Test:
         return crt, key
 
     def nginx(self, ns=None, listen=("443 ssl", "[::]:443 ssl"), extra="", workers=1, log="off",
-              name="nginx"):
+              name="nginx", program="nginx"):
         """nginx in the foreground; root is <dir>/www. Returns the process once it listens."""
         crt, key = self.cert()
         www, tmp = self.dir / "www", self.dir / f"{name}.tmp"
@@ -410,7 +410,7 @@ http {{
   server {{ listen unix:{tmp}/sock; location / {{ return 200 "stored\\n"; }} }}
 }}
 """)
-        p = self.spawn(name, "nginx", "-c", conf, "-e", f"{tmp}/error.log", ns=ns or self.srv)
+        p = self.spawn(name, program, "-c", conf, "-e", f"{tmp}/error.log", ns=ns or self.srv)
         until(lambda: self.nginx_up(p, tmp), 10, "nginx up")
         return p
 
