@@ -21,11 +21,12 @@ def static_library(name):
     return path
 
 
-def renamed_library(where, original):
-    """libssl with SXL_ for SSL_, in `where`. What libcrypto.so keeps to itself comes from libcrypto.a."""
+def renamed_library(where, original, kept):
+    """libssl with SXL_ for SSL_, in `where`, but for `kept`. What libcrypto.so keeps to itself comes from libcrypto.a."""
     names = re.findall(r" T (SSL_\w+)@@", sh("nm", "-D", "--defined-only", original))
     check("SSL_read" in names, f"{original} does not define SSL_read")
-    (where / "names").write_text("".join(f"{n} SXL_{n[4:]}\n" for n in names))
+    check(not {"SSL_read", "SSL_write"} & kept, "cannot be renamed:", *kept)
+    (where / "names").write_text("".join(f"{n} SXL_{n[4:]}\n" for n in names if n not in kept))
     (where / "versions").write_text("OPENSSL_3.0.0 { *; };\n")
     sh("objcopy", f"--redefine-syms={where}/names", static_library("libssl.a"), where / "libsxl.a")
     sh("gcc", "-shared", "-s", "-o", where / COPY, "-Wl,-z,defs", "-Wl,-Bsymbolic", f"-Wl,-soname,{COPY}",
@@ -40,11 +41,14 @@ def unprobed(t, program):
     if not lib:
         raise Skip(f"{program} does not use {ORIGINAL}")
     where = t.dir / "unprobed"
-    where.mkdir(exist_ok=True)
-    if not (where / COPY).exists():
-        renamed_library(where, lib.group(1))
+    where = where / program
+    where.mkdir(parents=True, exist_ok=True)
     exe = where / program
     code = pathlib.Path(original).read_bytes()
     exe.write_bytes(code.replace(f"{ORIGINAL}\0".encode(), f"{COPY}\0".encode()).replace(b"\0SSL_", b"\0SXL_"))
     exe.chmod(0o755)
+    # a name that is the end of another one in the table stays
+    kept = set(re.findall(r" U (SSL_\w+)", sh("nm", "-D", exe)))
+    if not (where / COPY).exists():
+        renamed_library(where, lib.group(1), kept)
     return exe, {"LD_LIBRARY_PATH": str(where)}
