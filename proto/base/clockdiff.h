@@ -12,8 +12,9 @@
 #include <stdint.h>
 
 #define CLOCKDIFF_SAMPLES 32
-#define CLOCKDIFF_AGE_S   300 /* clocks drift: by 30 ms in this time when one runs 100 ppm too fast \
-			       */
+#define CLOCKDIFF_AGE_S                                                                            \
+	300 /* clocks drift: by 30 ms in this time when one runs 100 ppm too fast                  \
+	     */
 
 struct clockdiff_sample {
 	uint64_t at_ns; /* monotonic */
