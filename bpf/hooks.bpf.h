@@ -118,9 +118,12 @@ static __always_inline void on_receive_end(struct sock *sk, int ret, int flags)
 /* Nobody needs this operation: the thread is in no call, and the socket is an object's. */
 static __always_inline bool is_nobodys(const struct sock *sk, bool typed, int ret)
 {
-	if (ret > 0 ? !typed || !is_settled_socket(sk) : ret != -EAGAIN)
+	__u64 tid;
+
+	if (ret > 0 ? !typed : ret != -EAGAIN)
 		return false;
-	return is_quiet(bpf_get_current_pid_tgid());
+	tid = bpf_get_current_pid_tgid();
+	return (ret < 0 || is_settled_socket(sk, tid)) && is_quiet(tid);
 }
 
 static __always_inline bool in_call(void)
@@ -191,8 +194,8 @@ static __always_inline int note_some(struct sock *sk)
 	if (!is_quiet(tid))
 		look_whether_quiet(tid, calls_here());
 	w = bpf_map_lookup_elem(&wires, &key);
-	if (w && w->state == WIRE_BOUND)
-		settled_begins(sk);
+	if (w && is_bound_by(w, tid))
+		settled_begins(sk, tid);
 	return 0;
 }
 

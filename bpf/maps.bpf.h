@@ -66,9 +66,9 @@ struct sock_info {
 	__u16 file[2]; /* number of the probed file by whose calls bytes were told last */
 	__u32 told;    /* 1 << enum sslc_sock_what */
 	__u32 skips;   /* as the variable was when `skipped` was last looked at */
+	__u32 bound;   /* process whose object has it, and lives; 0: none */
 	__u8 skipped;
-	__u8 bound; /* by an object that lives */
-	__u8 pad[6];
+	__u8 pad[7];
 };
 
 struct {
@@ -135,8 +135,8 @@ struct {
 enum wire_state {
 	WIRE_CLEAR = 1, /* seen from its first byte, no TLS on it yet */
 	WIRE_TLS,       /* records were seen outside of TLS calls */
-	WIRE_BOUND,     /* a TLS call uses it: nothing outside of such calls matters */
-	WIRE_OTHER,     /* not TLS, or joined in its midst */
+	WIRE_BOUND, /* a process' TLS calls use it: what it does outside of them does not matter */
+	WIRE_OTHER, /* not TLS, or joined in its midst */
 };
 
 /* A TCP connection that was used outside of TLS calls. Made at its first such operation, removed by
@@ -156,6 +156,8 @@ struct wire {
 	__u8 missed[2]; /* an operation was not told */
 	__u8 header[2][8];
 	__u32 untold; /* operations in a row that were followed for nobody */
+	__u32 tgid;   /* while WIRE_BOUND: by whom */
+	__u32 pad;
 };
 
 struct {

@@ -6,8 +6,9 @@
  *
  * A thread is quiet while it is in no TLS call and none of its objects is without a connection
  * (calls.loose_ns). Only the thread itself says that it is, and takes it back before it is not any
- * more. A socket is settled while it is WIRE_BOUND. What such a thread does with such a socket is
- * nobody's business.
+ * more. A socket is settled for a process while it is WIRE_BOUND by it: a child that goes on with
+ * it has an object of its own, which nobody has met yet. What such a thread does with such a socket
+ * is nobody's business.
  */
 #ifndef SSLC_BPF_QUIET_H
 #define SSLC_BPF_QUIET_H
@@ -64,18 +65,22 @@ static __always_inline __u64 settled_word(const struct sock *sk)
 	return at;
 }
 
-static __always_inline bool is_settled_socket(const struct sock *sk)
+/* Differences of two sockets need no more bits than there is memory: 4 TiB. Process numbers have
+ * the other 22. */
+#define SETTLED_TGID 42
+
+static __always_inline bool is_settled_socket(const struct sock *sk, __u64 tid)
 {
 	__u64 word = settled_word(sk);
 
-	return settled[quiet_slot(word)] == word;
+	return settled[quiet_slot(word)] == (word ^ tid >> 32 << SETTLED_TGID);
 }
 
-static __always_inline void settled_begins(const struct sock *sk)
+static __always_inline void settled_begins(const struct sock *sk, __u64 tid)
 {
 	__u64 word = settled_word(sk);
 
-	settled[quiet_slot(word)] = word;
+	settled[quiet_slot(word)] = word ^ tid >> 32 << SETTLED_TGID;
 }
 
 /* key: struct sock *, as a number or not. For a stack frame of its own. */
@@ -86,7 +91,7 @@ static __noinline void settled_ends(__u64 key)
 	if (bpf_probe_read_kernel(to, sizeof(to), from))
 		return;
 	word = to[0] - to[1];
-	if (settled[quiet_slot(word)] == word)
+	if (!((settled[quiet_slot(word)] ^ word) << (64 - SETTLED_TGID))) /* whose ever */
 		settled[quiet_slot(word)] = 0;
 }
 

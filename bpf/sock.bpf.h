@@ -385,6 +385,7 @@ static __always_inline __u64 take_wire(const __u64 *key, const __u64 ident[2],
 	if (!w || w->ident[0] != ident[0] || w->ident[1] != ident[1])
 		return next_flow();
 	w->state = state;
+	w->tgid = bpf_get_current_pid_tgid() >> 32;
 	w->told = 0; /* its end is told as that of a TLS connection */
 	return w->flow;
 }
@@ -597,7 +598,7 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 	c->datagrams = 0; /* those before were a look-up of the name */
 	info = sock_info_get(sk, &id, late);
 	if (info)
-		info->bound = 1;
+		info->bound = id.tgid;
 	if (!info || (is_bound && c->flow == info->flow))
 		return true;
 	c->sk = key;

@@ -330,12 +330,31 @@ static __always_inline bool is_same(const struct wire *w, const __u64 ident[2])
 	return w->ident[0] == ident[0] && w->ident[1] == ident[1];
 }
 
-/* An object has this connection, whose calls are not all probed, or were not when it began. */
-static __always_inline bool is_bound_here(__u64 key, const __u64 ident[2])
+/* An object of the process has this connection, whose calls are not all probed, or were not when it
+ * began. */
+static __always_inline bool is_bound_here(__u64 key, const __u64 ident[2], __u32 tgid)
 {
 	const struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
 
-	return info && info->bound && info->ident[0] == ident[0] && info->ident[1] == ident[1];
+	return info && info->bound == tgid && info->ident[0] == ident[0] &&
+	       info->ident[1] == ident[1];
+}
+
+static __always_inline bool is_bound_by(const struct wire *w, __u64 tid)
+{
+	return w->state == WIRE_BOUND && w->tgid == tid >> 32;
+}
+
+/* Bound by a process, and used by another, as by a child that goes on with it: its records are
+ * followed from the next one on, for an object that has not been met yet. */
+static __always_inline void wire_follow_again(struct wire *w)
+{
+	w->state = WIRE_TLS;
+	w->left[0] = w->left[1] = 0;
+	w->have[0] = w->have[1] = 0;
+	w->lost[0] = w->lost[1] = 1;
+	w->missed[0] = w->missed[1] = 1;
+	w->untold = 0;
 }
 
 /*
@@ -352,8 +371,12 @@ static __always_inline bool is_settled(struct sock *sk, bool typed, __u32 how, b
 	if (!w || w->state == WIRE_CLEAR)
 		return false;
 	if (w->state == WIRE_BOUND) {
+		__u64 tid = bpf_get_current_pid_tgid();
+
+		if (!is_bound_by(w, tid))
+			return false;
 		if (typed && how & OP_NOTES)
-			settled_begins(sk);
+			settled_begins(sk, tid);
 		return true;
 	}
 	if (loose || (w->state == WIRE_TLS && w->untold < UNTOLD_MAX))
@@ -385,10 +408,13 @@ __noinline int wire_op(__u64 key, __u32 how, __u32 n)
 		w = wire_make(sk, key, ident, is_first_op(sk, dir, n));
 		is_new = true;
 	}
-	if (w && is_bound_here(key, ident)) {
+	if (w && is_bound_here(key, ident, tid >> 32)) {
 		w->state = WIRE_BOUND;
+		w->tgid = tid >> 32;
 		return 0;
 	}
+	if (w && w->state == WIRE_BOUND)
+		wire_follow_again(w);
 	if (!w || bpf_map_update_elem(&ops, &tid, &no_op, BPF_ANY))
 		return 0;
 	o = bpf_map_lookup_elem(&ops, &tid);
