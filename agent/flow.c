@@ -58,6 +58,14 @@ static COUNTER_DEFINE(
 	"plaintext bytes of connections whose opening was lost or that were given up");
 static COUNTER_DEFINE(bytes_after_end, "flow_bytes_lost_after_end",
 		      "plaintext bytes after the told end");
+static COUNTER_DEFINE(
+	bytes_unsent, "flow_bytes_unsent",
+	"plaintext bytes that were written to connections already broken, and so never "
+	"sent: not passed on");
+static COUNTER_DEFINE(
+	bytes_unsent_told, "flow_bytes_unsent_told",
+	"plaintext bytes passed on of records that were made just before their connection broke: "
+	"no send took them");
 static COUNTER_DEFINE(bytes_late, "flow_bytes_lost_late",
 		      "plaintext bytes at a position told already, or impossible");
 static COUNTER_DEFINE(flows_audited, "flow_connections_audited",
@@ -134,6 +142,8 @@ struct flow {
 	bool remote_fin;     /* arrived; told when the process has read what came before it */
 	bool local_fin;      /* sent after it: told after it */
 	bool fin_told[2];    /* by enum sslc_dir: OUT is this end's own */
+	bool is_shut;        /* its socket takes no more bytes from the process */
+	uint32_t ahead;      /* bytes of the last record told that may not have been sent; or 0 */
 	struct early *early; /* owned; 0-RTT bytes that stand at off[SSLC_DIR_OUT], not told yet */
 
 	/* For its account. */
@@ -656,6 +666,8 @@ static void tell_data(struct flows *t, struct flow *f, const struct sslc_ev_data
 	f->bytes += ev->len;
 	f->audit[ev->dir].plain += ev->len;
 	f->audit[ev->dir].calls += (ev->flags & SSLC_DATA_END) != 0;
+	if (ev->dir == SSLC_DIR_OUT)
+		f->ahead = ev->flags & SSLC_DATA_AHEAD ? ev->len : 0;
 	if (f->seam)
 		tell_seam(t, f, &m);
 	else
@@ -709,6 +721,19 @@ static struct counter *not_wanted(const struct flow *f, unsigned dir)
 	if (f->ending == ENDED || f->fin_told[dir])
 		return &bytes_after_end;
 	return NULL;
+}
+
+/* A record of a connection that had broken before it was made; pos: where it is told from next. */
+static bool take_unsent(struct flow *f, uint64_t pos[2], const struct sslc_ev_data *ev)
+{
+	if (!f->is_shut || !(ev->flags & SSLC_DATA_AHEAD) || ev->dir != SSLC_DIR_OUT ||
+	    f->verdict != WANTED || f->is_paused)
+		return false;
+	counter_add(&bytes_unsent, ev->len);
+	f->ahead = 0;
+	if (ev->pos >= pos[ev->dir] && ev->pos < OFFSET_MAX)
+		pos[ev->dir] = ev->pos + ev->len;
+	return true;
 }
 
 /*
@@ -867,6 +892,8 @@ static void on_loose_data(struct flows *t, const struct sslc_ev_data *ev)
 	why = f ? not_wanted(f, ev->dir) : NULL;
 	if (!f) {
 		held_put(t->held, ev, t->now_ns);
+	} else if (take_unsent(f, f->candidate->pos, ev)) {
+		return;
 	} else if (why) {
 		counter_add(why, ev->len);
 	} else {
@@ -889,6 +916,8 @@ static void on_data(struct flows *t, const struct sslc_ev_data *ev)
 		check_pause_of(t, f, &ev->conn, ev->ev.ts_ns);
 	if (f)
 		make_exact(t, f, &ev->conn, ev->ev.ts_ns);
+	if (f && take_unsent(f, f->pos, ev))
+		return;
 	why = f ? not_wanted(f, ev->dir) : &bytes_unknown;
 	if (why) {
 		counter_add(why, ev->len);
@@ -1175,6 +1204,21 @@ static void audit(const struct flows *t, struct flow *f, const struct sslc_ev_so
 		counter_inc(&flows_missed);
 }
 
+/*
+ * A send has failed on a connection that broke: of the record told last nothing that can be read
+ * has left, if the send began with it, as its length tells. An alert (RFC 8446, 6: two bytes) is
+ * taken for no record that is longer.
+ */
+#define AHEAD_SHORT (2 + AUDIT_RECORD)
+
+static void on_send_error(struct flow *f, uint32_t record)
+{
+	if (f->ahead > AHEAD_SHORT && record > f->ahead && record <= f->ahead + AUDIT_RECORD)
+		counter_add(&bytes_unsent_told, f->ahead);
+	f->ahead = 0;
+	f->is_shut = true;
+}
+
 static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 {
 	struct flow *f = find(t, ev->ev.flow);
@@ -1187,6 +1231,7 @@ static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 	check_pause(t, f, f->tgid, f->start_ns, ts_ns);
 	switch (ev->what) {
 	case SSLC_SOCK_LOCAL_FIN:
+		f->is_shut = true;
 		on_local_fin(t, f, ts_ns);
 		break;
 	case SSLC_SOCK_REMOTE_FIN:
@@ -1199,14 +1244,20 @@ static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 		settle(t, f, ts_ns);
 		break;
 	case SSLC_SOCK_RST_IN:
+		f->is_shut = true;
 		hold_end(t, f, ENDING_RST_IN, ts_ns);
 		break;
 	case SSLC_SOCK_RST_OUT:
 	case SSLC_SOCK_TIMEOUT:
+		f->is_shut = true;
 		tell_close(t, f, reset_by(f, SSLC_DIR_OUT), ts_ns);
 		break;
 	case SSLC_SOCK_CLOSED:
+		f->is_shut = true;
 		hold_end(t, f, ENDING_FIN, ts_ns);
+		break;
+	case SSLC_SOCK_SEND_ERROR:
+		on_send_error(f, ev->failed);
 		break;
 	case SSLC_SOCK_DESTROYED:
 		audit(t, f, ev);

@@ -112,7 +112,7 @@ static __always_inline void on_receive_end(struct sock *sk, int ret, int flags)
 	if (!info || info->eof)
 		return;
 	info->eof = 1;
-	tell_end(info, ret ? SSLC_SOCK_ERROR : SSLC_SOCK_EOF);
+	tell_end(info, ret ? SSLC_SOCK_ERROR : SSLC_SOCK_EOF, 0);
 }
 
 /* Nobody needs this operation: the thread is in no call, and the socket is an object's. */
@@ -150,10 +150,37 @@ static __always_inline int on_receive(struct sock *sk, bool typed, int ret, int 
 	return 0;
 }
 
+/*
+ * The connection is broken, and a record was not sent, or not all of it. Records are told when they
+ * are made: so this one may have been. Global, for a stack frame of its own.
+ */
+__noinline int on_broken_send(__u64 key)
+{
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+	__u64 at = userbuf_first();
+	__u8 h[8] = {};
+	__u32 len = 0;
+
+	if (!info)
+		return 0;
+	if (at && !bpf_probe_read_user(h, TLS_HEADER, (void *)at) && is_record(h))
+		len = h[3] << 8 | h[4];
+	tell_end(info, SSLC_SOCK_SEND_ERROR, len);
+	return 0;
+}
+
+static __always_inline bool is_broken(int ret)
+{
+	return ret == -EPIPE || ret == -ECONNRESET || ret == -ETIMEDOUT;
+}
+
 static __always_inline int on_send(struct sock *sk, bool typed, int ret, __u32 notes)
 {
+	__u64 key = 0;
 	__u32 how;
 
+	if (is_broken(ret) && !bpf_probe_read_kernel(&key, sizeof(key), &sk))
+		on_broken_send(key);
 	if (ret > 0 && !is_nobodys(sk, typed, ret) && sock_transport(sk, typed, &how))
 		on_socket_op(sk, typed, how | notes | SSLC_DIR_OUT, ret);
 	return 0;
@@ -346,7 +373,7 @@ static __always_inline enum sslc_sock_what closed_how(struct sock *sk, int old)
 static __always_inline void tell_closed(struct sock *sk, struct sock_info *info, int old)
 {
 	count_closed(info, sk);
-	tell_end(info, closed_how(sk, old));
+	tell_end(info, closed_how(sk, old), 0);
 }
 
 static __always_inline void set_state(struct sock *sk, int old, int new)
@@ -359,9 +386,9 @@ static __always_inline void set_state(struct sock *sk, int old, int new)
 	if (!info)
 		return;
 	if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
-		tell_end(info, SSLC_SOCK_LOCAL_FIN);
+		tell_end(info, SSLC_SOCK_LOCAL_FIN, 0);
 	else if (new == TCP_CLOSE_WAIT || new == TCP_CLOSING)
-		tell_end(info, SSLC_SOCK_REMOTE_FIN);
+		tell_end(info, SSLC_SOCK_REMOTE_FIN, 0);
 	else if (new == TCP_CLOSE)
 		tell_closed(sk, info, old);
 	else if (new == TCP_ESTABLISHED) /* a new connection: the end of the last one was missed */

@@ -213,7 +213,8 @@ static __always_inline bool pass(const struct passing *p, __u32 file, struct emi
 		return false;
 	e->conn.life = c->life;
 	e->flags = early_flags(c, p->dir == SSLC_DIR_OUT ? SSLC_CALL_WRITE : SSLC_CALL_READ, p->ssl,
-			       &outer);
+			       &outer) |
+		   (p->dir == SSLC_DIR_OUT ? SSLC_DATA_AHEAD : 0);
 	e->buf = p->buf;
 	e->left = p->len;
 	e->tid = (__u32)tid;

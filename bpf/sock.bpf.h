@@ -346,15 +346,21 @@ static __always_inline void tell_lost(const struct sock_info *info)
 	ring_submit(ev);
 }
 
-/* One of a TLS connection's ends, once. */
-static __always_inline void tell_end(struct sock_info *info, enum sslc_sock_what what)
+/* One of a TLS connection's ends, once. failed: see struct sslc_ev_sock. */
+static __always_inline void tell_end(struct sock_info *info, enum sslc_sock_what what, __u32 failed)
 {
+	struct sslc_ev_sock *ev;
+
 	if (info->told & 1u << what)
 		return;
 	info->told |= 1u << what;
 	if (info->cut)
 		tell_lost(info);
-	tell_sock(info->flow, what);
+	ev = begin_sock(info->flow, what);
+	if (ev) {
+		ev->failed = failed;
+		ring_submit(ev);
+	}
 }
 
 /* The flow is over: nothing of it may meet the next socket at this address. ended: see

@@ -125,6 +125,7 @@ enum sslc_sock_what {
 	SSLC_SOCK_TIMEOUT = 7,   /* given up by the kernel */
 	SSLC_SOCK_CLOSED = 8,    /* both FINs done: TCP_CLOSE or TIME_WAIT reached */
 	SSLC_SOCK_DESTROYED = 9, /* no process holds it any more; nothing follows for this flow */
+	SSLC_SOCK_SEND_ERROR = 10, /* a send failed because the connection is broken */
 };
 
 /* The lowest bits of a flow: the number of the processor that named it, or, as no machine has that
@@ -174,6 +175,9 @@ struct sslc_ev_open {
 /* sslc_ev_data.flags */
 #define SSLC_DATA_END   1u /* last bytes of one TLS call: a message boundary */
 #define SSLC_DATA_EARLY 2u /* 0-RTT data of a client: void unless the server accepts it */
+#define SSLC_DATA_AHEAD                                                                            \
+	4u /* told when its record was made: the socket is given it afterwards, if it still takes  \
+	    * any */
 
 struct sslc_ev_data {
 	struct sslc_event ev;
@@ -199,6 +203,9 @@ struct sslc_ev_sock {
 	__u16 what;       /* enum sslc_sock_what */
 	__u16 is_counted; /* moved[] is known; only with SSLC_SOCK_DESTROYED, as the next */
 	__u16 file[2]; /* which probed file's calls moved its bytes, by enum sslc_dir; 0: unknown */
+	__u32 failed;  /* with SSLC_SOCK_SEND_ERROR: bytes after the header of the TLS record that
+			* the send began with; 0: not known */
+	__u32 pad;
 	/* Bytes that the process took from the socket and gave to it since the first TLS record
 	 * that was seen, by enum sslc_dir. */
 	__u64 moved[2];

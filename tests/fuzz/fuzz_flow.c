@@ -241,6 +241,7 @@ static void put_sock(struct run *r)
 	struct sslc_ev_sock ev = {.ev = header(r, SSLC_EV_SOCK, sizeof(ev))};
 
 	ev.what = rd_u8(&r->in) % 12u;
+	ev.failed = rd_u8(&r->in);
 	feed(r, &ev, sizeof(ev));
 }
 

@@ -1212,6 +1212,91 @@ static void test_end_of_file_after_a_reset_is_no_fin(void **state)
 	rig_free(r);
 }
 
+/* A record told when it was made, of so many equal bytes. */
+static void feed_record(struct rig *r, unsigned dir, uint64_t pos, char c, size_t len)
+{
+	char bytes[300];
+
+	memset(bytes, c, len);
+	feed_bytes(r, 1, &conn_a, dir, pos, bytes, len, SSLC_DATA_END | SSLC_DATA_AHEAD);
+}
+
+/* Its socket cannot be given it: what the other end never sees is not shown. */
+static void test_records_made_after_the_break_are_not_told(void **state)
+{
+	static const unsigned what[] = {SSLC_SOCK_RST_IN, SSLC_SOCK_RST_OUT, SSLC_SOCK_TIMEOUT,
+					SSLC_SOCK_LOCAL_FIN, SSLC_SOCK_SEND_ERROR};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(what) / sizeof(what[0]); i++) {
+		struct rig *r = rig_open(SERVER);
+		uint64_t unsent = counter_named("flow_bytes_unsent");
+		uint64_t lost = counter_named("flow_bytes_lost_after_end");
+
+		feed_record(r, SSLC_DIR_OUT, 0, 'a', 3);
+		feed_sock(r, 1, what[i]);
+		(void)story(r);
+		feed_record(r, SSLC_DIR_OUT, 3, 'b', 4);
+		assert_string_equal(story(r), "");
+		assert_int_equal(counter_named("flow_bytes_unsent"), unsent + 4);
+		assert_int_equal(counter_named("flow_bytes_lost_after_end"), lost);
+		rig_free(r);
+	}
+}
+
+/* A call that has returned says what the kernel took, be it before a reset; reads go on. */
+static void test_what_was_sent_before_the_break_is_told_after_it(void **state)
+{
+	struct rig *r = rig_open(SERVER);
+	uint64_t unsent = counter_named("flow_bytes_unsent");
+
+	(void)state;
+	feed_sock(r, 1, SSLC_SOCK_RST_IN);
+	feed_data(r, 1, SSLC_DIR_OUT, 0, "sent");
+	feed_record(r, SSLC_DIR_IN, 0, 'r', 2);
+	feed_record(r, SSLC_DIR_OUT, 4, 'x', 3);
+	feed_data(r, 1, SSLC_DIR_OUT, 7, "too"); /* no hole before it */
+	assert_string_equal(story(r), "s2c@0:sent! c2s@0:rr! s2c@4:too!");
+	assert_int_equal(counter_named("flow_bytes_unsent"), unsent + 3);
+	rig_free(r);
+}
+
+static void feed_send_error(struct rig *r, uint32_t record)
+{
+	struct sslc_ev_sock ev = {.ev = {SSLC_EV_SOCK, sizeof(ev), r->ts_ns++, 1},
+				  .what = SSLC_SOCK_SEND_ERROR,
+				  .failed = record};
+
+	feed(r, &ev, sizeof(ev));
+}
+
+/* told: bytes of the last record; failed: of the record that the failing send began with. */
+static uint64_t told_unsent(size_t told, uint32_t failed, bool next)
+{
+	struct rig *r = rig_open(SERVER);
+	uint64_t before = counter_named("flow_bytes_unsent_told");
+
+	feed_record(r, SSLC_DIR_OUT, 0, 'a', told);
+	feed_sock(r, 1, SSLC_SOCK_RST_IN);
+	if (next)
+		feed_record(r, SSLC_DIR_OUT, told, 'b', told);
+	feed_send_error(r, failed);
+	rig_free(r);
+	return counter_named("flow_bytes_unsent_told") - before;
+}
+
+static void test_a_record_told_in_vain_is_counted(void **state)
+{
+	(void)state;
+	assert_int_equal(told_unsent(200, 217, false), 200);
+	assert_int_equal(told_unsent(200, 285, false), 200);
+	assert_int_equal(told_unsent(200, 217, true), 0); /* the next one's */
+	assert_int_equal(told_unsent(200, 19, false), 0); /* an alert */
+	assert_int_equal(told_unsent(200, 286, false), 0);
+	assert_int_equal(told_unsent(200, 0, false), 0);
+	assert_int_equal(told_unsent(2, 19, false), 0); /* may be an alert, too */
+}
+
 static void test_failed_read_alone_ends_nothing(void **state)
 {
 	struct rig *r = rig_open(CLIENT);
@@ -2226,6 +2311,9 @@ int main(void)
 		cmocka_unit_test(test_reset_by_the_peer_waits_for_the_failed_read),
 		cmocka_unit_test(test_reset_by_the_peer_is_told_at_destruction),
 		cmocka_unit_test(test_end_of_file_after_a_reset_is_no_fin),
+		cmocka_unit_test(test_records_made_after_the_break_are_not_told),
+		cmocka_unit_test(test_what_was_sent_before_the_break_is_told_after_it),
+		cmocka_unit_test(test_a_record_told_in_vain_is_counted),
 		cmocka_unit_test(test_failed_read_alone_ends_nothing),
 		cmocka_unit_test(test_reset_by_this_end_is_told_at_once_and_once),
 		cmocka_unit_test(test_reset_by_this_end_overtakes_a_held_end),
