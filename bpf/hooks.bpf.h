@@ -152,21 +152,24 @@ static __always_inline int on_receive(struct sock *sk, bool typed, int ret, int 
 
 /*
  * The connection is broken, and a record was not sent, or not all of it. Records are told when they
- * are made: so this one may have been. Global, for a stack frame of its own.
+ * are made: so this one may have been. For a stack frame of its own.
  */
-__noinline int on_broken_send(__u64 key)
+static __noinline void on_broken_send(struct sock *sk)
 {
-	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
-	__u64 at = userbuf_first();
-	__u8 h[8] = {};
+	struct sock_info *info;
 	__u32 len = 0;
+	__u8 h[8] = {};
+	__u64 at;
 
+	if (bpf_probe_read_kernel(&at, sizeof(at), &sk))
+		return;
+	info = bpf_map_lookup_elem(&socks, &at);
 	if (!info)
-		return 0;
+		return;
+	at = userbuf_first();
 	if (at && !bpf_probe_read_user(h, TLS_HEADER, (void *)at) && is_record(h))
 		len = h[3] << 8 | h[4];
 	tell_end(info, SSLC_SOCK_SEND_ERROR, len);
-	return 0;
 }
 
 static __always_inline bool is_broken(int ret)
@@ -176,11 +179,10 @@ static __always_inline bool is_broken(int ret)
 
 static __always_inline int on_send(struct sock *sk, bool typed, int ret, __u32 notes)
 {
-	__u64 key = 0;
 	__u32 how;
 
-	if (is_broken(ret) && !bpf_probe_read_kernel(&key, sizeof(key), &sk))
-		on_broken_send(key);
+	if (is_broken(ret))
+		on_broken_send(sk);
 	if (ret > 0 && !is_nobodys(sk, typed, ret) && sock_transport(sk, typed, &how))
 		on_socket_op(sk, typed, how | notes | SSLC_DIR_OUT, ret);
 	return 0;
