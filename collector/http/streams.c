@@ -131,6 +131,12 @@ struct streams_hub {
 	size_t count, held;
 };
 
+/* An agent gives the times: they may be anywhere, and the sum of two of them nowhere. */
+static bool is_since(const struct streams *c, uint64_t from_ns, uint64_t len_ns)
+{
+	return c->ts_ns > from_ns && c->ts_ns - from_ns >= len_ns;
+}
+
 static enum flow_dir peer_of(enum flow_dir dir)
 {
 	return dir == FLOW_C2S ? FLOW_S2C : FLOW_C2S;
@@ -723,7 +729,7 @@ static struct queue_node *serial_next(struct streams *c)
 
 static bool has_waited(const struct streams *c, struct queue_node *turn)
 {
-	return queue_entry(turn, struct stream, turn)->begin_ns + SERIAL_WAIT_NS <= c->ts_ns;
+	return is_since(c, queue_entry(turn, struct stream, turn)->begin_ns, SERIAL_WAIT_NS);
 }
 
 /* Who is next, once who spoke has said all, or has let others wait for too long. */
@@ -999,7 +1005,7 @@ static void quiet_run(struct streams *c)
 	while ((n = queue_first(&c->order)) != NULL) {
 		struct shown *sh = queue_entry(n, struct shown, order);
 
-		if (sh->active_ns + QUIET_NS > c->ts_ns)
+		if (!is_since(c, sh->active_ns, QUIET_NS))
 			return;
 		touch(sh);
 		sh->said[FLOW_C2S].ip_id = sh->place.forge.side[FLOW_C2S].ip_id;

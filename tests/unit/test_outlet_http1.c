@@ -605,6 +605,27 @@ static void test_silent_streams_are_poked_while_others_speak(void **state)
 	rig_free(r);
 }
 
+/* An agent may say any time. */
+static void test_the_end_of_time_ends_nothing_else(void **state)
+{
+	struct rig *r = started_as(SINK_H2_SERIAL);
+	uint64_t late = counter_named("http1_serial_left_late");
+
+	(void)state;
+	r->ts = UINT64_MAX - NS_PER_S;
+	ask(r, 1, "/1", true);
+	ask(r, 3, "/3", true);
+	say(r, FLOW_C2S);
+	r->ts = UINT64_MAX - NS_PER_MS;
+	h2_frame(&r->b[1], 6, 0, 0, "01234567", 8);
+	say(r, FLOW_S2C);
+	(void)outlets_poke(&r->set, r->states, &r->flow, FLOW_C2S, r->ts);
+	expect(r, 0, ASKED("/1"));
+	assert_int_equal(r->c.n, 1);
+	assert_int_equal(counter_named("http1_serial_left_late"), late);
+	rig_free(r);
+}
+
 /* Another stream's bytes do not keep one waiting. */
 static void test_pokes_do_not_wait_for_silence(void **state)
 {
@@ -1079,6 +1100,7 @@ int main(void)
 		cmocka_unit_test(test_a_connection_goes_on_as_another_session),
 		cmocka_unit_test(test_large_bodies),
 		cmocka_unit_test(test_silent_streams_are_poked_while_others_speak),
+		cmocka_unit_test(test_the_end_of_time_ends_nothing_else),
 		cmocka_unit_test(test_pokes_do_not_wait_for_silence),
 		cmocka_unit_test(test_reset_of_the_connection_resets_all_streams),
 		cmocka_unit_test(test_too_many_streams_are_refused),
