@@ -31,6 +31,7 @@ static COUNTER_DEFINE(c_forgotten, "crew_flows_forgotten",
 struct route {
 	struct hmap_node by_flow;
 	struct queue_node order;
+	struct crew_origin *origin; /* borrowed */
 	uint64_t flow;
 	unsigned worker;
 };
@@ -38,7 +39,6 @@ struct route {
 struct crew_origin {
 	struct session_origin *of[CREW_MAX]; /* borrowed; each its worker's */
 	struct hmap routes;
-	struct queue order; /* of routes: least recently used first */
 	struct route *last; /* the one used last, or NULL */
 	struct queue_node node;
 	struct crew_mark gone;
@@ -60,6 +60,7 @@ struct crew {
 	bool with_ports;
 	int fd;
 	struct queue origins, leaving; /* an origin is in one of them */
+	struct queue order;            /* of all origins' routes: least recently used first */
 	size_t n_routes, max_routes;
 	/* Between crew_begin() and crew_end(). */
 	struct crew_origin *origin;
@@ -75,6 +76,7 @@ static struct crew *crew_alloc(void)
 	c->fd = -1;
 	queue_init(&c->origins);
 	queue_init(&c->leaving);
+	queue_init(&c->order);
 	return c;
 }
 
@@ -112,8 +114,10 @@ int crew_new(struct crew **out, unsigned n, bool with_ports, size_t max_flows)
 
 /* ---- origins ---- */
 
-static void route_drop(struct crew *c, struct crew_origin *o, struct route *r)
+static void route_drop(struct crew *c, struct route *r)
 {
+	struct crew_origin *o = r->origin;
+
 	if (o->last == r)
 		o->last = NULL;
 	hmap_remove(&o->routes, &r->by_flow);
@@ -124,10 +128,12 @@ static void route_drop(struct crew *c, struct crew_origin *o, struct route *r)
 
 static void routes_drop(struct crew *c, struct crew_origin *o)
 {
-	struct queue_node *n;
+	struct hmap_node *n = hmap_any(&o->routes, NULL), *next;
 
-	while ((n = queue_first(&o->order)))
-		route_drop(c, o, queue_entry(n, struct route, order));
+	for (; n; n = next) {
+		next = hmap_any(&o->routes, n);
+		route_drop(c, hmap_entry(n, struct route, by_flow));
+	}
 }
 
 static void origin_free(struct crew *c, struct crew_origin *o)
@@ -145,7 +151,6 @@ static struct crew_origin *origin_new(struct crew *c, const uint8_t agent[16], s
 	if (!o)
 		return NULL;
 	hmap_init(&o->routes);
-	queue_init(&o->order);
 	memcpy(o->agent, agent, sizeof(o->agent));
 	o->host_len = host.len;
 	if (host.len)
@@ -233,19 +238,28 @@ static uint64_t flow_hash(uint64_t flow)
 	return hmap_hash(&flow, sizeof(flow));
 }
 
-static struct route *route_find(struct crew_origin *o, uint64_t flow)
+/* Mostly it is already. */
+static void route_is_latest(struct crew *c, struct route *r)
+{
+	if (c->order.head.prev != &r->order)
+		queue_push(&c->order, &r->order);
+	r->origin->last = r;
+}
+
+static struct route *route_find(struct crew *c, struct crew_origin *o, uint64_t flow)
 {
 	struct hmap_node *n;
 
-	if (o->last && o->last->flow == flow)
+	if (o->last && o->last->flow == flow) {
+		route_is_latest(c, o->last);
 		return o->last;
+	}
 	for (n = hmap_first(&o->routes, flow_hash(flow)); n; n = hmap_next_same(n)) {
 		struct route *r = hmap_entry(n, struct route, by_flow);
 
 		if (r->flow != flow)
 			continue;
-		queue_push(&o->order, &r->order);
-		o->last = r;
+		route_is_latest(c, r);
 		return r;
 	}
 	return NULL;
@@ -254,24 +268,24 @@ static struct route *route_find(struct crew_origin *o, uint64_t flow)
 /* Without memory the flow is opened, and what follows does not find it: counted there. */
 static void route_add(struct crew *c, struct crew_origin *o, uint64_t flow, unsigned worker)
 {
-	struct queue_node *oldest = queue_first(&o->order);
+	struct queue_node *oldest = queue_first(&c->order);
 	struct route *r;
 
 	if (c->n_routes >= c->max_routes && oldest) {
 		counter_inc(&c_forgotten);
-		route_drop(c, o, queue_entry(oldest, struct route, order));
+		route_drop(c, queue_entry(oldest, struct route, order));
 	}
 	r = calloc(1, sizeof(*r));
 	if (!r)
 		return;
+	r->origin = o;
 	r->flow = flow;
 	r->worker = worker;
 	if (hmap_insert(&o->routes, &r->by_flow, flow_hash(flow))) {
 		free(r);
 		return;
 	}
-	queue_push(&o->order, &r->order);
-	o->last = r;
+	route_is_latest(c, r);
 	c->n_routes++;
 }
 
@@ -291,7 +305,7 @@ static int place_open(struct crew *c, struct crew_origin *o, const struct frame 
 
 	if (frame_get_flow_open(f, &m) < 0)
 		return -EBADMSG;
-	r = route_find(o, m.flow);
+	r = route_find(c, o, m.flow);
 	*w = r ? r->worker : by_addresses(c, &m);
 	if (!r)
 		route_add(c, o, m.flow, *w);
@@ -343,10 +357,10 @@ static int place(struct crew *c, struct crew_origin *o, const struct frame *f, u
 	err = check_flow_frame(f);
 	if (err)
 		return err;
-	r = route_find(o, flow);
+	r = route_find(c, o, flow);
 	*w = r ? r->worker : (unsigned)(flow % c->n); /* whose table counts what is unknown */
 	if (r && f->type == FRAME_FLOW_CLOSE)
-		route_drop(c, o, r);
+		route_drop(c, r);
 	return 0;
 }
 

@@ -310,6 +310,54 @@ static void test_the_flow_used_least_recently_is_forgotten_at_the_limit(void **s
 	assert_int_equal(moved, MOST + 1);
 }
 
+/* As tables do: an agent with very many flows leaves the others theirs. */
+static void test_an_agent_loses_no_flows_to_its_own_when_another_one_fills_the_table(void **state)
+{
+	uint64_t before = counter_named("crew_flows_forgotten");
+	unsigned worker[20];
+	struct got g;
+
+	(void)state;
+	for (unsigned i = 0; i < MOST; i++)
+		put_open(1 + i, (uint16_t)(1000 + i), false);
+	assert_int_equal(give(web), 0);
+	for (unsigned i = 0; i < N; i++)
+		(void)take(i);
+	for (unsigned i = 0; i < 20; i++) {
+		put_open(1 + i, (uint16_t)(5000 + i), false);
+		assert_int_equal(give(db), 0);
+		worker[i] = taker(&g);
+	}
+	assert_int_equal(counter_named("crew_flows_forgotten"), before + 20);
+	for (unsigned i = 0; i < 20; i++) {
+		put_data(1 + i, 0);
+		assert_int_equal(give(db), 0);
+		assert_int_equal(taker(&g), worker[i]);
+		assert_ptr_equal(g.from, db);
+	}
+}
+
+/* ... and the one flow that it speaks on all the time. */
+static void test_a_flow_in_use_is_not_the_least_recent_one_of_all(void **state)
+{
+	unsigned kept;
+	struct got g;
+
+	(void)state;
+	put_open(N + 1, 7, false); /* worker 1 has the data of it, once it is forgotten */
+	assert_int_equal(give(db), 0);
+	kept = taker(&g);
+	assert_int_not_equal(kept, 1);
+	for (unsigned i = 0; i < 2 * MOST; i++) {
+		put_open(1 + i, (uint16_t)(1000 + i), false);
+		assert_int_equal(give(web), 0);
+		(void)taker(&g);
+		put_data(N + 1, i);
+		assert_int_equal(give(db), 0);
+		assert_int_equal(taker(&g), kept);
+	}
+}
+
 static bool is_told(void)
 {
 	struct pollfd p = {.fd = crew_fd(crew), .events = POLLIN};
@@ -486,6 +534,8 @@ int main(void)
 		T(test_what_no_table_would_take_is_refused_and_what_came_before_counts),
 		T(test_frames_of_a_flow_nobody_knows_reach_a_table_that_counts_them),
 		T(test_the_flow_used_least_recently_is_forgotten_at_the_limit),
+		T(test_an_agent_loses_no_flows_to_its_own_when_another_one_fills_the_table),
+		T(test_a_flow_in_use_is_not_the_least_recent_one_of_all),
 		T(test_a_mark_is_passed_when_all_workers_are_done),
 		T(test_a_block_is_acknowledged_when_its_last_worker_is_done),
 		T(test_everybody_hears_of_an_origin_and_it_stays_until_they_have),
