@@ -43,6 +43,7 @@ static bool has_changed(const struct peer_clock *c)
 static void tell(struct peer_clock *c, const char *peer, uint64_t now_ns)
 {
 	c->told_ns = c->ahead_ns;
+	c->told_off = c->is_off;
 	c->quiet_ns = now_ns + QUIET_NS;
 	if (c->is_off)
 		log_warn("clock: of an agent: differs from ours, and so do the times of what it "
@@ -55,7 +56,6 @@ static void tell(struct peer_clock *c, const char *peer, uint64_t now_ns)
 void peer_clock_ping(struct peer_clock *c, const struct frame_ping *m, const char *peer,
 		     uint64_t now_ns)
 {
-	bool was_off = c->is_off;
 	uint64_t size;
 
 	if (!m->trip_ns || m->trip_ns > INT64_MAX || m->ahead_ns == INT64_MIN)
@@ -64,11 +64,11 @@ void peer_clock_ping(struct peer_clock *c, const struct frame_ping *m, const cha
 	c->trip_ns = m->trip_ns;
 	size = size_of(c->ahead_ns);
 	/* Only what is certain; and not to and fro at the limit. */
-	if (!was_off && size > PEER_CLOCK_OFF_NS + c->trip_ns / 2)
+	if (!c->is_off && size > PEER_CLOCK_OFF_NS + c->trip_ns / 2)
 		enter(c, true);
-	else if (was_off && size < PEER_CLOCK_OFF_NS / 2)
+	else if (c->is_off && size < PEER_CLOCK_OFF_NS / 2)
 		enter(c, false);
-	if ((c->is_off != was_off || (c->is_off && has_changed(c))) && now_ns >= c->quiet_ns)
+	if ((c->is_off != c->told_off || (c->is_off && has_changed(c))) && now_ns >= c->quiet_ns)
 		tell(c, peer, now_ns);
 }
 

@@ -18,7 +18,7 @@ struct peer_clock {
 	uint64_t trip_ns;  /* the estimate is wrong by half of it at worst; 0: not known */
 	int64_t told_ns;   /* what the last line said */
 	uint64_t quiet_ns; /* no line before then */
-	bool is_off;
+	bool is_off, told_off;
 };
 
 /** A ping of the agent, whose name for lines is `peer`. */

@@ -83,6 +83,21 @@ static void test_agreement_is_told_when_it_is_back(void **state)
 	assert_int_equal(counter_named("link_clocks_off"), 0);
 }
 
+static void test_what_changes_within_the_quiet_minute_is_told_after_it(void **state)
+{
+	struct peer_clock c = {0};
+
+	(void)state;
+	assert_int_equal(lines_of(&c, 3000, 10, MINUTE), 1);
+	assert_int_equal(lines_of(&c, 20, 10, MINUTE + NS_PER_S), 0);
+	assert_false(c.is_off);
+	assert_int_equal(lines_of(&c, 20, 10, 2 * MINUTE), 1);
+	assert_int_equal(lines_of(&c, 3000, 10, 2 * MINUTE + NS_PER_S), 0);
+	assert_int_equal(lines_of(&c, 20, 10, 2 * MINUTE + 2 * NS_PER_S), 0);
+	assert_int_equal(lines_of(&c, 20, 10, 3 * MINUTE), 0); /* as was told */
+	assert_int_equal(counter_named("link_clocks_off"), 0);
+}
+
 static void test_pings_that_say_nothing_change_nothing(void **state)
 {
 	struct peer_clock c = {0};
@@ -112,6 +127,7 @@ int main(void)
 		cmocka_unit_test(test_a_second_that_is_certain_is_told_once),
 		cmocka_unit_test(test_much_change_is_told_again_and_not_too_often),
 		cmocka_unit_test(test_agreement_is_told_when_it_is_back),
+		cmocka_unit_test(test_what_changes_within_the_quiet_minute_is_told_after_it),
 		cmocka_unit_test(test_pings_that_say_nothing_change_nothing),
 	};
 
