@@ -111,13 +111,13 @@ void outlets_init(struct outlet_set *set, const struct sink_set *sinks)
 				sink_join(set, sinks->v[i]);
 }
 
-int outlets_open(struct outlet_set *set, const struct sink_set *sinks)
+int outlets_open(struct outlet_set *set, const struct sink_set *sinks, unsigned parts)
 {
 	int err = 0;
 
 	for (struct outlet *o = set->v; !err && o < set->v + set->n; o++)
 		if (o->ops->open)
-			err = o->ops->open(o, sinks);
+			err = o->ops->open(o, sinks, parts);
 	return err;
 }
 

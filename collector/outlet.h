@@ -37,9 +37,9 @@ struct outlet_flow {
 struct outlet_ops {
 	const char *name;
 	size_t state_len;
-	/* What all sessions share, o->own; `sinks`: of all outlets, borrowed. 0 or -ENOMEM. Both
-	 * may be NULL. close: after the last forget(). */
-	int (*open)(struct outlet *o, const struct sink_set *sinks);
+	/* What all sessions share, o->own; `sinks`: of all outlets, borrowed; parts: as in
+	 * outlets_open(). 0 or -ENOMEM. Both may be NULL. close: after the last forget(). */
+	int (*open)(struct outlet *o, const struct sink_set *sinks, unsigned parts);
 	void (*close)(struct outlet *o);
 	/* The connection is there and its first bytes follow. May come again after its end. */
 	void (*begin)(struct outlet *o, void *state, const struct outlet_flow *flow,
@@ -96,8 +96,8 @@ struct outlet_set {
 
 /** An outlet for each shape that the packet sinks of `sinks` want; they must outlive it. */
 void outlets_init(struct outlet_set *set, const struct sink_set *sinks);
-/** Makes what each of them needs. 0 or -ENOMEM. */
-int outlets_open(struct outlet_set *set, const struct sink_set *sinks) WARN_UNUSED;
+/** Makes what each of them needs. parts: sets that share the bounds of memory. 0 or -ENOMEM. */
+int outlets_open(struct outlet_set *set, const struct sink_set *sinks, unsigned parts) WARN_UNUSED;
 /** From now on what is open at live sinks is written down. l is borrowed; NULL: no more. */
 void outlets_keep(struct outlet_set *set, struct ledger *l);
 /** After the last session, or a failed outlets_open(). */

@@ -92,6 +92,7 @@ void h2_list_init(struct h2_list *l)
 	l->size = 0;
 	l->most = H2_LIST_MAX;
 	l->blocks = 0;
+	l->blocks_most = H2_BLOCKS_MAX;
 	buf_init(&l->text, H2_LIST_MAX);
 }
 
@@ -281,7 +282,8 @@ static void block_put(struct h2 *h, struct side *s, struct span bytes)
 {
 	if (s->block_large || s->block_lost)
 		return;
-	if (bytes.len > H2_BLOCKS_MAX - h->list->blocks || buf_reserve(&s->block, bytes.len) < 0) {
+	if (bytes.len > h->list->blocks_most - h->list->blocks ||
+	    buf_reserve(&s->block, bytes.len) < 0) {
 		block_give_up(h, s);
 		return;
 	}

@@ -30,7 +30,8 @@ struct h2_list {
 	struct buf text;
 	size_t size;   /* RFC 9113 6.5.2 */
 	size_t most;   /* of size; H2_LIST_MAX after a reset */
-	size_t blocks; /* bytes of unfinished blocks, of all connections */
+	size_t blocks; /* bytes of unfinished blocks, of all connections; at most: */
+	size_t blocks_most;
 	unsigned n;
 	struct h2_field v[H2_FIELDS_MAX];
 };

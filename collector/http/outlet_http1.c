@@ -358,10 +358,10 @@ static void http1_rst(struct outlet *o, void *state, const struct outlet_flow *f
 	st->mode = MODE_CLOSED;
 }
 
-static int http1_open(struct outlet *o, const struct sink_set *sinks)
+static int http1_open(struct outlet *o, const struct sink_set *sinks, unsigned parts)
 {
 	struct streams_hub *hub;
-	int err = streams_hub_new(&hub, sinks);
+	int err = streams_hub_new(&hub, sinks, parts);
 
 	if (!err)
 		o->own = hub;

@@ -129,6 +129,7 @@ struct streams_hub {
 	struct stream *pending_of; /* NULL: none waits */
 	enum flow_dir pending_dir;
 	size_t count, held;
+	unsigned parts; /* hubs that share the bounds */
 };
 
 /* An agent gives the times: they may be anywhere, and the sum of two of them nowhere. */
@@ -462,7 +463,8 @@ static bool hold(struct stream *s, struct piece piece, struct span text)
 	size_t before = s->held.len, more = sizeof(piece) + text.len;
 
 	if (s->early_lost || more > HELD_MAX_CONN - s->of->held ||
-	    more > HELD_MAX_HUB - s->of->hub->held || pieces_put(&s->held, piece, text) < 0)
+	    more > HELD_MAX_HUB / s->of->hub->parts - s->of->hub->held ||
+	    pieces_put(&s->held, piece, text) < 0)
 		return false;
 	held_count(s, s->held.len - before, 0);
 	return true;
@@ -643,7 +645,7 @@ static struct stream *stream_new(struct streams *c, uint32_t id, bool pushed)
 {
 	struct stream *s;
 
-	if (c->by_id.count >= STREAMS_MAX_CONN || c->hub->count >= STREAMS_MAX_HUB)
+	if (c->by_id.count >= STREAMS_MAX_CONN || c->hub->count >= STREAMS_MAX_HUB / c->hub->parts)
 		return NULL;
 	s = calloc(1, sizeof(*s));
 	if (!s)
@@ -1149,15 +1151,17 @@ void streams_rst(struct streams *c, enum flow_dir dir, uint64_t ts_ns)
 
 /* The hub */
 
-int streams_hub_new(struct streams_hub **out, const struct sink_set *sinks)
+int streams_hub_new(struct streams_hub **out, const struct sink_set *sinks, unsigned parts)
 {
 	struct streams_hub *hub = calloc(1, sizeof(*hub));
 
 	if (!hub)
 		return -ENOMEM;
 	hub->sinks = sinks;
+	hub->parts = parts;
 	hmap_init(&hub->by_tuple);
 	h2_list_init(&hub->list);
+	hub->list.blocks_most = H2_BLOCKS_MAX / parts;
 	buf_init(&hub->pending, PENDING_MAX);
 	*out = hub;
 	return 0;

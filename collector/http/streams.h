@@ -15,7 +15,7 @@ struct streams;
 struct streams_hub;
 
 /* A server that allows more streams at once shows the others to nobody (RFC 9113 asks for at least
- * 100, gRPC servers often set no limit). Of a hub: some 100 MiB. */
+ * 100, gRPC servers often set no limit). Of all hubs of an output: some 100 MiB. */
 #define STREAMS_MAX_CONN 4096u
 #define STREAMS_MAX_HUB  (256u << 10)
 
@@ -29,8 +29,10 @@ struct streams_place {
 
 /* What all connections of an outlet share. */
 
-/** sinks: of all outlets, told of each stream. Borrowed. 0 or -ENOMEM. */
-int streams_hub_new(struct streams_hub **out, const struct sink_set *sinks) WARN_UNUSED;
+/** sinks: of all outlets, told of each stream. Borrowed. parts: hubs that share the bounds of
+ * memory. 0 or -ENOMEM. */
+int streams_hub_new(struct streams_hub **out, const struct sink_set *sinks,
+		    unsigned parts) WARN_UNUSED;
 void streams_hub_free(struct streams_hub *hub); /* accepts NULL */
 /** A connection takes its real tuple, p->forge's: a stream that happens to have it is reset. */
 void streams_take_place(struct streams_hub *hub, struct streams_place *p, uint64_t ts_ns);

@@ -382,7 +382,7 @@ int sessions_new(struct sessions **out, const struct session_conf *conf, struct 
 		t->conf.parts = 1;
 	t->sinks = sinks;
 	outlets_init(&t->outlets, sinks);
-	if (outlets_open(&t->outlets, sinks) < 0) {
+	if (outlets_open(&t->outlets, sinks, t->conf.parts) < 0) {
 		outlets_close(&t->outlets);
 		free(t);
 		return -ENOMEM;

@@ -489,7 +489,7 @@ static void run_outlet(struct rd in, bool late, uint8_t how, enum sink_h2 form)
 	r->sink = (struct sink){.ops = &sink_ops, .shape = {.http1 = (uint16_t)form}};
 	r->sinks = (struct sink_set){.v = {&r->sink}, .n = 1};
 	outlets_init(&r->set, &r->sinks);
-	must(outlets_open(&r->set, &r->sinks) == 0);
+	must(outlets_open(&r->set, &r->sinks, 1) == 0);
 	must(r->set.state_len <= sizeof(r->states));
 	outlets_begin(&r->set, r->states, &r->flow, ts_ns);
 	while (step_take(&in, &s))

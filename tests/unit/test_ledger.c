@@ -154,7 +154,7 @@ static void end(struct rig *r, unsigned i)
 static void open_all(struct rig *r)
 {
 	outlets_init(&r->set, &r->sinks);
-	if (outlets_open(&r->set, &r->sinks) || ledger_open(&r->ledger, r->dir))
+	if (outlets_open(&r->set, &r->sinks, 1) || ledger_open(&r->ledger, r->dir))
 		abort();
 	outlets_keep(&r->set, r->ledger);
 	for (unsigned i = 0; i < FLOWS; i++)
@@ -180,7 +180,7 @@ static void killed(struct rig *r, void (*life)(struct rig *r))
 static void repeat(struct rig *r)
 {
 	outlets_init(&r->set, &r->sinks);
-	assert_int_equal(outlets_open(&r->set, &r->sinks), 0);
+	assert_int_equal(outlets_open(&r->set, &r->sinks, 1), 0);
 	for (unsigned i = 0; i < FLOWS; i++)
 		begin(r, i);
 	r->c[0].n = r->c[1].n = 0;

@@ -21,6 +21,8 @@
 #define TOLD   64
 #define CLIENT 5000
 
+static unsigned parts = 1;
+
 struct told {
 	uint16_t port;
 	int last; /* who spoke last */
@@ -139,7 +141,7 @@ static struct rig *rig_new_as(uint16_t flags, enum sink_h2 form)
 	outlets_init(&r->set, &r->sinks);
 	assert_int_equal(r->set.n, 1);
 	assert_true(r->set.state_len <= sizeof(r->states));
-	assert_int_equal(outlets_open(&r->set, &r->sinks), 0);
+	assert_int_equal(outlets_open(&r->set, &r->sinks, parts), 0);
 	buf_init(&r->b[0], 1 << 20);
 	buf_init(&r->b[1], 1 << 20);
 	begin(r);
@@ -682,6 +684,46 @@ static void test_too_many_streams_are_refused(void **state)
 	rig_free(r);
 }
 
+/* Of so many workers each has its part, so that all of them keep to the bounds. */
+static void test_workers_share_the_bounds(void **state)
+{
+	uint64_t refused = counter_named("http1_streams_refused");
+	uint64_t large = counter_named("http1_serial_left_large");
+	uint64_t blocks = counter_named("http1_header_blocks_large");
+	char *body = malloc(60001);
+	struct rig *r;
+
+	(void)state;
+	memset(body, 'b', 60000);
+	body[60000] = '\0';
+	parts = 512; /* 512 streams, 128 KiB that wait or are unfinished */
+	r = started();
+	r->c.blind = true;
+	for (uint32_t i = 0; i < 600; i++)
+		ask(r, 1 + 2 * i, "/", false);
+	say(r, FLOW_C2S);
+	assert_int_equal(counter_named("http1_streams_refused") - refused, 600 - 512);
+	for (unsigned i = 0; i < 3; i++)
+		h2_frame(&r->b[FLOW_C2S], i ? 9 : 1, 0, 3001, body, 60000);
+	say(r, FLOW_C2S);
+	assert_int_equal(counter_named("http1_header_blocks_large") - blocks, 1);
+	rig_free(r);
+	r = started_as(SINK_H2_SERIAL);
+	ask(r, 1, "/1", true);
+	ask(r, 3, "/3", false);
+	h2_data(&r->b[0], 3, body, false);
+	h2_data(&r->b[0], 3, body, false);
+	say(r, FLOW_C2S);
+	assert_int_equal(r->c.n, 1);
+	h2_data(&r->b[0], 3, body, false);
+	say(r, FLOW_C2S);
+	assert_int_equal(r->c.n, 2);
+	assert_int_equal(counter_named("http1_serial_left_large") - large, 1);
+	parts = 1;
+	free(body);
+	rig_free(r);
+}
+
 /* Each is a look at all streams: not thousands of them. */
 static void test_goaways_are_heard_so_often(void **state)
 {
@@ -1104,6 +1146,7 @@ int main(void)
 		cmocka_unit_test(test_pokes_do_not_wait_for_silence),
 		cmocka_unit_test(test_reset_of_the_connection_resets_all_streams),
 		cmocka_unit_test(test_too_many_streams_are_refused),
+		cmocka_unit_test(test_workers_share_the_bounds),
 		cmocka_unit_test(test_goaways_are_heard_so_often),
 		cmocka_unit_test(test_a_tunnel_is_silent_until_it_is_open),
 		cmocka_unit_test(test_what_is_said_into_a_tunnel_too_early_is_bounded),
