@@ -44,13 +44,16 @@
 #define TCP_RETRY_MAX_MS   30000
 #define TCP_CONNECT_MS     10000 /* then the next address is tried */
 #define TCP_WARN_MS        30000
-#define TCP_KEEPALIVE_S    10 /* a reader that has gone silently is found so */
+#define TCP_PAUSE_MS       100 /* after an accept(2) that failed */
+#define TCP_KEEPALIVE_S    10  /* a reader that has gone silently is found so */
 #define TCP_KEEPALIVE_LAST 3
 
 static COUNTER_DEFINE(c_readers, "sink_tcp_readers", "PCAP-over-IP connections begun");
 static COUNTER_DEFINE(c_bytes, "sink_tcp_bytes", "bytes sent over them");
 static COUNTER_DEFINE(c_refused, "sink_tcp_readers_refused",
 		      "connections closed at once: there were too many");
+static COUNTER_DEFINE(c_failed, "sink_tcp_accept_failed",
+		      "accept(2) failures, mostly out of file descriptors");
 static COUNTER_DEFINE(c_dropped, "sink_tcp_readers_dropped",
 		      "connections closed because the reader was too slow");
 static COUNTER_DEFINE(c_lost_gone, "sink_tcp_lost_gone",
@@ -106,7 +109,8 @@ struct tcp_sink {
 	struct reader reader[TCP_READERS];
 	uint32_t n_begun;
 	struct dial dial;
-	struct log_rate refused_rate, dropped_rate;
+	uint64_t accept_ns; /* nobody is let in before; 0: whoever comes */
+	struct log_rate refused_rate, dropped_rate, failed_rate;
 	uint8_t chunk[TCP_CHUNK];
 };
 
@@ -132,6 +136,16 @@ static void watch_again(struct tcp_sink *s, struct reader *r)
 				 .data.u64 = token_of(s, r)};
 
 	(void)epoll_ctl(s->epoll, EPOLL_CTL_MOD, r->fd, &ev);
+}
+
+static void listeners_watch(struct tcp_sink *s, uint32_t events)
+{
+	for (unsigned i = 0; i < TCP_LISTENERS; i++) {
+		struct epoll_event ev = {.events = events, .data.u64 = TOKEN_LISTENER + i};
+
+		if (s->listener[i] >= 0)
+			(void)epoll_ctl(s->epoll, EPOLL_CTL_MOD, s->listener[i], &ev);
+	}
 }
 
 /* Readers */
@@ -297,6 +311,36 @@ static bool reader_begin(struct tcp_sink *s, int fd, const char *name)
 	return true;
 }
 
+/* Out of descriptors, mostly: others may close in the meantime. */
+static void accept_fails(struct tcp_sink *s, int err)
+{
+	uint64_t held;
+
+	if (err == EAGAIN || err == EINTR || err == ECONNABORTED)
+		return;
+	counter_inc(&c_failed);
+	if (log_rate_ok(&s->failed_rate, TCP_WARN_MS, &held))
+		log_warn("sink_tcp: %s: cannot take a connection: %s%s", s->name, strerror(err),
+			 err == EMFILE || err == ENFILE ? ": raise LimitNOFILE or `ulimit -n`"
+							: "");
+	s->accept_ns = clock_mono_ns() + TCP_PAUSE_MS * NS_PER_MS;
+	listeners_watch(s, 0);
+}
+
+/* Returns ms until it is to be called again, -1: not. */
+static int accept_tick(struct tcp_sink *s)
+{
+	uint64_t now = clock_mono_ns();
+
+	if (!s->accept_ns)
+		return -1;
+	if (now < s->accept_ns)
+		return (int)((s->accept_ns - now) / NS_PER_MS) + 1;
+	s->accept_ns = 0;
+	listeners_watch(s, EPOLLIN);
+	return -1;
+}
+
 static void on_listener(struct tcp_sink *s, int listener)
 {
 	struct sockaddr_storage peer;
@@ -305,8 +349,10 @@ static void on_listener(struct tcp_sink *s, int listener)
 	char name[64];
 	uint64_t held;
 
-	if (fd < 0)
+	if (fd < 0) {
+		accept_fails(s, errno);
 		return;
+	}
 	socket_prepare(fd);
 	name_peer(name, (struct sockaddr *)&peer, len);
 	if (reader_begin(s, fd, name))
@@ -402,8 +448,10 @@ static void dial_connect(struct tcp_sink *s)
 
 	for (; d->addr; d->addr = d->addr->ai_next) {
 		d->fd = socket(d->addr->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-		if (d->fd < 0)
+		if (d->fd < 0) {
+			err = errno;
 			continue;
+		}
 		socket_prepare(d->fd);
 		if (connect(d->fd, d->addr->ai_addr, d->addr->ai_addrlen) && errno != EINPROGRESS)
 			err = errno;
@@ -415,7 +463,9 @@ static void dial_connect(struct tcp_sink *s)
 		close(d->fd);
 		d->fd = -1;
 	}
-	if (err)
+	if (err == EMFILE || err == ENFILE)
+		dial_complain(s, "out of descriptors: raise LimitNOFILE or `ulimit -n`");
+	else if (err)
 		dial_complain(s, strerror(err));
 	dial_again(s);
 }
@@ -468,7 +518,7 @@ static void dial_resolve(struct tcp_sink *s)
 	d->state = DIAL_RESOLVING;
 	if (!d->resolve || watch(s, resolve_fd(d->resolve), EPOLLIN, TOKEN_RESOLVE) ||
 	    !resolve_start(d->resolve)) {
-		dial_complain(s, "cannot look up its name: out of memory");
+		dial_complain(s, "cannot look up its name: out of descriptors, memory or threads");
 		dial_again(s);
 	}
 }
@@ -536,6 +586,12 @@ static bool is_all_sent(struct tcp_sink *s)
 	return true;
 }
 
+/* Of two waits in ms; -1: for ever. */
+static int sooner(int a, int b)
+{
+	return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 static void *tcp_thread(void *ctx)
 {
 	struct tcp_sink *s = ctx;
@@ -543,7 +599,7 @@ static void *tcp_thread(void *ctx)
 	bool more = false;
 
 	while (!atomic_load(&s->stop)) {
-		int wait_ms = dial_tick(s);
+		int wait_ms = sooner(dial_tick(s), accept_tick(s));
 
 		turn(s, more ? 0 : wait_ms);
 		more = serve_all(s);

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -255,6 +256,48 @@ static void test_there_is_a_limit_of_readers(void **state)
 	s->ops->close(s);
 }
 
+static uint64_t cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Who connects waits in the kernel's queue, which would wake the thread without end. */
+static void test_out_of_descriptors_it_waits_and_takes_them_later(void **state)
+{
+	uint64_t begun = counter_named("sink_tcp_readers");
+	uint64_t failed = counter_named("sink_tcp_accept_failed"), before;
+	struct rlimit files, few;
+	struct sink *s;
+	uint16_t port = open_server(&s, false);
+	struct sockaddr_in to = loopback(port);
+	int fd = join(port), second, spare;
+
+	(void)state;
+	until("sink_tcp_readers", begun, 1);
+	second = socket(AF_INET, SOCK_STREAM, 0);
+	spare = dup(second); /* the next number, */
+	close(spare);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &files), 0);
+	few = files;
+	few.rlim_cur = (rlim_t)spare; /* which there is not */
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	assert_int_equal(connect(second, (struct sockaddr *)&to, sizeof(to)), 0);
+	until("sink_tcp_accept_failed", failed, 1);
+	before = cpu_ns();
+	for (unsigned i = 0; i < 150; i++)
+		nap();
+	assert_true(cpu_ns() - before < 100000000); /* of 300 ms */
+	assert_true(counter_named("sink_tcp_accept_failed") < failed + 10);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &files), 0);
+	until("sink_tcp_readers", begun, 2);
+	close(fd);
+	close(second);
+	s->ops->close(s);
+}
+
 static void test_a_port_that_is_taken_is_an_error(void **state)
 {
 	uint16_t port;
@@ -370,6 +413,7 @@ int main(void)
 		cmocka_unit_test(test_a_reader_that_sends_or_half_closes_is_served_on),
 		cmocka_unit_test(test_a_slow_reader_is_dropped_and_stops_nobody),
 		cmocka_unit_test(test_there_is_a_limit_of_readers),
+		cmocka_unit_test(test_out_of_descriptors_it_waits_and_takes_them_later),
 		cmocka_unit_test(test_a_port_that_is_taken_is_an_error),
 		cmocka_unit_test(test_a_receiver_is_called_again_and_again),
 		cmocka_unit_test(test_addresses_are_split),
