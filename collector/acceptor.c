@@ -788,8 +788,8 @@ static void on_accept_error(struct evconnlistener *listener, void *ctx)
 
 	counter_inc(&n_emfile);
 	if (log_rate_ok(&a->rate_accept, 10000, &held))
-		log_error("acceptor: accept: %s links=%u: raise LimitNOFILE or `ulimit -n`",
-			  strerror(err), a->n_links);
+		log_error("acceptor: accept: %s%s links=%u", strerror(err), log_advice(err),
+			  a->n_links);
 	evconnlistener_disable(listener);
 	event_add(a->resume, &pause);
 }

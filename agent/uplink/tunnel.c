@@ -986,7 +986,8 @@ static void connect_next(struct tunnel *t, int last_err)
 			close(t->fd);
 		t->fd = -1;
 	}
-	link_failf(t, "cannot connect to %s: %s", t->where, strerror(last_err));
+	link_failf(t, "cannot connect to %s: %s%s", t->where, strerror(last_err),
+		   log_advice(last_err));
 }
 
 /* ---- names ---- */
@@ -1016,7 +1017,7 @@ static void attempt(struct tunnel *t)
 	if (t->resolve)
 		t->resolve_ev = event_new(t->base, resolve_fd(t->resolve), EV_READ, on_resolved, t);
 	if (!t->resolve_ev || event_add(t->resolve_ev, NULL) || !resolve_start(t->resolve))
-		link_fail(t, "cannot resolve: out of memory or threads");
+		link_fail(t, "cannot resolve: out of descriptors, memory or threads");
 }
 
 /* ---- timers ---- */

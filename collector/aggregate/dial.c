@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/queue.h"
 #include "base/resolve.h"
 #include "bevtls.h"
@@ -272,11 +273,8 @@ static void connect_next(struct dial *c, int last_err)
 		last_err = err;
 		connect_undo(c);
 	}
-	if (last_err == EMFILE || last_err == ENFILE)
-		dial_fail(c, "cannot connect to %s: %s: raise LimitNOFILE or `ulimit -n`",
-			  c->d->where, strerror(last_err));
-	else
-		dial_fail(c, "cannot connect to %s: %s", c->d->where, strerror(last_err));
+	dial_fail(c, "cannot connect to %s: %s%s", c->d->where, strerror(last_err),
+		  log_advice(last_err));
 }
 
 /* ---- names ---- */

@@ -716,7 +716,8 @@ static int encap_open(struct sink **out, const struct sink_conf *conf, const str
 	*out = &s->sink;
 	return 0;
 fail:
-	log_error("sink_encap: %s: not opened: %s", conf->target, strerror(-err));
+	log_error("sink_encap: %s: not opened: %s%s", conf->target, strerror(-err),
+		  log_advice(-err));
 	if (s)
 		encap_close(&s->sink);
 	return err;

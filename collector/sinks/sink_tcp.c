@@ -321,8 +321,7 @@ static void accept_fails(struct tcp_sink *s, int err)
 	counter_inc(&c_failed);
 	if (log_rate_ok(&s->failed_rate, TCP_WARN_MS, &held))
 		log_warn("sink_tcp: %s: cannot take a connection: %s%s", s->name, strerror(err),
-			 err == EMFILE || err == ENFILE ? ": raise LimitNOFILE or `ulimit -n`"
-							: "");
+			 log_advice(err));
 	s->accept_ns = clock_mono_ns() + TCP_PAUSE_MS * NS_PER_MS;
 	listeners_watch(s, 0);
 }
@@ -395,13 +394,18 @@ static void on_reader(struct tcp_sink *s, struct reader *r, uint32_t events)
 
 /* Connecting */
 
-static void dial_complain(struct tcp_sink *s, const char *why)
+static void dial_say(struct tcp_sink *s, const char *why, const char *advice)
 {
 	if (!s->dial.told)
-		log_warn("sink_tcp: %s: %s; trying again, and packets are counted as lost until "
+		log_warn("sink_tcp: %s: %s%s; trying again, and packets are counted as lost until "
 			 "then",
-			 s->name, why);
+			 s->name, why, advice);
 	s->dial.told = true;
+}
+
+static void dial_complain(struct tcp_sink *s, int err)
+{
+	dial_say(s, strerror(err), log_advice(err));
 }
 
 static void dial_stop(struct tcp_sink *s)
@@ -463,16 +467,14 @@ static void dial_connect(struct tcp_sink *s)
 		close(d->fd);
 		d->fd = -1;
 	}
-	if (err == EMFILE || err == ENFILE)
-		dial_complain(s, "out of descriptors: raise LimitNOFILE or `ulimit -n`");
-	else if (err)
-		dial_complain(s, strerror(err));
+	if (err)
+		dial_complain(s, err);
 	dial_again(s);
 }
 
 static void dial_failed(struct tcp_sink *s, int err)
 {
-	dial_complain(s, strerror(err));
+	dial_complain(s, err);
 	close(s->dial.fd);
 	s->dial.fd = -1;
 	s->dial.addr = s->dial.addr->ai_next;
@@ -502,7 +504,7 @@ static void on_resolved(struct tcp_sink *s)
 		return;
 	(void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, resolve_fd(d->resolve), NULL);
 	if (resolve_error(d->resolve)) {
-		dial_complain(s, gai_strerror(resolve_error(d->resolve)));
+		dial_say(s, gai_strerror(resolve_error(d->resolve)), "");
 		dial_again(s);
 		return;
 	}
@@ -518,7 +520,7 @@ static void dial_resolve(struct tcp_sink *s)
 	d->state = DIAL_RESOLVING;
 	if (!d->resolve || watch(s, resolve_fd(d->resolve), EPOLLIN, TOKEN_RESOLVE) ||
 	    !resolve_start(d->resolve)) {
-		dial_complain(s, "cannot look up its name: out of descriptors, memory or threads");
+		dial_say(s, "cannot look up its name: out of descriptors, memory or threads", "");
 		dial_again(s);
 	}
 }

@@ -89,3 +89,8 @@ bool log_rate_ok(struct log_rate *r, uint64_t period_ms, uint64_t *held)
 	r->next_ms = now_ms + period_ms;
 	return true;
 }
+
+const char *log_advice(int err)
+{
+	return err == EMFILE || err == ENFILE ? ": raise LimitNOFILE or `ulimit -n`" : "";
+}

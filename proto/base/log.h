@@ -23,6 +23,9 @@ void log_vat(enum log_level level, const char *fmt, va_list ap);
 #define log_info(...)  log_at(LOG_INFO, __VA_ARGS__)
 #define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)
 
+/** What to do about an errno, to stand behind its text; "": nobody knows. */
+const char *log_advice(int err);
+
 /* At most one line a `period_ms`; the next line written says how many were held back. */
 struct log_rate {
 	uint64_t next_ms;
