@@ -13,6 +13,7 @@
 #include "base/hangup.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/nofile.h"
 #include "base/notify.h"
 #include "base/rss.h"
 #include "capture.h"
@@ -24,6 +25,7 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <inttypes.h>
 #include <openssl/rand.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -38,6 +40,8 @@
 #define FLUSH_GAP_NS 500000ull
 #define HOLD_MS      2
 #define STUCK_NS     250000000ull /* nothing was acknowledged: no rate that could be kept to */
+
+#define DESCRIPTORS_MIN 128 /* of which an agent beside a handful of libraries has 100 open */
 
 #define SIGNALS 4
 #define SOURCES 2
@@ -486,6 +490,18 @@ static void hold_signals(int how)
 	pthread_sigmask(how, &set, NULL);
 }
 
+/* Before anything fails for lack of them, and is taken for a kernel that cannot do it. */
+static int take_descriptors(void)
+{
+	uint64_t n = nofile_raise(UINT64_MAX);
+
+	if (n >= DESCRIPTORS_MIN)
+		return 0;
+	log_error("agent: %" PRIu64 " descriptors are too few, it takes %d at least%s", n,
+		  DESCRIPTORS_MIN, log_advice(EMFILE));
+	return -EMFILE;
+}
+
 int agent_run(const struct agent_conf *conf)
 {
 	struct agent a = {.conf = conf};
@@ -494,7 +510,9 @@ int agent_run(const struct agent_conf *conf)
 
 	signal(SIGPIPE, SIG_IGN);
 	hold_signals(SIG_BLOCK);
-	err = open_stages(&a);
+	err = take_descriptors();
+	if (!err)
+		err = open_stages(&a);
 	if (!err) {
 		/* Before any probe is placed: wrong outputs or credentials must not cost programs
 		 * anything. */

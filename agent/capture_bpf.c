@@ -149,8 +149,9 @@ static bool on_library(void *ctx, int fd, const char *path)
 		log_info("capture: probes on %s", path);
 	} else if (n < 0 && (n != -ENOEXEC || is_library)) {
 		counter_inc(&libs_failed);
-		log_warn("capture: %s: %s: programs using it are not mirrored", path,
-			 n == -ENOEXEC ? "not a usable ELF file of this machine" : strerror(-n));
+		log_warn("capture: %s: %s%s: programs using it are not mirrored", path,
+			 n == -ENOEXEC ? "not a usable ELF file of this machine" : strerror(-n),
+			 log_advice(-n));
 	} else if (found.why_not) {
 		log_info("capture: %s: %s: not mirrored", path, found.why_not);
 	} else if (is_library) {

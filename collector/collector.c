@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -27,6 +26,7 @@
 #include "base/hangup.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/nofile.h"
 #include "base/notify.h"
 #include "base/pki.h"
 #include "base/rss.h"
@@ -34,7 +34,7 @@
 #include "ingest.h"
 
 #define FIRST_TOKEN_TTL_S 3600
-#define DESCRIPTORS       (4 * ACCEPTOR_LINKS_MAX)
+#define DESCRIPTORS       (4 * ACCEPTOR_LINKS_MAX) /* a link takes one, passed on two */
 
 struct collector {
 	struct workers *workers;
@@ -313,17 +313,6 @@ static void collector_loop(struct collector *c)
 	}
 }
 
-/* A link takes one, passed on two; the usual soft limit is for programs that use select(2). */
-static void descriptors_raise(void)
-{
-	struct rlimit l;
-
-	if (getrlimit(RLIMIT_NOFILE, &l))
-		return;
-	l.rlim_cur = l.rlim_max < DESCRIPTORS ? l.rlim_max : DESCRIPTORS;
-	(void)setrlimit(RLIMIT_NOFILE, &l);
-}
-
 int collector_run(const struct collector_conf *conf)
 {
 	struct collector c = {0};
@@ -331,7 +320,7 @@ int collector_run(const struct collector_conf *conf)
 	int err;
 
 	signal(SIGPIPE, SIG_IGN);
-	descriptors_raise();
+	(void)nofile_raise(DESCRIPTORS);
 	err = collector_open(&c, conf);
 	if (!err) {
 		log_info("collector: listening port=%u%s%s%s", acceptor_port(c.acceptor),

@@ -35,7 +35,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -245,16 +244,6 @@ const char *attach_tier_word(enum attach_tier tier)
 	return words[tier];
 }
 
-static void raise_files_limit(void)
-{
-	struct rlimit l;
-
-	if (getrlimit(RLIMIT_NOFILE, &l))
-		return;
-	l.rlim_cur = l.rlim_max;
-	(void)setrlimit(RLIMIT_NOFILE, &l);
-}
-
 static enum attach_tier best_tier(bool multi, enum probes probes)
 {
 	static const enum attach_tier wanted[] = {
@@ -273,7 +262,6 @@ int attach_new(struct attach **out, struct capture_bpf *skel, const struct btf *
 
 	if (!a)
 		return -ENOMEM;
-	raise_files_limit();
 	pthread_mutex_init(&a->bin.lock, NULL);
 	a->skel = skel;
 	a->multi = attach_takes_pairs(kernel);

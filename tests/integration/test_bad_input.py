@@ -55,6 +55,8 @@ def main(t):
             cmd=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all",
                  "--bounding-set=-all", exe])
 
+    refused("few descriptors", (1,), "LimitNOFILE", "-I", "srv0", "-w", pcap, cmd=["prlimit", "--nofile=40", binary()])
+
     # a kernel without type information: an empty directory over it, in a mount namespace of its own
     refused("kernel without BTF", (1,), "type information|BTF", "-I", "srv0", "-w", pcap,
             cmd=["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /sys/kernel/btf && exec "$@"', "sh", binary()])
