@@ -7,6 +7,7 @@
 #include "ingest.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,8 @@
 #define AGENTS_MAX          16384 /* agent instances remembered, gone ones included: about 20 MB */
 #define HELLO_BYTES_MAX     4096  /* a hello and its envelope: what a stranger may make us hold */
 #define PENDING_MAX         (ZBLOCK_HEADER_LEN + ZBLOCK_WIRE_MAX)
-#define LINKS_WISHED        1 /* one thread reads them all */
+#define LINE_MS             100 /* at most one line so often about broken links */
+#define LINKS_WISHED        1   /* one thread reads them all */
 
 static COUNTER_DEFINE(n_blocks, "ingest_blocks", "blocks whose frames were processed");
 static COUNTER_DEFINE(n_dups, "ingest_blocks_duplicate",
@@ -57,6 +59,7 @@ struct ingest_hub {
 	struct hmap agents;
 	uint8_t id[16];
 	int64_t wall_ns; /* Unix time less monotonic time; 0: not known */
+	struct log_rate broken_rate;
 };
 
 struct ingest {
@@ -176,12 +179,15 @@ static struct agent *agent_make(struct ingest_hub *h, const struct frame_hello *
 	if (!a)
 		return NULL;
 	memcpy(a->id, m->agent, sizeof(a->id));
-	a->origin = crew_origin(h->crew, m->agent, m->host);
-	if (!a->origin || hmap_insert(&h->agents, &a->node, hmap_hash(a->id, sizeof(a->id)))) {
+	if (hmap_insert(&h->agents, &a->node, hmap_hash(a->id, sizeof(a->id)))) {
 		free(a);
 		return NULL;
 	}
-	return a;
+	a->origin = crew_origin(h->crew, m->agent, m->host);
+	if (a->origin)
+		return a;
+	agent_drop(h, a);
+	return NULL;
 }
 
 /* ---- link ---- */
@@ -245,8 +251,16 @@ bool ingest_is_replaced(const struct ingest *in)
 /* Log, count, and give the error back: how every link that breaks the protocol ends. */
 static int broken(struct ingest *in, struct counter *c, int err, const char *what)
 {
+	uint64_t held;
+
 	counter_inc(c);
-	log_warn("ingest: link closed: %s peer=%s", what, in->name);
+	if (!log_rate_ok(&in->hub->broken_rate, LINE_MS, &held))
+		return err;
+	if (held)
+		log_warn("ingest: link closed: %s peer=%s (and %" PRIu64 " lines like it)", what,
+			 in->name, held);
+	else
+		log_warn("ingest: link closed: %s peer=%s", what, in->name);
 	return err;
 }
 

@@ -335,7 +335,10 @@ static bool lookup_start(struct dialer *d)
 		}
 	}
 	d->lookup_ev = event_new(d->conf.base, resolve_fd(d->lookup), EV_READ, on_looked_up, d);
-	return d->lookup_ev && !event_add(d->lookup_ev, NULL);
+	if (d->lookup_ev && !event_add(d->lookup_ev, NULL))
+		return true;
+	event_drop(&d->lookup_ev);
+	return false;
 }
 
 struct dial *dial_start(struct dialer *d, dial_done *done, void *ctx)

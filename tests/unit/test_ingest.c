@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "ingest.h"
+#include "said.h"
 #include "zblock.h"
 
 /* ---- a session table that takes notes; replaces session.c in this program ---- */
@@ -464,6 +465,27 @@ static void test_frame_the_sessions_reject_breaks_the_link(void **state)
 	peer_fini(&p);
 }
 
+/* Whoever may connect may do so without end: the log is not theirs to fill. */
+static void test_many_broken_links_are_few_lines(void **state)
+{
+	struct said said = said_begin();
+	struct peer p;
+	unsigned lines;
+
+	(void)state;
+	log_set_level(LOG_WARN);
+	for (unsigned i = 0; i < 200; i++) {
+		peer_init(&p);
+		put_data(&p, 1, 0);
+		if (send_all(&p) == 0)
+			break;
+		peer_fini(&p);
+	}
+	lines = said_lines(&said, "link closed: data before hello");
+	log_set_level(LOG_ERROR);
+	assert_in_range(lines, 1, 50);
+}
+
 /* Any one byte of the stream changed: never a crash; and after an error, silence for good. */
 static void test_garbage_at_each_byte_never_harms(void **state)
 {
@@ -691,6 +713,7 @@ int main(void)
 		T(test_much_before_hello_is_refused),
 		T(test_half_frame_in_a_block_breaks_the_link_and_is_not_repeated),
 		T(test_frame_the_sessions_reject_breaks_the_link),
+		T(test_many_broken_links_are_few_lines),
 		T(test_garbage_at_each_byte_never_harms),
 		T(test_unknown_frames_are_skipped),
 		T(test_ping_comes_back_unchanged),

@@ -6,15 +6,13 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "counters.h"
 #include "peer_clock.h"
+#include "said.h"
 
 #define MINUTE (61 * NS_PER_S)
 
@@ -24,21 +22,10 @@ static unsigned lines_of(struct peer_clock *c, int64_t ahead_ms, uint64_t trip_m
 	/* The agent speaks of ours. */
 	struct frame_ping m = {.ahead_ns = -ahead_ms * (int64_t)NS_PER_MS,
 			       .trip_ns = trip_ms * NS_PER_MS};
-	FILE *f = tmpfile();
-	int err = dup(STDERR_FILENO);
-	char line[512];
-	unsigned n = 0;
+	struct said said = said_begin();
 
-	assert_non_null(f);
-	dup2(fileno(f), STDERR_FILENO);
 	peer_clock_ping(c, &m, "10.0.0.1:5 (web1)", now_ns);
-	dup2(err, STDERR_FILENO);
-	close(err);
-	rewind(f);
-	while (fgets(line, sizeof(line), f))
-		n += strstr(line, "clock: of an agent") != NULL;
-	fclose(f);
-	return n;
+	return said_lines(&said, "clock: of an agent");
 }
 
 static void test_a_second_that_is_certain_is_told_once(void **state)
