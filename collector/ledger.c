@@ -41,6 +41,7 @@ static COUNTER_DEFINE(c_resets, "ledger_resets",
 #define NEW_SUFFIX   ".new"
 #define NEW_S        60u /* longer than one is being made */
 #define NAME_ROOM    64u
+#define NAMES_MAX    256u       /* that may be taken */
 #define FILES_MAX    1024u      /* of one directory that are looked at */
 #define NO_SLOT      UINT32_MAX /* in forge_flow.kept: there was no place */
 #define SETTLE_BURST 256u       /* connections ended between two pauses: three packets each */
@@ -134,36 +135,56 @@ static void head_write(struct ledger *l)
 	memcpy(l->map, &l->head, sizeof(l->head));
 }
 
-/* Locked before it has its name: nobody takes it for an abandoned one. */
-static int file_make(struct ledger *l)
+static void file_drop(struct ledger *l)
 {
-	static atomic_uint serial;
+	if (l->map)
+		munmap(l->map, file_len(l->n_slots));
+	l->map = NULL;
+	l->n_slots = 0;
+	if (l->fd >= 0)
+		close(l->fd);
+	l->fd = -1;
+}
+
+/* Locked before it has its name: nobody takes it for an abandoned one. -EEXIST: somebody has it. */
+static int file_make_as(struct ledger *l, const char *name)
+{
 	char made[NAME_ROOM + sizeof(NEW_SUFFIX)];
 	int err;
 
-	snprintf(l->name, sizeof(l->name), PREFIX "%ld.%u", (long)getpid(),
-		 atomic_fetch_add(&serial, 1));
-	snprintf(made, sizeof(made), "%s" NEW_SUFFIX, l->name);
-	(void)unlinkat(l->dir, made, 0);
+	snprintf(made, sizeof(made), "%s" NEW_SUFFIX, name);
 	l->fd = openat(l->dir, made, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (l->fd < 0)
 		return -errno;
 	err = flock(l->fd, LOCK_EX | LOCK_NB) ? -errno : file_grow(l, LEDGER_FIRST);
 	if (!err) {
 		head_write(l);
-		err = renameat(l->dir, made, l->dir, l->name) ? -errno : 0;
+		err = linkat(l->dir, made, l->dir, name, 0) ? -errno : 0;
+		if (err == -EPERM || err == -EOPNOTSUPP) /* a file system without links */
+			err = renameat(l->dir, made, l->dir, name) ? -errno : 0;
 	}
-	if (err)
-		(void)unlinkat(l->dir, made, 0);
+	(void)unlinkat(l->dir, made, 0);
+	return err;
+}
+
+/* Who shares the directory may run in a container, where process ids are the same as elsewhere. */
+static int file_make(struct ledger *l)
+{
+	static atomic_uint serial;
+	int err = -EEXIST;
+
+	for (unsigned i = 0; i < NAMES_MAX && err == -EEXIST; i++) {
+		file_drop(l);
+		snprintf(l->name, sizeof(l->name), PREFIX "%ld.%u", (long)getpid(),
+			 atomic_fetch_add(&serial, 1));
+		err = file_make_as(l, l->name);
+	}
 	return err;
 }
 
 static void ledger_free(struct ledger *l)
 {
-	if (l->map)
-		munmap(l->map, file_len(l->n_slots));
-	if (l->fd >= 0)
-		close(l->fd);
+	file_drop(l);
 	if (l->dir >= 0)
 		close(l->dir);
 	free(l->next);

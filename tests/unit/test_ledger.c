@@ -328,6 +328,43 @@ static void test_a_living_process_keeps_its_file(void **state)
 	rig_free(r);
 }
 
+static void foreign(const struct rig *r, const char *suffix, bool remove)
+{
+	char path[600];
+	struct stat st;
+
+	for (unsigned i = 0; i < 100; i++) {
+		snprintf(path, sizeof(path), "%s/connections.%ld.%u%s", r->dir, (long)getpid(), i,
+			 suffix);
+		if (remove) {
+			assert_int_equal(stat(path, &st), 0);
+			assert_int_equal(st.st_size, 0);
+			assert_int_equal(unlink(path), 0);
+		} else {
+			close(creat(path, 0600));
+		}
+	}
+}
+
+/* In a container the same process id may be another process's, too. */
+static void test_names_that_others_have_are_left_to_them(void **state)
+{
+	struct rig *r = rig_new();
+
+	(void)state;
+	foreign(r, "", false);
+	open_all(r);
+	assert_int_equal(files(r), 101);
+	ledger_close(r->ledger);
+	foreign(r, "", true);
+	foreign(r, ".new", false);
+	open_all(r);
+	assert_int_equal(files(r), 101);
+	ledger_close(r->ledger);
+	foreign(r, ".new", true);
+	rig_free(r);
+}
+
 static void flip(const char *path, off_t at)
 {
 	int fd = open(path, O_RDWR);
@@ -502,6 +539,7 @@ int main(void)
 		cmocka_unit_test(test_an_output_that_changed_is_left_alone),
 		cmocka_unit_test(test_files_are_not_written_down),
 		cmocka_unit_test(test_a_living_process_keeps_its_file),
+		cmocka_unit_test(test_names_that_others_have_are_left_to_them),
 		cmocka_unit_test(test_a_damaged_slot_is_left_out),
 		cmocka_unit_test(test_another_version_and_garbage_are_removed_unread),
 		cmocka_unit_test(test_a_cut_file_ends_where_it_was_cut),
