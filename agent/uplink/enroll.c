@@ -265,14 +265,10 @@ static int on_refused(const struct frame *f)
 {
 	struct frame_refused m;
 	char text[300];
-	size_t n;
 
 	if (frame_get_refused(f, &m))
 		return -EBADMSG;
-	n = m.text.len < sizeof(text) - 1 ? m.text.len : sizeof(text) - 1;
-	for (size_t i = 0; i < n; i++)
-		text[i] = (char)(m.text.p[i] >= 0x20 && m.text.p[i] < 0x7f ? m.text.p[i] : '?');
-	text[n] = '\0';
+	span_print(m.text, text, sizeof(text));
 	log_error("enroll: refused by the collector: %s%s", text,
 		  m.code == REFUSE_TOKEN ? "; print a new one there: sslcollector token" : "");
 	return -EACCES;

@@ -44,7 +44,6 @@
 #define SILENT_S       30
 #define TICK_MS        500
 #define DRAIN_POLL_MS  2
-#define SAY_AGAIN_MS   60000 /* the same trouble is told once a minute */
 #define LOST_LINE_MS   1000
 #define UNSENT_MAX     (512 << 10) /* bytes in the kernel: a ping must not wait long */
 /* TLS records that leave in one call: each call costs more than to copy a record. */
@@ -130,8 +129,7 @@ struct tunnel {
 	bool was_up, knows_collector;
 	uint8_t collector[16]; /* of the last link */
 	uint64_t acked_seq;    /* newest number that this collector acknowledged */
-	char said[512];
-	uint64_t said_ns;
+	struct log_same said;
 	struct log_rate lost_rate;
 };
 
@@ -141,16 +139,11 @@ static void receive(struct tunnel *t);
 
 /* ---- what people read ---- */
 
-/* Trouble of an attempt: once, and again only when it changes or a minute has passed. */
+/* Trouble of an attempt. */
 static void say(struct tunnel *t, const char *text)
 {
-	uint64_t now_ns = clock_mono_ns();
-
-	if (strcmp(text, t->said) == 0 && now_ns - t->said_ns < SAY_AGAIN_MS * NS_PER_MS)
-		return;
-	snprintf(t->said, sizeof(t->said), "%s", text);
-	t->said_ns = now_ns;
-	log_warn("tunnel: %s; trying again", text);
+	if (log_same_ok(&t->said, text))
+		log_warn("tunnel: %s; trying again", text);
 }
 
 static void say_lost(struct tunnel *t, const char *text)
@@ -645,29 +638,19 @@ static void on_welcome(struct tunnel *t, const struct frame_welcome *m)
 	t->since_ns = clock_mono_ns();
 	t->was_up = true;
 	t->acked = false;
-	t->said[0] = '\0';
+	log_same_end(&t->said);
 	if (transmit(t)) /* flows told again; the blocks when we are out of receive() */
 		event_active(t->wake_ev, EV_READ, 0);
 }
 
 /* ---- receiving ---- */
 
-/* The peer is authenticated, but its text still goes to a terminal. */
-static void printable(struct span s, char *out, size_t size)
-{
-	size_t n = s.len < size - 1 ? s.len : size - 1;
-
-	for (size_t i = 0; i < n; i++)
-		out[i] = (char)(s.p[i] >= 0x20 && s.p[i] < 0x7f ? s.p[i] : '?');
-	out[n] = '\0';
-}
-
 static void on_refused(struct tunnel *t, const struct frame_refused *m)
 {
 	char text[300];
 
 	counter_inc(&n_refused);
-	printable(m->text, text, sizeof(text));
+	span_print(m->text, text, sizeof(text));
 	link_failf(t, "%s refuses this agent: %s", t->where, text);
 }
 

@@ -29,7 +29,6 @@
 #define ANSWER_S      8            /* from hello to welcome, below the ten that an agent waits */
 #define SILENT_S      30           /* the agent pings each 5 s, and the collector answers */
 #define DRAIN_S       5            /* for what an agent said that is gone */
-#define SAY_AGAIN_MS  60000        /* the same trouble is told once a minute */
 #define LINE_MS       1000
 
 static COUNTER_DEFINE(g_links, "aggregate_links", "links passed on now");
@@ -82,23 +81,17 @@ struct aggregate {
 	unsigned n_up;
 	uint64_t tick_ns; /* when the once-a-second work is due */
 	struct buf words; /* scratch: a refusal of ours */
-	char said[DIAL_TEXT_MAX];
-	uint64_t said_ns;
+	struct log_same said;
 	struct log_rate rate;
 };
 
 /* ---- what people read ---- */
 
-/* Trouble with the collector is the same for all links: once, and again when it changes. */
+/* Trouble with the collector is the same for all links. */
 static void say(struct aggregate *a, const char *text)
 {
-	uint64_t now_ns = clock_mono_ns();
-
-	if (strcmp(text, a->said) == 0 && now_ns - a->said_ns < SAY_AGAIN_MS * NS_PER_MS)
-		return;
-	snprintf(a->said, sizeof(a->said), "%s", text);
-	a->said_ns = now_ns;
-	log_warn("aggregate: %s; agents keep what they have and try again", text);
+	if (log_same_ok(&a->said, text))
+		log_warn("aggregate: %s; agents keep what they have and try again", text);
 }
 
 static void say_broken(struct pair *p, const char *who, const char *why)
@@ -218,7 +211,7 @@ static void pair_up(struct pair *p)
 {
 	pair_state_set(p, PAIR_UP);
 	pass_hello_sent(p->pass);
-	p->a->said[0] = '\0';
+	log_same_end(&p->a->said);
 	log_info("aggregate: link passed on to %s peer=%s host=%s", dialer_where(p->a->dialer),
 		 p->name, pass_host(p->pass));
 	acceptor_greeted(p->link);

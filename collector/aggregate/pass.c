@@ -68,16 +68,6 @@ const char *pass_refusal(const struct pass *p)
 	return p->refusal;
 }
 
-/* A peer's words on their way to a terminal. */
-static void printable(struct span s, char *out, size_t size)
-{
-	size_t n = s.len < size - 1 ? s.len : size - 1;
-
-	for (size_t i = 0; i < n; i++)
-		out[i] = (char)(s.p[i] >= 0x20 && s.p[i] < 0x7f ? s.p[i] : '?');
-	out[n] = '\0';
-}
-
 static int broken(int err, const char **why, const char *text)
 {
 	*why = text;
@@ -97,7 +87,7 @@ static int on_hello(struct pass *p, const struct zblock *z, const char **why)
 	memcpy(p->key, m.agent, sizeof(m.agent));
 	p->key[16] = (uint8_t)(m.link >> 8);
 	p->key[17] = (uint8_t)m.link;
-	printable(m.host, p->host, sizeof(p->host));
+	span_print(m.host, p->host, sizeof(p->host));
 	p->state = PASS_ASKED;
 	return 0;
 }
@@ -192,7 +182,7 @@ static int on_refused(struct pass *p, const struct frame *f, const char **why)
 
 	if (frame_get_refused(f, &m))
 		return broken(-EBADMSG, why, "a broken refusal");
-	printable(m.text, p->refusal, sizeof(p->refusal));
+	span_print(m.text, p->refusal, sizeof(p->refusal));
 	p->state = PASS_REFUSED;
 	return 0;
 }

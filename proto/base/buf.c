@@ -16,6 +16,15 @@ struct span span_str(const char *s)
 	return span_of(s, strlen(s));
 }
 
+void span_print(struct span s, char *out, size_t size)
+{
+	size_t n = s.len < size - 1 ? s.len : size - 1;
+
+	for (size_t i = 0; i < n; i++)
+		out[i] = (char)(s.p[i] >= 0x20 && s.p[i] < 0x7f ? s.p[i] : '?');
+	out[n] = '\0';
+}
+
 bool span_eq(struct span a, struct span b)
 {
 	return a.len == b.len && (a.len == 0 || memcmp(a.p, b.p, a.len) == 0);

@@ -26,6 +26,9 @@ static inline struct span span_of(const void *p, size_t len)
 
 /** A span over a C string, without its terminator. */
 struct span span_str(const char *s);
+/** A peer's words on their way to a terminal: `out` becomes a string of printable ASCII, cut to
+ * `size` bytes. */
+void span_print(struct span s, char *out, size_t size);
 /** True when both spans hold the same bytes. */
 bool span_eq(struct span a, struct span b);
 

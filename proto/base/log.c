@@ -15,7 +15,8 @@
 
 #define LOG_LINE_MAX                                                                               \
 	1024 /* longer ones are cut; below PIPE_BUF, so that lines in a pipe never mix */
-#define LOG_PREFIX "sslcollector: "
+#define LOG_PREFIX    "sslcollector: "
+#define SAME_AGAIN_MS 60000u
 
 static atomic_int max_level = LOG_INFO;
 
@@ -93,4 +94,21 @@ bool log_rate_ok(struct log_rate *r, uint64_t period_ms, uint64_t *held)
 const char *log_advice(int err)
 {
 	return err == EMFILE || err == ENFILE ? ": raise LimitNOFILE or `ulimit -n`" : "";
+}
+
+bool log_same_ok(struct log_same *s, const char *text)
+{
+	uint64_t now_ns = clock_mono_ns();
+
+	if (!strncmp(text, s->text, sizeof(s->text) - 1) &&
+	    now_ns - s->at_ns < SAME_AGAIN_MS * NS_PER_MS)
+		return false;
+	snprintf(s->text, sizeof(s->text), "%s", text);
+	s->at_ns = now_ns;
+	return true;
+}
+
+void log_same_end(struct log_same *s)
+{
+	s->text[0] = '\0';
 }

@@ -34,4 +34,14 @@ struct log_rate {
 /** True when a line may be written now (CLOCK_MONOTONIC); *held says how many were suppressed. */
 bool log_rate_ok(struct log_rate *r, uint64_t period_ms, uint64_t *held);
 
+/* Trouble that lasts: once, and again only when it changes or a minute has passed. */
+struct log_same {
+	char text[512]; /* "": there is none */
+	uint64_t at_ns;
+};
+/** Whether `text` is to be written now. */
+bool log_same_ok(struct log_same *s, const char *text);
+/** It is over: the same trouble would be news. */
+void log_same_end(struct log_same *s);
+
 #endif

@@ -9,19 +9,10 @@
 
 #include "aggregate/pass.h"
 #include "base/log.h"
-
-static void put(struct buf *out, const struct buf *frames)
-{
-	struct zblock_enc *enc;
-
-	if (zblock_enc_new(&enc, 0) || zblock_encode(enc, ZBLOCK_CONTROL, 0, buf_span(frames), out))
-		abort();
-	zblock_enc_free(enc);
-}
+#include "hello.h"
 
 static void greet(struct pass *p, bool welcome)
 {
-	struct frame_hello hello = {.version = SSLC_PROTO_VERSION, .n_links = 1};
 	struct frame_welcome answer = {.version = SSLC_PROTO_VERSION};
 	struct buf frames, wire;
 	struct pass_count n;
@@ -29,15 +20,12 @@ static void greet(struct pass *p, bool welcome)
 
 	buf_init(&frames, 4096);
 	buf_init(&wire, 4096);
-	hello.host = span_str("h");
-	frame_put_hello(&frames, &hello);
-	put(&wire, &frames);
+	put_hello(&wire);
 	if (pass_agent(p, buf_span(&wire), &n, &why) || pass_state(p) != PASS_ASKED)
 		abort();
-	buf_reset(&frames);
 	buf_reset(&wire);
 	frame_put_welcome(&frames, &answer);
-	put(&wire, &frames);
+	put_control(&wire, &frames);
 	if (welcome && (pass_collector(p, buf_span(&wire), &why) != (ssize_t)wire.len ||
 			pass_state(p) != PASS_UP))
 		abort();
@@ -68,15 +56,13 @@ static struct result agent(struct span in, size_t piece, enum pass_state state)
 	struct result r = {0};
 
 	while (in.len && !r.err) {
-		size_t n = in.len < piece ? in.len : piece;
 		struct pass_count c;
 		const char *why = NULL;
 
-		r.err = pass_agent(p, span_of(in.p, n), &c, &why);
+		r.err = pass_agent(p, cut_front(&in, piece), &c, &why);
 		if (r.err && !why)
 			abort();
 		r.blocks += c.blocks;
-		in = span_of(in.p + n, in.len - n);
 	}
 	if (pass_hello(p).len > PASS_HELLO_MAX)
 		abort();

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "hello.h"
 #include "ingest.h"
-#include "zblock.h"
 
 struct sessions {
 	int unused;
@@ -57,22 +57,6 @@ void sessions_origin_gone(struct sessions *t, struct session_origin *o, uint64_t
 	(void)now_ns;
 }
 
-static void put_hello(struct buf *out)
-{
-	struct frame_hello m = {.version = SSLC_PROTO_VERSION, .n_links = 1};
-	struct zblock_enc *enc;
-	struct buf b;
-
-	m.host = span_str("h");
-	m.software = span_str("s");
-	buf_init(&b, 4096);
-	frame_put_hello(&b, &m);
-	if (zblock_enc_new(&enc, 0) || zblock_encode(enc, ZBLOCK_CONTROL, 0, buf_span(&b), out))
-		abort();
-	zblock_enc_free(enc);
-	buf_fini(&b);
-}
-
 static void decode(struct span in)
 {
 	struct zblock_dec *dec;
@@ -104,13 +88,10 @@ static void ingest(struct span in, size_t piece, bool greeted)
 	if (greeted && ingest_bytes(link, buf_span(&hello), &reply, 1))
 		abort(); /* a proper hello is always welcome */
 	while (in.len) {
-		size_t n = in.len < piece ? in.len : piece;
-
-		if (ingest_bytes(link, span_of(in.p, n), &reply, 1))
+		if (ingest_bytes(link, cut_front(&in, piece), &reply, 1))
 			break;
 		(void)ingest_ack(link, &reply);
 		buf_reset(&reply);
-		in = span_of(in.p + n, in.len - n);
 	}
 	ingest_free(link);
 	ingest_hub_free(hub);

@@ -1161,14 +1161,11 @@ static struct frame_flow_open a_flow_of_many(unsigned i)
 	return m;
 }
 
-/* What is due for very many at the same moment is done, in several rounds. */
-static void test_a_crowd_is_served_in_rounds(void **state)
+/* All of them, captured at their servers by `a`, each with ten bytes. */
+static struct rig *rig_with_crowd(const struct session_conf *conf)
 {
-	struct session_conf conf = {.idle_s = 10};
-	struct rig *r = rig_new(&conf);
-	unsigned rounds = 0;
+	struct rig *r = rig_new(conf);
 
-	(void)state;
 	r->capture.sink.ops = &crowd_ops;
 	crowd_rsts = 0;
 	for (unsigned i = 0; i < CROWD; i++) {
@@ -1177,6 +1174,17 @@ static void test_a_crowd_is_served_in_rounds(void **state)
 		put_open(r, r->a, &m);
 		put_data(r, r->a, i + 1, FLOW_C2S, 0, 10, T0);
 	}
+	return r;
+}
+
+/* What is due for very many at the same moment is done, in several rounds. */
+static void test_a_crowd_is_served_in_rounds(void **state)
+{
+	struct session_conf conf = {.idle_s = 10};
+	struct rig *r = rig_with_crowd(&conf);
+	unsigned rounds = 0;
+
+	(void)state;
 	r->now += 2 * NS_PER_MS;
 	assert_int_equal(sessions_tick(r->t, r->now), 0);
 	assert_in_range(grown(r, "session_pokes"), CROWD / 2, CROWD - 1);
@@ -1197,18 +1205,10 @@ static void test_a_crowd_is_served_in_rounds(void **state)
 
 static void test_an_agent_with_a_crowd_goes_in_rounds(void **state)
 {
-	struct rig *r = rig_new(NULL);
+	struct rig *r = rig_with_crowd(NULL);
 	size_t before;
 
 	(void)state;
-	r->capture.sink.ops = &crowd_ops;
-	crowd_rsts = 0;
-	for (unsigned i = 0; i < CROWD; i++) {
-		struct frame_flow_open m = a_flow_of_many(i);
-
-		put_open(r, r->a, &m);
-		put_data(r, r->a, i + 1, FLOW_C2S, 0, 10, T0);
-	}
 	sessions_origin_gone(r->t, r->a, r->now);
 	before = sessions_count(r->t);
 	assert_in_range(before, CROWD / 2, CROWD - 1);
@@ -1234,16 +1234,13 @@ static void test_an_agent_with_a_crowd_goes_in_rounds(void **state)
 
 static void test_other_ends_of_a_crowd_speak_in_rounds(void **state)
 {
-	struct rig *r = rig_new(NULL);
+	struct rig *r = rig_with_crowd(NULL);
 	uint64_t before;
 
 	(void)state;
-	r->capture.sink.ops = &crowd_ops;
 	for (unsigned i = 0; i < CROWD; i++) {
 		struct frame_flow_open m = a_flow_of_many(i);
 
-		put_open(r, r->a, &m);
-		put_data(r, r->a, i + 1, FLOW_C2S, 0, 10, T0);
 		m.captured_end = FLOW_C2S;
 		put_open(r, r->b, &m);
 		put_data(r, r->b, i + 1, FLOW_C2S, 0, 20, T0);
