@@ -7,10 +7,11 @@ from role import SRV, check, roles
 
 
 def talk(r, port):
+    """(client, (its port, the server's))"""
     c = r.on("client", "gnutls-cli", "gnutls-cli", "--insecure", "-p", port, SRV, env=r.env, stdin=True)
     c.wait_line("Simple Client Mode", where="out")
     peers = r.do("client", "ss", "-Htn", f"dport = :{port}").decode()
-    return c, int(re.search(rf":(\d+)\s+{re.escape(SRV)}:{port}", peers).group(1))
+    return c, (int(re.search(rf":(\d+)\s+{re.escape(SRV)}:{port}", peers).group(1)), port)
 
 
 def play(r):
@@ -19,10 +20,10 @@ def play(r):
         r.on("server", "gnutls-serv", "gnutls-serv", "--echo", "-p", port, "--x509certfile", crt,
              "--x509keyfile", key, "-q")
         r.listening(port)
-    old, port = talk(r, 8443)
+    old, ports = talk(r, 8443)
     old.say("said before", "said before")
     n = len("said before\n")
-    r.midway(port, (n, n))
+    r.midway(ports, (n, n))
     r.attach()
     new, _ = talk(r, 8444)
     for c in (old, new):

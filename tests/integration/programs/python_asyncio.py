@@ -6,10 +6,10 @@ from role import PROGS, PY, SRV, pattern, roles
 
 
 def midway(r):
-    server, client, port = r.talk("asyncio", 7000)
+    server, client, ports = r.talk("asyncio", 7000)
     r.pass_on(client, server, "a", 1000)
     r.pass_on(server, client, "b", 20000)
-    r.midway(port, (1000, 20000))
+    r.midway(ports, (1000, 20000))
     r.attach()
     # Without the handshake it takes some exchanges until there is no doubt; what was held comes then.
     for i in range(6):
@@ -26,7 +26,7 @@ def extremes(r):
     server, client, _ = r.talk("asyncio", 7002)
     r.pass_on(client, server, "x", 10_000, how="ones")
     client.say("close", "done")
-    server, client, port = r.talk("asyncio", 7003)
+    server, client, _ = r.talk("asyncio", 7003)
     r.pass_on(client, server, "x", 1000)
     r.pass_on(server, client, "y", 1000)
     client.say("rst", "done")

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Python's ssl on sockets: http.server and client, pre-forked workers, listeners for both families;
 one call of 50 MB, 10 000 calls of a byte, half close, reset; connections older than the agents."""
-from role import PROGS, PY, SRV, equal, pattern, roles, sha256
+from role import PROGS, PY, SRV, equal, pattern, roles, sh, sha256
 
 BIG = 50 << 20
 
@@ -15,10 +15,10 @@ def close(*ends):
 
 
 def midway(r):
-    server, client, port = r.talk("blocking", 7000)
+    server, client, ports = r.talk("blocking", 7000)
     r.pass_on(client, server, "a", 1000)
     r.pass_on(server, client, "b", 20000)
-    r.midway(port, (1000, 20000))
+    r.midway(ports, (1000, 20000))
     r.attach()
     r.pass_on(client, server, "c", 1001)
     r.pass_on(server, client, "d", 20001)
@@ -36,19 +36,19 @@ def extremes(r):
 
 
 def endings(r):
-    server, client, port = r.talk("blocking", 7003)
+    server, client, ports = r.talk("blocking", 7003)
     r.pass_on(client, server, "x", 1000)
     client.say("half", "done")
     r.pass_on(server, client, "y", 200_000)
     close(server, client)
     for end in ("server", "client"):
-        r.own(end, port, pattern("x", 1000), pattern("y", 200_000))
-    server, client, port = r.talk("blocking", 7004)
+        r.own(end, ports, pattern("x", 1000), pattern("y", 200_000))
+    server, client, ports = r.talk("blocking", 7004)
     r.pass_on(client, server, "x", 1000)
     server.say("send y 5000", "sent 5000")
     client.say("rst", "done")
-    r.own("server", port, pattern("x", 1000), pattern("y", 5000))
-    r.own("client", port, pattern("x", 1000), b"")
+    r.own("server", ports, pattern("x", 1000), pattern("y", 5000))
+    r.own("client", ports, pattern("x", 1000), b"")
 
 
 def http(r):
@@ -67,6 +67,8 @@ def http(r):
 
 
 def play(r):
+    # So few ports that those of one role come again in another, to another port of the server.
+    sh("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40299", ns=r.cli)
     midway(r)
     extremes(r)
     endings(r)

@@ -64,6 +64,10 @@ class Conn:
     def tuple(self):
         return self.client, self.server
 
+    @property
+    def ports(self):
+        return self.client[1], self.server[1]
+
     def read(self, secrets):
         """Decrypt; what is wrong with that, or None."""
         try:
@@ -182,13 +186,14 @@ class Roles:
         self.rows.append(Row(role, library, end, port, only, mirrored, (unread, peer_unread),
                              at_least, may_miss))
 
-    def own(self, end, client_port, from_client, from_server):
-        """At this end the program's own account counts for the connection from this port."""
-        self.owned.setdefault(client_port, {})[end] = (from_client, from_server)
+    def own(self, end, ports, from_client, from_server):
+        """At this end the program's own account counts for the connection between these ports, (client's,
+        server's): to another port of the server, a client's may come again."""
+        self.owned.setdefault(ports, {})[end] = (from_client, from_server)
 
-    def midway(self, client_port, before, ends=ENDS):
-        """The connection from this port had moved (client's, server's) bytes before attach()."""
-        self.midways.setdefault(client_port, {}).update({e: before for e in ends})
+    def midway(self, ports, before, ends=ENDS):
+        """The connection between these ports had moved (client's, server's) bytes before attach()."""
+        self.midways.setdefault(ports, {}).update({e: before for e in ends})
 
     def preload(self):
         """Environment in which a program with a dynamic libssl writes its secrets."""
@@ -237,7 +242,7 @@ class Roles:
         return p
 
     def talk(self, mode, port, addr=SRV, listen=None):
-        """(server, client, client's port): the two ends of one connection, spoken to; progs/talk.py."""
+        """(server, client, (client's port, server's)): the two ends of one connection, spoken to; progs/talk.py."""
         crt, key = self.t.cert()
         ends = []
         for end, side, where in (("server", "listen", listen or addr), ("client", "connect", addr)):
@@ -246,7 +251,7 @@ class Roles:
             if side == "listen":
                 ends[0].wait_line("listening", where="out")
         ends[0].wait_line("connected", where="out")
-        return (*ends, int(ends[1].wait_line(r"connected (\d+)", where="out").group(1)))
+        return (*ends, (int(ends[1].wait_line(r"connected (\d+)", where="out").group(1)), port))
 
     @staticmethod
     def pass_on(a, b, seed, size, how="send", timeout=60):
@@ -310,8 +315,8 @@ class Roles:
         check(conns, "no TLS connection on the wire")
         secrets = read_secrets(self.keylog)
         for c in conns:
-            c.by_end = self.owned.get(c.client[1], {})
-            c.before = self.midways.get(c.client[1], {})
+            c.by_end = self.owned.get(c.ports, {})
+            c.before = self.midways.get(c.ports, {})
         early = [f"{c}: TLS begins at byte {c.start[0]}" for c in conns
                  if self.decode.get(c.server[1], "tls") == "tls" and c.start[0]]
         return conns, early + [x for x in (c.read(secrets) for c in conns) if x]
