@@ -138,9 +138,9 @@ def main(t):
     fact(f"last collector killed, too: {[len(p) for p in parts]} of {len(talk.said)} bytes in the two files")
 
     t.enroll(host="10.71.3.2", ns=t.cli, state="client.state")
-    other = t.agent(ns=t.cli, iface="cli0", host="10.71.3.2", state="client.state", name="at-client", ready=0)
+    # Ready before the crowd: of memory BIOs in the midst of handshakes it would have to give up some.
+    other = t.agent(ns=t.cli, iface="cli0", host="10.71.3.2", state="client.state", name="at-client")
     crowds(t, chain, col)
-    other.wait_line("^ready$", 20)
     talk = Talk(t)
     talk.some(lambda: True, 5)
     chain.again("one", talk)
@@ -151,7 +151,8 @@ def main(t):
     equal([p.wait(20) for p in (agent, other)], [0, 0], "agents' exit status")
     for p in (chain.up["one"], chain.up["two"], col):
         equal(p.stop(signal.SIGTERM), 0, f"exit status of {p.name}")
-    equal({k for k in losses(agent, other, *chain.up.values()) if not k.endswith("tunnel_lost")}, set(), "losses")
+    lost = {k for k in losses(agent, other, *chain.up.values()) if not k.endswith(("tunnel_lost", "lost_unbound"))}
+    equal(lost, set(), "losses")  # what is unbound is of the whole host
     check(all(not v for k, v in col.counters().items() if k.startswith("link_broken")), "broken links:", col.counters())
     seen = {f.client: f for f in flows(second) if f.server == ("10.90.0.1", 443)}
     judge_crowd(seen, 1)
