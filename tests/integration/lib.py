@@ -41,6 +41,7 @@ def binary():
 LIBRARY = os.environ.get("SSLC_PRELOAD", str(ROOT / "build" / "libsslcollector-preload.so"))
 PRELOADS = os.environ.get("SSLC_TEST_CAPTURE") == "preload"
 STATE = ROOT / "build" / "test-state"
+GO_CACHE = ROOT / "build" / "go-cache"  # Go's own library is built once for all tests
 PROBES = os.environ.get("SSLC_TEST_PROBES")
 WORKERS = os.environ.get("SSLC_TEST_WORKERS")
 
@@ -323,7 +324,7 @@ class Test:
             self.link(self.col, "out0", [], self.mon, "mon0", [])
 
     # the program under test ------------------------------------------------------------------
-    def sslcollector(self, name, *args, ns=None, ready=20, **kw):
+    def sslcollector(self, name, *args, ns=None, ready=60, **kw):
         if PRELOADS and "-I" in args:
             args = (*args[:2], "--capture", "preload", "--run-dir", self.run_dir(ns), *args[2:])
         if "-I" in args and "--state-dir" not in args:  # for what experiments have found, and no more
@@ -483,11 +484,11 @@ def go_build(t, tree, kind, arch=None):
     """progs/gotls.go by that tree, offline; the program. arch: as Go names it, where it is another one."""
     name = os.path.basename(tree) + (f"-{arch}" if arch else "")
     exe = t.dir / f"gotls-{name}-{re.sub('[ ,]+', '-', kind)}"
-    env = {**os.environ, "GOROOT": tree, "GOCACHE": str(t.dir / f"cache-{name}"),
+    env = {**os.environ, "GOROOT": tree, "GOCACHE": str(GO_CACHE),
            "GO111MODULE": "off", "GOPATH": str(t.dir / "gopath"), "GOTOOLCHAIN": "local",
            "GOPROXY": "off", "GOFLAGS": "", "CGO_ENABLED": "1" if "C linker" in kind else "0",
            **({"GOARCH": arch} if arch else {})}
-    p = run_cmd(f"{tree}/bin/go", "build", "-o", exe, *GO_FLAGS[kind], PROGS / "gotls.go",
+    p = run_cmd("nice", f"{tree}/bin/go", "build", "-o", exe, *GO_FLAGS[kind], PROGS / "gotls.go",
                 timeout=600, env=env)
     check(p.returncode == 0, "go build:", p.stderr[-500:])
     return exe

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs and libraries of Debian packages that cannot be installed beside others: unpacked into the test's
 directory. Lists of packages of other releases are kept for the tests that follow."""
+import fcntl
 import shutil
 import time
 
@@ -57,10 +58,12 @@ class Suite:
         (self.top / "updated").touch()
 
     def run(self, tool, *args, cwd=None):
-        return run_cmd(tool, "-q", f"-oDir::Etc::sourcelist={self.top}/sources.list", "-oDir::Etc::sourceparts=-",
-                       f"-oDir::State={self.top}/state", f"-oDir::State::status={self.top}/status",
-                       f"-oDir::Cache={self.top}/cache", "-oAPT::Sandbox::User=root", "-oAcquire::Languages=none",
-                       *self.arch, *args, timeout=180, cwd=cwd or self.top)
+        with open(self.top / "lock", "w") as lock:  # apt-get does not wait for another one; tests run side by side
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return run_cmd(tool, "-q", f"-oDir::Etc::sourcelist={self.top}/sources.list", "-oDir::Etc::sourceparts=-",
+                           f"-oDir::State={self.top}/state", f"-oDir::State::status={self.top}/status",
+                           f"-oDir::Cache={self.top}/cache", "-oAPT::Sandbox::User=root",
+                           "-oAcquire::Languages=none", *self.arch, *args, timeout=180, cwd=cwd or self.top)
 
     def must(self, tool, *args):
         p = self.run(tool, *args)

@@ -180,7 +180,7 @@ class Arm64:
 
 
 # Machines ----------------------------------------------------------------------------------------
-UP_S, BOOT_S = 60, 300  # until the first "== " on the console, until it is off
+UP_S, BOOT_S = 120, 900  # until the first "== " on the console, until it is off, beside other tests
 
 
 def version_key(name):
@@ -212,7 +212,7 @@ def pack(root, out):
 def boot_once(t, name, target, kernel, initramfs, more):
     """(console output, what came over the second serial line); None when the kernel did not come up."""
     console, captures = t.dir / f"{name}.console", t.dir / f"{name}.captures"
-    vm = t.spawn(f"qemu-{name}", *target.emulator(console, captures), "-accel", "tcg,thread=single",
+    vm = t.spawn(f"qemu-{name}", "nice", *target.emulator(console, captures), "-accel", "tcg,thread=single",
                  "-m", "1024", "-smp", "2", "-nographic", "-no-reboot", "-display", "none", "-monitor",
                  "none", "-nic", "none", "-kernel", kernel, "-initrd", initramfs, "-append",
                  f"console={target.console} panic=-1 oops=panic quiet rdinit=/init {more}")

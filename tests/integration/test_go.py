@@ -6,11 +6,12 @@ SSLC_TEST_GO: Go trees to use, separated by colons; default: those of the distri
 SSLC_TEST_GO_CONNS: connections at once; default 200.
 """
 import collections
+import concurrent.futures
 import os
 import re
 import time
 
-from lib import Skip, check, equal, fact, find_flow, flows, go_build, go_trees, losses, run, sha256, until
+from lib import GO_FLAGS, Skip, check, equal, fact, find_flow, flows, go_build, go_trees, losses, run, sha256, until
 
 PORT = 8443
 CONNS = int(os.environ.get("SSLC_TEST_GO_CONNS", "200"))
@@ -163,17 +164,19 @@ def main(t):
     if not go_trees():
         raise Skip("no Go compiler with crypto/tls is installed")
     t.lab(sensor=False)
-    for tree in go_trees():
-        go = os.path.basename(tree)
-        plain = go_build(t, tree, "plain")
-        raw(t, plain, f"{go} plain", CONNS, 8, 20000)
-        raw(t, plain, f"{go} large", 3, 4, 300000)
-        for kind in ("stripped", "pie", "pie, stripped", "C linker, pie", "C linker, stripped"):
-            raw(t, go_build(t, tree, kind), f"{go} {kind}", 10, 4, 20000)
-        http(t, plain, f"{go} h1", "h1", 30, 70000)
-        http(t, plain, f"{go} h2", "h2", 30, 70000)
-        late(t, plain, f"{go} late")
-        churn(t, plain, f"{go} churn")
+    with concurrent.futures.ThreadPoolExecutor(1) as builder:  # the compiler works while tests wait
+        made = {(tree, kind): builder.submit(go_build, t, tree, kind) for tree in go_trees() for kind in GO_FLAGS}
+        for tree in go_trees():
+            go = os.path.basename(tree)
+            plain = made[tree, "plain"].result()
+            raw(t, plain, f"{go} plain", CONNS, 8, 20000)
+            raw(t, plain, f"{go} large", 3, 4, 300000)
+            http(t, plain, f"{go} h1", "h1", 30, 70000)
+            http(t, plain, f"{go} h2", "h2", 30, 70000)
+            late(t, plain, f"{go} late")
+            for kind in (k for k in GO_FLAGS if k != "plain"):
+                raw(t, made[tree, kind].result(), f"{go} {kind}", 10, 4, 20000)
+            churn(t, plain, f"{go} churn")
 
 
 run(main)

@@ -342,21 +342,18 @@ def judge_all(t, suite, architecture, hooks, ktls, more, version, console, captu
 def main(t):
     kernels = [k for k in KERNELS if k[0] in sys.argv[1:] or not sys.argv[1:]]
     check(kernels, "no such kernel:", *sys.argv[1:])
-    targets = {}
-    for _, _, architecture, *_ in kernels:
-        if architecture not in targets:
-            target = architecture(t)
-            targets[architecture] = (target, programs(t, target))
-    machines = []
-    for name, suite, architecture, hooks, ktls, more in kernels:
-        target, files = targets[architecture]
-        kernel, version = fetch_kernel(t, name, suite, target)
-        machines.append((version, name, target, kernel,
-                         make_initramfs(t, name, target, hooks, ktls, files), more))
-    with concurrent.futures.ThreadPoolExecutor(VMS) as pool:
-        booted = [pool.submit(boot, t, *m[1:]) for m in machines]
-        for (name, _, architecture, hooks, ktls, more), m, b in zip(kernels, machines, booted):
-            judge_all(t, name, architecture, hooks, ktls, more, m[0], *b.result())
+    targets, booted = {}, []
+    with concurrent.futures.ThreadPoolExecutor(VMS) as pool:  # the first run while the next ones are made
+        for name, suite, architecture, hooks, ktls, more in kernels:
+            if architecture not in targets:
+                target = architecture(t)
+                targets[architecture] = (target, programs(t, target))
+            target, files = targets[architecture]
+            kernel, version = fetch_kernel(t, name, suite, target)
+            initramfs = make_initramfs(t, name, target, hooks, ktls, files)
+            booted.append((version, pool.submit(boot, t, name, target, kernel, initramfs, more)))
+        for (name, _, architecture, hooks, ktls, more), (version, b) in zip(kernels, booted):
+            judge_all(t, name, architecture, hooks, ktls, more, version, *b.result())
 
 
 run(main, needs=["qemu-system-x86_64", "busybox", "cpio", "apt-get", "dpkg-deb", "gcc"])

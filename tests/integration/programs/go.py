@@ -1,13 +1,13 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: Apache-2.0
 """Go's crypto/tls: net/http as server and client over HTTP/1.1 and HTTP/2, and twelve connections at once."""
-from role import PROGS, SRV, check, roles, sh
+from role import GO_CACHE, PROGS, SRV, check, roles, sh
 
 
 def play(r):
     exe = r.dir / "https-go"
     sh("go", "build", "-o", exe, PROGS / "https.go", timeout=300,
-       env={"PATH": "/usr/local/go/bin:/usr/bin:/bin", "HOME": str(r.dir), "GOFLAGS": "-mod=mod",
+       env={"PATH": "/usr/local/go/bin:/usr/bin:/bin", "HOME": str(r.dir), "GOCACHE": str(GO_CACHE), "GOFLAGS": "-mod=mod",
             "GO111MODULE": "off", "GOPROXY": "off", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"})
     for what, port in (("web", 8443), ("web", 8444), ("echo", 8445), ("echo", 8446), ("web", 8447), ("web", 8448)):
         s = r.on("server", f"go-{what}", exe, what, SRV, port, *r.t.cert(), env=r.env)

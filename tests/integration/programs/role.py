@@ -29,7 +29,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import lib  # noqa: E402
 from decrypt import ALERT, APPLICATION_DATA, Undecryptable, decrypt, read_secrets, records  # noqa: E402
-from lib import (Failed, Flow, PROGS, PY, Skip, binary, check, equal, fact, flows, in_ns,  # noqa: E402,F401
+from lib import (Failed, Flow, GO_CACHE, PROGS, PY, Skip, binary, check, equal, fact, flows, in_ns,  # noqa: E402,F401
                  losses, pattern, run_cmd, sh, sha256, until)
 
 SRV, CLI = "10.71.1.1", "10.71.1.2"
