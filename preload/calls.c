@@ -14,15 +14,16 @@
 #define BUCKETS 8192u
 
 /* struct object.flags */
-#define OBJ_BOUND        1u   /* fd is valid */
-#define OBJ_LOOSE        2u   /* one of its calls ended without a socket: memory BIOs? */
-#define OBJ_EARLY_SENT   4u   /* 0-RTT data were written, their acceptance was not told yet */
-#define OBJ_EARLY_SERVER 8u   /* reads them */
-#define OBJ_CARRIES      16u  /* calls of another object contain its calls, on the same socket */
-#define OBJ_CONTAINS     32u  /* the reverse */
-#define OBJ_DIRECT       64u  /* was bound by an operation in no other object's call */
-#define OBJ_MATCHED      128u /* was bound by its records: it has no socket of its own */
-#define OBJ_SHORT        256u /* its last bytes in were lost; twice that: out */
+#define OBJ_BOUND        1u    /* fd is valid */
+#define OBJ_LOOSE        2u    /* one of its calls ended without a socket: memory BIOs? */
+#define OBJ_EARLY_SENT   4u    /* 0-RTT data were written, their acceptance was not told yet */
+#define OBJ_EARLY_SERVER 8u    /* reads them */
+#define OBJ_CARRIES      16u   /* calls of another object contain its calls, on the same socket */
+#define OBJ_CONTAINS     32u   /* the reverse */
+#define OBJ_DIRECT       64u   /* was bound by an operation in no other object's call */
+#define OBJ_MATCHED      128u  /* was bound by its records: it has no socket of its own */
+#define OBJ_SHORT        256u  /* its last bytes in were lost; twice that: out */
+#define OBJ_LONG         1024u /* of a long write some was told, and it has not ended: longs[] */
 
 struct object {
 	uint64_t ssl; /* 0: free */
@@ -66,7 +67,7 @@ _Static_assert(BUCKETS == 1u << (64 - 51), "bucket_of() shifts");
 
 static COLD struct object *look_for(uint64_t ssl)
 {
-	struct object *b = objects ? bucket_of(ssl) : NULL;
+	struct object *b = ssl && objects ? bucket_of(ssl) : NULL;
 
 	for (unsigned i = 0; b && i < PLACES; i++)
 		if (__atomic_load_n(&b[i].ssl, __ATOMIC_ACQUIRE) == ssl)
@@ -74,18 +75,19 @@ static COLD struct object *look_for(uint64_t ssl)
 	return NULL;
 }
 
+/* 0, a pointer that leads nowhere, is no object, though free places have that number. */
 static struct object *find(uint64_t ssl)
 {
 	struct object *o = shim_thread.last;
 
-	if (LIKELY(o && __atomic_load_n(&o->ssl, __ATOMIC_ACQUIRE) == ssl))
+	if (LIKELY(o && __atomic_load_n(&o->ssl, __ATOMIC_ACQUIRE) == ssl && ssl))
 		return o;
 	return look_for(ssl);
 }
 
 static struct object *get(uint64_t ssl)
 {
-	struct object *b = objects ? bucket_of(ssl) : NULL, *o = find(ssl);
+	struct object *b = ssl && objects ? bucket_of(ssl) : NULL, *o = find(ssl);
 
 	for (unsigned i = 0; b && !o && i < PLACES; i++) {
 		uint64_t none = 0;
@@ -106,6 +108,7 @@ static struct sslc_shim_rec record_of(const struct object *o, enum sslc_shim_typ
 		.type = (uint16_t)type, .ts_ns = ts_ns, .obj = o->ssl, .life = o->life};
 }
 
+/* Of those that go out the peer may have bytes before they return. */
 static enum sslc_dir direction(enum sslc_call kind)
 {
 	switch (kind) {
@@ -480,7 +483,7 @@ bool call_closes(int fd)
 
 	if (!o || !(o->flags & (OBJ_SHORT | OBJ_SHORT << 1)) || !o->ssl ||
 	    !(o->flags & OBJ_BOUND) || o->fd != fd || o->fd_gen != generation_of(fd) ||
-	    ring_watched(&now_ns) != o->gen)
+	    ring_taken(&now_ns) != o->gen)
 		return true;
 	rec = record_of_reached(o, SSLC_SHIM_REACHED, now_ns);
 	return ring_put(&rec);
@@ -496,96 +499,96 @@ bool call_closes(int fd)
  * the call returns. One that was interrupted is called again, with the same bytes.
  */
 #define OVERHEAD 96u /* at most: IV, MAC and padding of TLS 1.2 in CBC mode */
-#define BROKEN   16u /* interrupted writes at once */
+#define LONGS    64u /* at once; others are told when they have returned */
 
-static struct broken {
-	_Atomic uint64_t ssl; /* 0: free; 1: being filled */
-	uint32_t life, pad;
-	uint64_t told, sent, left;
-} broken[BROKEN];
-static _Atomic bool has_broken; /* there was one, ever */
+static struct long_write {
+	_Atomic uint64_t ssl; /* 0: free */
+	uint64_t told, sent;  /* bytes; more may have left in records than were told */
+	uint64_t left;        /* of the record that is being written, those still to come */
+} longs[LONGS];
 
-static void keep_broken(const struct call *c, uint32_t life)
+static struct long_write *find_long(const struct object *o)
 {
-	atomic_store_explicit(&has_broken, true, memory_order_relaxed);
-	for (unsigned i = 0; i < BROKEN; i++) {
-		uint64_t none = 0;
-
-		if (!atomic_compare_exchange_strong(&broken[i].ssl, &none, 1))
-			continue;
-		broken[i].life = life;
-		broken[i].told = c->told;
-		broken[i].sent = c->sent;
-		broken[i].left = c->left;
-		atomic_store_explicit(&broken[i].ssl, c->ssl, memory_order_release);
-		return;
-	}
+	for (unsigned i = 0; i < LONGS; i++)
+		if (atomic_load_explicit(&longs[i].ssl, memory_order_relaxed) == o->ssl)
+			return &longs[i];
+	return NULL;
 }
 
-/* c: NULL: it will not be called again. */
-static void take_broken(uint64_t ssl, uint32_t life, struct call *c)
+/* NULL: there is no place. */
+static struct long_write *begin_long(struct object *o)
 {
-	if (LIKELY(!atomic_load_explicit(&has_broken, memory_order_relaxed)))
-		return;
-	for (unsigned i = 0; i < BROKEN; i++) {
-		struct broken *b = &broken[i];
+	struct long_write *w = o->flags & OBJ_LONG ? find_long(o) : NULL;
 
-		if (atomic_load_explicit(&b->ssl, memory_order_acquire) != ssl)
+	for (unsigned i = 0; !w && i < LONGS; i++) {
+		uint64_t none = 0;
+
+		if (!atomic_compare_exchange_strong(&longs[i].ssl, &none, o->ssl))
 			continue;
-		if (c && b->life == life) {
-			c->told = b->told;
-			c->sent = b->sent;
-			c->left = b->left;
-		}
-		atomic_store_explicit(&b->ssl, 0, memory_order_release);
+		w = &longs[i];
+		w->told = w->sent = w->left = 0;
+		o->flags |= OBJ_LONG;
 	}
+	return w;
+}
+
+static void end_long(struct object *o, struct long_write *w)
+{
+	o->flags &= ~OBJ_LONG;
+	if (w)
+		atomic_store_explicit(&w->ssl, 0, memory_order_release);
 }
 
 void call_is_long(int at, const void *buf, uint64_t len)
 {
-	const struct object *o;
-	struct call *c;
+	struct call *c = &shim_thread.v[0];
+	struct object *o;
 
 	if (at || !shim_own->ring)
 		return;
-	c = &shim_thread.v[0];
 	o = find(c->ssl);
 	if (!o || !(o->flags & OBJ_BOUND) || o->flags & (OBJ_CARRIES | OBJ_CONTAINS))
 		return;
+	c->wrote = begin_long(o);
+	if (!c->wrote)
+		return;
 	c->buf = buf;
 	c->len = len;
-	c->sent = c->left = 0;
 	shim_thread.quick = 0;
-	take_broken(c->ssl, o->life, c);
 }
 
 /* What is told of it is known to have left, and fits into the ring; the rest waits. */
 static void tell_part(struct call *c, struct object *o)
 {
-	uint64_t now_ns, n = c->sent - c->told;
+	struct long_write *w = c->wrote;
+	uint64_t now_ns, n;
 	uint32_t gen;
 
-	if (c->sent <= c->told || !ring_has_room())
+	if (w->sent > c->len) /* one that was interrupted may have been longer */
+		w->sent = c->len;
+	if (w->sent <= w->told || !ring_has_room())
 		return;
 	gen = ring_watched(&now_ns);
 	if (!gen || o->gen != gen) {
 		c->len = 0;
 		return;
 	}
+	n = w->sent - w->told;
 	if (n > shim_own->size / 8)
 		n = shim_own->size / 8;
-	tell(o, c->kind, c->buf + c->told, n, now_ns, false);
-	c->told += n;
+	tell(o, c->kind, c->buf + w->told, n, now_ns, false);
+	w->told += n;
 }
 
 /* Bytes of the object's records went out, inside the call. */
 static void write_goes_on(struct call *c, struct object *o, const uint8_t *p, uint64_t n)
 {
+	struct long_write *w = c->wrote;
 	uint64_t carried, now;
 
 	while (n && c->len) {
-		now = c->left < n ? c->left : n;
-		c->left -= now;
+		now = w->left < n ? w->left : n;
+		w->left -= now;
 		p += now;
 		n -= now;
 		if (!n)
@@ -595,28 +598,30 @@ static void write_goes_on(struct call *c, struct object *o, const uint8_t *p, ui
 			return;
 		}
 		carried = (uint64_t)p[3] << 8 | p[4];
-		c->left = 5 + carried;
+		w->left = 5 + carried;
 		if (p[0] == 23 && carried > OVERHEAD)
-			c->sent += carried - OVERHEAD;
-		if (c->sent > c->len)
-			c->sent = c->len;
+			w->sent += carried - OVERHEAD;
 	}
 	tell_part(c, o);
 }
 
-/* It has returned: so many of these n bytes were told already. More than it says to have moved:
- * they have left, and the next call will say so. */
-static uint64_t told_before(int at, const struct object *o, uint64_t n)
+/* It has returned, or a shorter one that goes on with it: so many of these n bytes were told
+ * already. More than it says to have moved: they have left, and the next call will say so. */
+static uint64_t told_before(int at, struct object *o, enum sslc_call kind, uint64_t n)
 {
-	struct call *c = &shim_thread.v[0];
+	struct long_write *w;
+	uint64_t told;
 
-	if (LIKELY(at || !c->told || !c->buf))
+	if (LIKELY(at || !(o->flags & OBJ_LONG)) || direction(kind) != SSLC_DIR_OUT)
 		return 0;
-	if (c->told <= n)
-		return c->told;
-	c->told -= n;
-	c->sent -= n;
-	keep_broken(c, o->life);
+	w = find_long(o);
+	told = w ? w->told : 0;
+	if (told <= n) {
+		end_long(o, w);
+		return told;
+	}
+	w->told -= n;
+	w->sent -= n;
 	return n;
 }
 
@@ -629,7 +634,7 @@ void call_passed(enum sslc_dir dir, const uint8_t *p, uint64_t n)
 		return;
 	o = find(c->ssl);
 	if (LIKELY(o && o->flags & OBJ_BOUND)) {
-		if (UNLIKELY(c->len) && dir == SSLC_DIR_OUT)
+		if (UNLIKELY(c->wrote) && dir == SSLC_DIR_OUT)
 			write_goes_on(c, o, p, n);
 		return;
 	}
@@ -652,6 +657,34 @@ static void be_loose(struct object *o)
 		atomic_store_explicit(&shim_has_loose, true, memory_order_relaxed);
 }
 
+/* So many bytes of it are told by no record, which the next one shows. is_bound: as was told to the
+ * agent that will take that; else the next BIND says from where on. */
+static void miss(struct object *o, enum sslc_dir dir, uint64_t n, bool is_bound)
+{
+	uint32_t *missed = &o->missed[dir];
+
+	o->pos[dir] += n;
+	o->flags |= OBJ_SHORT << dir;
+	if (!is_bound)
+		*missed = n > UINT32_MAX - *missed ? UINT32_MAX : *missed + (uint32_t)n;
+}
+
+/* The agent gives no sign of life. It may be gone, or be stopped and go on: what it knows of has a
+ * hole then. */
+static COLD void call_unheard(int at, uint64_t ssl, enum sslc_call kind, uint64_t n)
+{
+	uint32_t gen = __atomic_load_n(&shim_own->ring->gen, __ATOMIC_RELAXED);
+	struct object *o = gen ? find(ssl) : NULL;
+	bool is_bound = o && o->flags & OBJ_BOUND;
+
+	if (!o || (is_bound && o->gen != gen) || is_told_elsewhere(o, direction(kind), around(at)))
+		return;
+	n -= told_before(at, o, kind, n);
+	miss(o, direction(kind), n, is_bound);
+	if (!is_skipped(o))
+		ring_count(SSLC_SHIM_LOST_FULL, n);
+}
+
 void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint64_t n)
 {
 	struct call *by = around(at);
@@ -660,8 +693,10 @@ void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint
 	uint32_t gen = ring_watched(&now_ns);
 	struct object *o = gen ? get(ssl) : NULL;
 
-	if (!gen)
+	if (!gen) {
+		call_unheard(at, ssl, kind, n);
 		return;
+	}
 	if (!o) {
 		ring_count(SSLC_SHIM_LOST_OBJECTS, n);
 		return;
@@ -678,7 +713,7 @@ void call_moved(int at, uint64_t ssl, enum sslc_call kind, const void *buf, uint
 	if (!is_told_elsewhere(o, direction(kind), by)) {
 		if (by && by->ssl == ssl && by->kind == SSLC_CALL_SEND_FILE)
 			by->told += n;
-		before = told_before(at, o, n);
+		before = told_before(at, o, kind, n);
 		if (n > before)
 			tell(o, kind, buf ? (const uint8_t *)buf + before : NULL, n - before,
 			     now_ns, true);
@@ -691,17 +726,12 @@ static void call_missed(int at, uint64_t ssl, enum sslc_call kind, uint64_t n)
 {
 	struct call *by = around(at);
 	struct object *o = find(ssl);
-	enum sslc_dir dir = direction(kind);
 
-	if (by && by->ssl == ssl && covers(by->kind, dir))
+	if (by && by->ssl == ssl && covers(by->kind, direction(kind)))
 		return;
 	__atomic_fetch_add(&shim_own->missed, n, __ATOMIC_RELAXED);
-	if (!o)
-		return;
-	o->pos[dir] += n;
-	o->missed[dir] =
-		n > UINT32_MAX - o->missed[dir] ? UINT32_MAX : o->missed[dir] + (uint32_t)n;
-	o->flags |= OBJ_SHORT << dir;
+	if (o)
+		miss(o, direction(kind), n, false);
 }
 
 static void call_moved_nothing(uint64_t ssl)
@@ -710,8 +740,8 @@ static void call_moved_nothing(uint64_t ssl)
 	uint64_t now_ns;
 	uint32_t gen;
 
-	if (o && UNLIKELY(shim_thread.v[0].buf && shim_thread.v[0].sent))
-		keep_broken(&shim_thread.v[0], o->life);
+	if (o && UNLIKELY(shim_thread.v[0].wrote && !shim_thread.v[0].wrote->sent))
+		end_long(o, shim_thread.v[0].wrote);
 	if (!o || LIKELY(o->flags & OBJ_BOUND))
 		return;
 	be_loose(o);
@@ -724,23 +754,6 @@ static void call_moved_nothing(uint64_t ssl)
 
 /* --- each call ----------------------------------------------------------------------------------
  */
-
-/* Whether the peer may have bytes of it before it returns. */
-static bool call_sends(enum sslc_call kind)
-{
-	switch (kind) {
-	case SSLC_CALL_WRITE:
-	case SSLC_CALL_WRITE_EX:
-	case SSLC_CALL_WRITE_EX2:
-	case SSLC_CALL_SEND:
-	case SSLC_CALL_SENDFILE:
-	case SSLC_CALL_SEND_FILE:
-	case SSLC_CALL_EARLY_WRITE:
-		return true;
-	default:
-		return false;
-	}
-}
 
 static void set_writing(struct sslc_shim_ring *r, const struct thread *t, uint64_t ssl)
 {
@@ -761,8 +774,7 @@ static int enter(struct thread *t, uint64_t ssl, enum sslc_call kind, uintptr_t 
 	c->ssl = ssl;
 	c->kind = kind;
 	c->told = 0;
-	c->buf = NULL;
-	c->len = 0;
+	c->wrote = NULL;
 	return (int)at;
 }
 
@@ -776,10 +788,12 @@ static COLD int begin_slowly(uint64_t ssl, enum sslc_call kind, uintptr_t sp)
 		ring_set_up_late();
 	while (t->depth && t->v[t->depth - 1].sp <= sp) /* left by longjmp() */
 		t->depth--;
-	if (t->depth >= CALL_DEPTH)
+	if (t->depth >= CALL_DEPTH) {
+		ring_count(SSLC_SHIM_LOST_DEEP, 1);
 		return CALL_DEPTH;
+	}
 	at = enter(t, ssl, kind, sp);
-	if (!at && call_sends(kind) && shim_own->ring) {
+	if (!at && direction(kind) == SSLC_DIR_OUT && shim_own->ring) {
 		ring_number_thread();
 		set_writing(shim_own->ring, t, ssl);
 	}
@@ -810,7 +824,7 @@ HOT int call_begin_at(uint64_t ssl, enum sslc_call kind, uintptr_t sp)
 	if (UNLIKELY(!r || t->depth || !t->number || is_early(kind)))
 		return begin_slowly(ssl, kind, sp);
 	(void)enter(t, ssl, kind, sp);
-	if (call_sends(kind))
+	if (direction(kind) == SSLC_DIR_OUT)
 		set_writing(r, t, ssl);
 	t->quick = 0;
 	o = find(ssl);
@@ -877,7 +891,7 @@ HOT void call_end(int at, uint64_t ssl, enum sslc_call kind, const void *buf, ui
 	if (UNLIKELY(!t->quick || at || (n && !tell_quickly(t, ssl, kind, buf, n))))
 		end_slowly(at, ssl, kind, buf, n);
 	t->quick = 0;
-	if (!at && r && call_sends(kind) && t->number)
+	if (!at && r && direction(kind) == SSLC_DIR_OUT && t->number)
 		set_writing(r, t, 0);
 	if (t->depth > (uint32_t)at)
 		t->depth = (uint32_t)at;
@@ -890,10 +904,11 @@ void call_forget(uint64_t ssl)
 	int saved = errno;
 	uint64_t now_ns;
 
-	take_broken(ssl, 0, NULL);
 	if (!o)
 		return;
-	if (o->gen && ring_watched(&now_ns) == o->gen) {
+	if (o->flags & OBJ_LONG)
+		end_long(o, find_long(o));
+	if (o->gen && ring_taken(&now_ns) == o->gen) {
 		rec = record_of_reached(o, SSLC_SHIM_FORGET, now_ns);
 		(void)ring_put(&rec);
 	}

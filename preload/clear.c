@@ -411,14 +411,16 @@ void clear_op(int fd, enum sslc_dir dir, const struct iovec *v, size_t n_v, size
 		v++;
 	if (was == LOST || !n_v)
 		return;
-	if (!ring_watched(&now_ns))
-		clear_gone(fd);
-	else if (was & TALK)
-		shim_clear[fd] = later_op(fd, was, dir, v, n_v, n, now_ns);
-	else if (is_hello(v->iov_base, v->iov_len < n ? v->iov_len : n))
+	if (!(was & TALK) && is_hello(v->iov_base, v->iov_len < n ? v->iov_len : n)) {
 		shim_clear[fd] = 0; /* TLS from its first byte on */
-	else
+	} else if (!ring_watched(&now_ns)) {
+		clear_gone(fd);
+		shim_clear[fd] = LOST; /* an agent may come, or go on */
+	} else if (was & TALK) {
+		shim_clear[fd] = later_op(fd, was, dir, v, n_v, n, now_ns);
+	} else {
 		shim_clear[fd] = first_op(fd, was, dir, v, n_v, n, now_ns);
+	}
 	errno = saved;
 }
 

@@ -92,30 +92,19 @@ static bool hand_over(int s, int memfd, uint64_t data_size)
 	return sendmsg(s, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(hello);
 }
 
-int link_reach(void)
+int link_socket(void)
 {
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int s, err;
-
-	path_of(a.sun_path, sizeof(a.sun_path), SSLC_SHIM_SOCKET);
-	if (!a.sun_path[0]) {
-		errno = ENAMETOOLONG;
-		return -1;
-	}
-	s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (s >= 0 && connect(s, (struct sockaddr *)&a, sizeof(a))) {
-		err = errno;
-		close(s);
-		errno = err;
-		return -1;
-	}
-	return s;
+	return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
 bool link_announce(int s, int memfd, uint64_t data_size)
 {
-	bool done = hand_over(s, memfd, data_size);
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	bool done;
 
+	path_of(a.sun_path, sizeof(a.sun_path), SSLC_SHIM_SOCKET);
+	done = a.sun_path[0] && !connect(s, (struct sockaddr *)&a, sizeof(a)) &&
+	       hand_over(s, memfd, data_size);
 	close(s);
 	return done;
 }

@@ -70,6 +70,8 @@ void ring_set_up_late(void);
 extern bool shim_is_sandboxed;
 /** The agent's generation, and the time; 0: nobody reads, say nothing. */
 uint32_t ring_watched(uint64_t *now_ns);
+/** The same, though the agent may be gone or stopped: for what it has to know when it goes on. */
+uint32_t ring_taken(uint64_t *now_ns);
 /** From now on the processor's counter must not be read: time is known to a tick. */
 void ring_without_counter(void);
 /** A record without plaintext. rec: filled but for word, size and thread. False: no room. */
@@ -97,13 +99,14 @@ void ring_count(enum sslc_shim_lost what, uint64_t n);
 /* --- link.c -------------------------------------------------------------------------------------
  */
 
-/** A socket that leads to the agent; -1: errno says why. */
-int link_reach(void);
+/** A socket for it; -1: errno says why. */
+int link_socket(void);
 /** What size the agent wants rings to have, or the default. */
 uint64_t link_ring_size(void);
 /** sslc_shim_hash() of where it is looked for. */
 uint64_t link_run_dir(void);
-/** Hand the ring over through it, and close it. False: there is no agent. */
+/** Reach the agent with it and hand the ring over, both at once: who has come and says nothing is
+ * sent away. Closes it. False: there is no agent. */
 bool link_announce(int s, int memfd, uint64_t data_size);
 
 /* --- calls.c ------------------------------------------------------------------------------------
@@ -111,19 +114,18 @@ bool link_announce(int s, int memfd, uint64_t data_size);
 
 #define CALL_DEPTH 4
 
+struct long_write;
+
 struct call {
 	uintptr_t sp; /* of the wrapper: calls below an outer one's have ended */
 	uint64_t ssl;
 	uint32_t kind; /* enum sslc_call */
 	uint32_t pad;
-	uint64_t told; /* SSLC_CALL_SEND_FILE: bytes told by the calls inside; of a long write,
-			* those told before it returned */
-	/* Of a long write, else NULL and 0. */
-	const uint8_t *buf;
-	uint64_t len; /* 0 too when it is told as others are */
+	uint64_t told;            /* SSLC_CALL_SEND_FILE: bytes told by the calls inside */
+	struct long_write *wrote; /* of a long write, of which parts are told; else NULL */
 	/* Of a long write, else undefined. */
-	uint64_t sent; /* so many of them have left in records */
-	uint64_t left; /* bytes of the record that is being written, which are still to come */
+	const uint8_t *buf;
+	uint64_t len; /* 0: no more parts */
 };
 
 struct object;

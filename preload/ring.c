@@ -207,7 +207,7 @@ static bool set_up(void)
 
 	if (fd < 0)
 		return !lacks_descriptors(errno);
-	agent = link_reach();
+	agent = link_socket();
 	is_short = agent < 0 && lacks_descriptors(errno);
 	if (!is_short)
 		make_ring(fd, agent, size);
@@ -302,6 +302,16 @@ HOT uint32_t ring_watched(uint64_t *now_ns)
 	if (*now_ns - __atomic_load_n(&r->beat_ns, __ATOMIC_RELAXED) > SSLC_SHIM_SILENT_NS &&
 	    *now_ns > __atomic_load_n(&r->beat_ns, __ATOMIC_RELAXED))
 		return 0;
+	return gen;
+}
+
+uint32_t ring_taken(uint64_t *now_ns)
+{
+	const struct sslc_shim_ring *r = shim_own->ring;
+	uint32_t gen = r ? __atomic_load_n(&r->gen, __ATOMIC_RELAXED) : 0;
+
+	if (gen)
+		*now_ns = now();
 	return gen;
 }
 

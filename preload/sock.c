@@ -99,7 +99,7 @@ static void tell_end(int fd, enum sslc_sock_what what, uint8_t bits)
 {
 	struct sslc_shim_rec rec = {.type = SSLC_SHIM_END, .fd = fd, .pos2 = what};
 
-	if (!ring_watched((uint64_t *)&rec.ts_ns))
+	if (!ring_taken((uint64_t *)&rec.ts_ns))
 		return;
 	rec.fd_gen = __atomic_load_n(&shim_gen[sock_slot(fd)], __ATOMIC_RELAXED);
 	rec.flags = bits & SOCK_SHARED ? SSLC_SHIM_FORKED : 0;

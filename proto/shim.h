@@ -53,7 +53,8 @@
  * SSLC_SHIM_STALL_NS (none when the process is gone) and goes on behind it, or, when not even its
  * size was written, at the next word that names its own position. No thread ever waits for another.
  * What does not fit is dropped and counted in lost[]; the positions of the bytes go on, so that the
- * next record shows a hole of exact size.
+ * next record shows a hole of exact size. So it is with what is said while the agent's beat is old:
+ * it may be gone for good, or have been stopped. What shows ends is said then all the same.
  *
  * Memory. The data is large, so that one long call fits, and touched as little as possible: a
  * reader that finds the ring empty moves head and tail to the next lap's beginning, head first,
@@ -155,7 +156,7 @@ struct sslc_shim_rec {
 
 /* sslc_shim_ring.lost[] */
 enum sslc_shim_lost {
-	SSLC_SHIM_LOST_FULL,    /* bytes: no room in the ring */
+	SSLC_SHIM_LOST_FULL,    /* bytes: no room in the ring, or nobody who reads it just now */
 	SSLC_SHIM_LOST_EVENTS,  /* records other than bytes */
 	SSLC_SHIM_LOST_OBJECTS, /* bytes of objects for which there was no place in the table */
 	SSLC_SHIM_LOST_DEEP,    /* calls nested too deep */

@@ -58,7 +58,8 @@
 #define GUEST_NS      NS_PER_S
 #define BACKLOG       256
 #define FINISH_MS     5000
-#define SEEN          (1u << 16) /* processes that were looked at: see has_seen() */
+#define LOST_MAX      (1ull << 40) /* between two looks: more is no count */
+#define SEEN          (1u << 16)   /* processes that were looked at: see has_seen() */
 
 static COUNTER_DEFINE(processes_served, "preload_processes",
 		      "processes that the preloaded library mirrors (gauge)");
@@ -77,7 +78,8 @@ static COUNTER_DEFINE(events_dropped, "preload_events_lost_stopping",
 /* In the order of enum sslc_shim_lost in proto/shim.h. */
 static struct counter lost[] = {
 	{.name = "preload_bytes_lost_ring_full",
-	 .help = "plaintext bytes of preloaded programs: their ring was full"},
+	 .help = "plaintext bytes of preloaded programs: their ring was full, or the agent "
+		 "stopped"},
 	{.name = "preload_records_lost_ring_full",
 	 .help = "other records of preloaded programs: their ring was full"},
 	{.name = "preload_bytes_lost_objects",
@@ -259,7 +261,7 @@ static void count_lost(struct source *s, struct preloaded *p)
 	for (size_t i = 0; i < N_LOST; i++) {
 		uint64_t v = __atomic_load_n(&r->lost[i], __ATOMIC_RELAXED);
 
-		if (v > p->lost[i])
+		if (v > p->lost[i] && v - p->lost[i] <= LOST_MAX)
 			counter_add(&lost[i], v - p->lost[i]);
 		p->lost[i] = v;
 	}
@@ -488,8 +490,8 @@ static int hear(int fd, struct sslc_shim_hello *hello, int *memfd)
 	ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	int fds[4], n_fds = 0;
 
-	if (n <= 0)
-		return n < 0 ? -errno : -ECONNRESET;
+	if (n < 0)
+		return -errno;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
@@ -502,9 +504,9 @@ static int hear(int fd, struct sslc_shim_hello *hello, int *memfd)
 		*memfd = fds[0];
 		return 0;
 	}
-	while (n_fds)
+	while (n_fds) /* a message without a byte may bring some, too */
 		close(fds[--n_fds]);
-	return -EPROTO;
+	return n ? -EPROTO : -ECONNRESET;
 }
 
 /*

@@ -31,6 +31,7 @@
 #define NAP_NS    (1 * NS_PER_MS) /* between two looks where bells are not heard */
 #define REST_NS   (4 * NS_PER_MS) /* and when nothing was named for a while */
 #define IDLE_NAPS 250
+#define LOOKS     4096 /* at records of one ring before the next one: its owner may mean ill */
 /* Looks at which nothing was named. Each honest ring is for something, though others may have found
  * it by then; a program that rings for nothing gets no more of them than these. */
 #define VAIN_MAX    64
@@ -112,14 +113,14 @@ static void forget(struct shimask_seat *seat, uint64_t tail)
 static unsigned ask_ahead(struct shimask_seat *seat)
 {
 	struct sslc_shim_rec rec;
-	unsigned asked = 0;
+	unsigned asked = 0, looks = LOOKS;
 	struct answer *a;
 
 	if (seat->is_dead || (!seat->n && shimring_head(seat->ring) == seat->ahead))
 		return 0;
 	if (seat->n)
 		forget(seat, shimring_shown_tail(seat->ring));
-	while (seat->n < ANSWERS && shimring_ahead(seat->ring, &seat->ahead, &rec)) {
+	while (seat->n < ANSWERS && shimring_ahead(seat->ring, &seat->ahead, &looks, &rec)) {
 		asked++;
 		if (has_answer(seat, &rec))
 			continue;

@@ -108,6 +108,9 @@ static bool is_size(uint64_t size, uint64_t room)
 	       size <= sizeof(struct sslc_shim_rec) + SSLC_SHIM_CHUNK && size <= room;
 }
 
+/* Of records in a row whose sizes are not known: a thread each, killed in the same instant. */
+#define UNFINISHED_MAX (64u * (sizeof(struct sslc_shim_rec) + SSLC_SHIM_CHUNK))
+
 static void give_up(struct shimring *s, uint64_t head)
 {
 	s->broken++;
@@ -115,7 +118,8 @@ static void give_up(struct shimring *s, uint64_t head)
 	s->tail = head & ~(uint64_t)(SSLC_SHIM_ALIGN - 1);
 }
 
-/* The record at the tail will never be finished: to the next one that names its own place. */
+/* The record at the tail will never be finished: to the next one that names its own place. That is
+ * not far, unless nothing in the ring makes sense. */
 static void abandon(struct shimring *s, uint64_t head)
 {
 	uint64_t pos = s->tail, word = word_at(s, pos);
@@ -128,7 +132,11 @@ static void abandon(struct shimring *s, uint64_t head)
 		s->tail = pos + size;
 		return;
 	}
-	for (pos += SSLC_SHIM_ALIGN; pos < head; pos += SSLC_SHIM_ALIGN) {
+	for (pos += SSLC_SHIM_ALIGN; pos != head; pos += SSLC_SHIM_ALIGN) {
+		if (pos - s->tail > UNFINISHED_MAX) {
+			give_up(s, head);
+			return;
+		}
 		word = word_at(s, pos);
 		if (word == (pos | SSLC_SHIM_BUSY) || word == (pos | SSLC_SHIM_DONE))
 			break;
@@ -203,7 +211,8 @@ uint64_t shimring_shown_tail(const struct shimring *s)
 }
 
 /* A record may be overwritten while it is copied: who asks about what it names asks in vain. */
-bool shimring_ahead(const struct shimring *s, uint64_t *ahead, struct sslc_shim_rec *out)
+bool shimring_ahead(const struct shimring *s, uint64_t *ahead, unsigned *looks,
+		    struct sslc_shim_rec *out)
 {
 	uint64_t tail = shimring_shown_tail(s), pos = *ahead,
 		 head = __atomic_load_n(&s->shared->head, __ATOMIC_ACQUIRE);
@@ -211,8 +220,9 @@ bool shimring_ahead(const struct shimring *s, uint64_t *ahead, struct sslc_shim_
 
 	if (pos - tail > s->size) /* behind the tail, or never set */
 		pos = tail;
-	while (!found && pos != head && head - pos <= s->size &&
+	while (!found && *looks && pos != head && head - pos <= s->size &&
 	       word_at(s, pos) == (pos | SSLC_SHIM_DONE)) {
+		--*looks;
 		memcpy(out, at(s, pos), sizeof(*out));
 		if (!is_sound(out, head - pos))
 			break;

@@ -49,11 +49,12 @@ void shimring_of_memory(struct shimring *s, void *memory, uint64_t size);
 bool shimring_next(struct shimring *s, uint64_t now_ns, bool is_dead, struct shimring_record *out);
 /**
  * The next record that names a descriptor, beyond what has been taken, and each of them once: so
- * that the kernel is asked about it before it is too late. ahead: how far it has come. Only the
- * header is copied. False: there is none that is finished. Another thread may take records
- * meanwhile.
+ * that the kernel is asked about it before it is too late. ahead: how far it has come. looks: at
+ * how many records there may be a look; less those that there were. Only the header is copied.
+ * False: there is none that is finished. Another thread may take records meanwhile.
  */
-bool shimring_ahead(const struct shimring *s, uint64_t *ahead, struct sslc_shim_rec *out);
+bool shimring_ahead(const struct shimring *s, uint64_t *ahead, unsigned *looks,
+		    struct sslc_shim_rec *out);
 /** Positions below it are the process's again. */
 uint64_t shimring_shown_tail(const struct shimring *s);
 /** How far the process has written. */

@@ -113,7 +113,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		/* Mostly possible ones. */
 		r->head = head & 0x8000 ? head : ring.tail + (head % (SIZE + 64));
 		for (int n = 0; n < RECORDS; n++) {
-			if (n % 3 == 0 && shimring_ahead(&ring, &far, &ahead) && ahead.fd < 0)
+			unsigned looks = (unsigned)n % 16;
+
+			if (n % 3 == 0 && shimring_ahead(&ring, &far, &looks, &ahead) &&
+			    ahead.fd < 0)
+				abort();
+			if (looks > (unsigned)n % 16)
 				abort();
 			if (!shimring_next(&ring, i * 2 * SSLC_SHIM_STALL_NS, head & 0x4000, &rec))
 				break;

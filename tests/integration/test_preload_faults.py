@@ -230,15 +230,24 @@ def killed(t, exe):
     fact(f"4 programs killed at full speed: {seen} bytes mirrored, every connection ended")
 
 
-def speak(t, *steps, status=0, stop_agent=None):
+def go_on(p):
+    p.p.stdin.write(b"\n")
+    p.p.stdin.flush()
+
+
+def speak(t, *steps, status=0, stop_agent=None, again=False):
     """A preloaded program that does these steps; its port. stop_agent: at the first "wait" the agent is stopped,
-    until the program is over."""
+    until the program is over, or again: until its second "wait"."""
     p = t.spawn("say", PY, "-u", PROGS / "last.py", "say", 7300, *steps, ns=t.space, env=env(t), stdin=True)
     if stop_agent:
         p.wait_line("waiting", where="out")
         stop_agent.kick(signal.SIGSTOP)
-        p.p.stdin.write(b"\n")
-        p.p.stdin.flush()
+        go_on(p)
+    if again:
+        until(lambda: p.out().count("waiting") == 2, 20, "the second wait")
+        stop_agent.kick(signal.SIGCONT)
+        time.sleep(1)  # it says again that it is there
+        go_on(p)
     try:
         equal(p.wait(20), status, f"{steps}: status {p.err()}")
     finally:
@@ -267,6 +276,10 @@ def ends(t):
         time.sleep(0.05)
         equal(p.stop(signal.SIGKILL), -signal.SIGKILL, "status of the killed one")
         cut[port] = "killed while it sends"
+    # The agent was stopped for longer than a program believes that somebody reads: and then the program ends, or not.
+    holed[speak(t, "send=10", "wait", "nap=3300", "send=5000", "close", **quiet)] = "an agent stopped too long, then close"
+    holed[speak(t, "send=10", "wait", "nap=3300", "send=5000", "wait", "send=7", "close", again=True, **quiet)] = \
+        "an agent stopped too long that goes on"
     # No descriptor is free for a child's ring; then there are.
     holed[speak(t, "send=10", "crowd", "child=send=3000+sparse+nap=150+send=7+nap=100+send=20000")] = "no descriptor"
     time.sleep(0.5)
@@ -320,6 +333,12 @@ def other_versions(t, exe):
     until(lambda: (t.dir / "run/preload.sock").exists(), 5, "the agent's socket")
     fd = os.memfd_create("sslcollector-ring", os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, 0x90000 + SMALLEST)
+    before = len(descriptors(a.pid))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:  # descriptors beside not even a byte
+        s.connect(str(t.dir / "run/preload.sock"))
+        socket.send_fds(s, [b""], [fd] * 3)
+        until(lambda: not s.recv(1), 5, "the agent to hang up")
+    equal(len(descriptors(a.pid)), before, "the agent's descriptors")
     cases = [hello(VERSION + 1, SMALLEST), hello(0, SMALLEST), hello(VERSION, SMALLEST + 1), hello(VERSION, SMALLEST, 7),
              hello(VERSION, SMALLEST), hello(VERSION, SMALLEST)[:10], hello(VERSION, SMALLEST) * 2]
     for said in cases:

@@ -39,7 +39,7 @@ uint64_t link_run_dir(void)
 	return sslc_shim_hash("/run/sslcollector");
 }
 
-int link_reach(void)
+int link_socket(void)
 {
 	return dup(0);
 }
@@ -293,6 +293,75 @@ static void test_a_record_that_is_never_finished_is_left_after_a_while(void **st
 /* --- processes that mean ill --------------------------------------------------------------------
  */
 
+#define LARGE (8u << 20)
+
+static struct shimring make_large(void)
+{
+	struct shimring r;
+	void *p = mmap(NULL, SSLC_SHIM_DATA_OFF + 2 * LARGE, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	assert_true(p != MAP_FAILED);
+	shimring_of_memory(&r, p, LARGE);
+	return r;
+}
+
+static void free_large(struct shimring *r)
+{
+	munmap(r->shared, SSLC_SHIM_DATA_OFF + 2 * LARGE);
+}
+
+static void test_a_ring_in_which_nothing_is_a_record_is_not_searched_to_its_end(void **state)
+{
+	struct shimring r = make_large();
+	unsigned char is_there[LARGE / 4096];
+	size_t n = 0;
+
+	(void)state;
+	r.shared->head = LARGE;
+	assert_false(next(&r, 1));
+	assert_false(next(&r, 2 + SSLC_SHIM_STALL_NS));
+	assert_int_equal(r.broken, 1);
+	assert_int_equal(r.tail, LARGE);
+	assert_int_equal(mincore((char *)r.shared + SSLC_SHIM_DATA_OFF, LARGE, is_there), 0);
+	for (size_t i = 0; i < sizeof(is_there); i++)
+		n += is_there[i] & 1;
+	assert_true(n < sizeof(is_there) / 4); /* each look at a page may make it */
+	free_large(&r);
+}
+
+static void test_looks_ahead_are_as_many_as_were_asked_for(void **state)
+{
+	struct shimring r = make_large();
+	struct sslc_shim_rec rec;
+	uint64_t ahead = 0, n = 0;
+	unsigned looks;
+
+	(void)state;
+	for (uint64_t pos = 0; pos < LARGE; pos += sizeof(rec), n++) {
+		rec = (struct sslc_shim_rec){.word = pos | SSLC_SHIM_DONE,
+					     .size = sizeof(rec),
+					     .type = SSLC_SHIM_FORGET};
+		if (pos + 2 * sizeof(rec) >= LARGE)
+			rec.type = SSLC_SHIM_BIND;
+		memcpy(record_at(&r, pos), &rec, sizeof(rec));
+	}
+	r.shared->head = LARGE;
+	for (uint64_t i = 0; i < n / 1000; i++) {
+		looks = 1000;
+		assert_false(shimring_ahead(&r, &ahead, &looks, &rec));
+		assert_int_equal(looks, 0);
+	}
+	for (unsigned i = 1; i <= 2; i++) { /* those of others count, too */
+		looks = 1000;
+		assert_true(shimring_ahead(&r, &ahead, &looks, &rec));
+		assert_int_equal(rec.type, SSLC_SHIM_BIND);
+	}
+	assert_int_equal(looks, 999);
+	assert_false(shimring_ahead(&r, &ahead, &looks, &rec));
+	free_large(&r);
+}
+
 static void test_nonsense_empties_the_ring(void **state)
 {
 	static const struct {
@@ -441,6 +510,9 @@ int main(void)
 		cmocka_unit_test(test_an_empty_ring_uses_the_same_memory_again),
 		cmocka_unit_test(test_threads_do_not_disturb_each_other),
 		cmocka_unit_test(test_a_record_that_is_never_finished_is_left_after_a_while),
+		cmocka_unit_test(
+			test_a_ring_in_which_nothing_is_a_record_is_not_searched_to_its_end),
+		cmocka_unit_test(test_looks_ahead_are_as_many_as_were_asked_for),
 		cmocka_unit_test(test_nonsense_empties_the_ring),
 		cmocka_unit_test(test_only_sealed_rings_of_our_making_are_mapped),
 		cmocka_unit_test(test_a_child_never_writes_into_its_parents_ring),
