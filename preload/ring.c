@@ -74,6 +74,27 @@ static bool is_allowed(uint64_t bytes)
 	return !getrlimit(RLIMIT_FSIZE, &most) && most.rlim_cur >= bytes;
 }
 
+/*
+ * Whether the system gives no more memory than it has: a page that is touched for the first time
+ * may be missing then. Asked once, where /proc can still be seen; children inherit the answer.
+ */
+static bool is_strict(void)
+{
+	static _Atomic int known; /* 1: no, 2: yes */
+	char mode = '0';
+	int fd;
+
+	if (!known) {
+		fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
+		if (fd >= 0) {
+			(void)!read(fd, &mode, 1);
+			close(fd);
+		}
+		known = mode == '2' ? 2 : 1;
+	}
+	return known == 2;
+}
+
 static int make_memfd(uint64_t bytes)
 {
 	int fd = memfd_create(SSLC_SHIM_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
@@ -82,7 +103,7 @@ static int make_memfd(uint64_t bytes)
 		fd = memfd_create(SSLC_SHIM_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0)
 		return -1;
-	if (ftruncate(fd, (off_t)bytes) ||
+	if (ftruncate(fd, (off_t)bytes) || (is_strict() && fallocate(fd, 0, 0, (off_t)bytes)) ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
 		close(fd);
 		return -1;
@@ -147,6 +168,7 @@ static void publish(struct sslc_shim_ring *r, uint64_t size)
 	r->flags = SSLC_SHIM_CLEAR;
 	r->beat_ns = now();
 	r->kin = kin;
+	r->is_kept = is_strict();
 	kin = 0;
 	r->lost[SSLC_SHIM_LOST_NO_RING] = shim_own->missed;
 	*shim_own = (struct own){.data = (uint8_t *)r + SSLC_SHIM_DATA_OFF,
@@ -201,10 +223,14 @@ static void make_ring(int fd, int agent, uint64_t size)
 /* False: no descriptor is free. */
 static bool set_up(void)
 {
-	uint64_t size = link_ring_size(), bytes = sslc_shim_bytes(size);
-	int fd = is_allowed(bytes) ? make_memfd(bytes) : -1, agent;
+	uint64_t size = link_ring_size(), bytes;
 	bool is_short;
+	int fd, agent;
 
+	if (size > SSLC_SHIM_DATA_KEPT && is_strict())
+		size = SSLC_SHIM_DATA_KEPT;
+	bytes = sslc_shim_bytes(size);
+	fd = is_allowed(bytes) ? make_memfd(bytes) : -1;
 	if (fd < 0)
 		return !lacks_descriptors(errno);
 	agent = link_socket();

@@ -62,6 +62,10 @@
  * first 1/SSLC_SHIM_QUIET of the data. For that moment it shows a tail that leaves room for no
  * more.
  *
+ * Where the system gives no more memory than it has (vm.overcommit_memory 2) a page could be
+ * missing when it is touched for the first time, and the program would be killed. There the ring is
+ * small, and all of it is taken before it is used, or there is none.
+ *
  * Waking. The reader looks every millisecond while there is traffic, and every few milliseconds
  * when there was none for a while. A connection may be over by then, and the kernel no longer be
  * asked about it: so a record BIND wakes a thread of the agent's that does nothing but ask, and
@@ -89,10 +93,11 @@
 #define SSLC_SHIM_DATA      (16u << 20) /* bytes of data[] when the agent says nothing else */
 #define SSLC_SHIM_DATA_MIN  (256u << 10)
 #define SSLC_SHIM_DATA_MAX  (256u << 20)
-#define SSLC_SHIM_QUIET     16u    /* see above */
-#define SSLC_SHIM_CHUNK     16384u /* bytes of plaintext in one record, at most */
-#define SSLC_SHIM_WRITERS   8160u  /* threads beyond share an entry */
-#define SSLC_SHIM_CLEAR_MAX 16384u /* bytes before TLS of one direction, at most */
+#define SSLC_SHIM_DATA_KEPT (1u << 20) /* at most, where all of it is taken */
+#define SSLC_SHIM_QUIET     16u        /* see above */
+#define SSLC_SHIM_CHUNK     16384u     /* bytes of plaintext in one record, at most */
+#define SSLC_SHIM_WRITERS   8160u      /* threads beyond share an entry */
+#define SSLC_SHIM_CLEAR_MAX 16384u     /* bytes before TLS of one direction, at most */
 #define SSLC_SHIM_STALL_NS  2000000000ull
 #define SSLC_SHIM_SILENT_NS 3000000000ull /* an agent whose beat is older is gone */
 
@@ -178,7 +183,8 @@ struct sslc_shim_ring {
 	__u64 data_size;
 	__u64 run_dir; /* sslc_shim_hash() of the directory where it looked for an agent */
 	__u64 kin;     /* of FORK, by which its parent has made it; 0: none */
-	__u64 pad0[3];
+	__u64 is_kept; /* all of its memory was taken beforehand: none is to be given back */
+	__u64 pad0[2];
 
 	/* Of the agent. gen: 0 while nobody reads: nothing is written then. The process sets it to
 	 * 1 when it has announced itself; an agent that adopts the ring, to a number of its own. */

@@ -270,7 +270,8 @@ void shimring_trim(struct shimring *s)
 {
 	uint64_t keep = s->size / SSLC_SHIM_QUIET, from = 2 * keep;
 
-	if (s->high <= from || !s->is_mapped || (s->tail & (s->size - 1)) > keep / 2 ||
+	if (s->high <= from || !s->is_mapped || s->shared->is_kept ||
+	    (s->tail & (s->size - 1)) > keep / 2 ||
 	    __atomic_load_n(&s->shared->head, __ATOMIC_ACQUIRE) != s->tail)
 		return;
 	s->high = 0;

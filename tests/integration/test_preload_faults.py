@@ -5,6 +5,7 @@ descriptors, children, handlers, agents that come late, go, stop, are killed or 
 print is what they print without it; what the mirror shows is true, and what it lacks is counted.
 --times N: how often the agent is killed, stopped and started under load (4)."""
 import os
+import pathlib
 import random
 import re
 import signal
@@ -20,7 +21,7 @@ BEFALLS = ("talk", "strict", "refused", "forbidden", "rooted", "closed", "full",
 TALK = re.compile(r"^port (\d+)\nsent (\d+) (\w+)(?:\ngot (\d+) (\w+))?$", re.M)
 NOTHING = sha256(b"")
 SMALLEST = 256 << 10
-VERSION = 2  # of proto/shim.h
+VERSION, RING_HEAD, KEPT = 2, 0x90000, 1 << 20  # of proto/shim.h
 
 
 def times():
@@ -131,6 +132,25 @@ def file_limits(t, exe):
     for how in (("prlimit", "--fsize=4096:4096"), ("prlimit", f"--as={400 << 20}:{400 << 20}")):
         bare, _ = talk(t, exe, "talk", preloaded=False, before=how)
         equal(talk(t, exe, "talk", before=how)[0], bare, f"{how}: what it printed")
+
+
+def strict_memory(t, exe):
+    """Where the system gives no more memory than it has a ring is small and all there: no page is missing later."""
+    mode = t.dir / "mode"
+    mode.write_text("2\n")
+    how = ("unshare", "-m", "sh", "-c", f'mount --bind {mode} /proc/sys/vm/overcommit_memory && exec "$@"', "sh")
+    a = agent(t, "strict-memory")
+    bare, _ = talk(t, exe, "talk", preloaded=False)
+    said, conns = talk(t, exe, "talk", before=how)
+    equal(said, bare, "strict memory: what it printed")
+    p = t.spawn("kept", *how, PY, "-c", "print('here', flush=True); input()", ns=t.space, env=env(t), stdin=True)
+    p.wait_line("here", where="out")
+    rings = [f for f in pathlib.Path(f"/proc/{p.pid}/map_files").iterdir() if "sslcollector-ring" in os.readlink(f)]
+    check(rings, "a program with little memory has no ring")
+    s = os.stat(rings[0])
+    equal((s.st_size, s.st_blocks * 512), (RING_HEAD + KEPT,) * 2, "the ring's size, and what there is of it")
+    p.stop()
+    judge(t, "strict-memory", a, [("talk", *c) for c in conns])
 
 
 def plain_talks(t):
@@ -332,7 +352,7 @@ def other_versions(t, exe):
     a = agent(t, "versions")
     until(lambda: (t.dir / "run/preload.sock").exists(), 5, "the agent's socket")
     fd = os.memfd_create("sslcollector-ring", os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, 0x90000 + SMALLEST)
+    os.ftruncate(fd, RING_HEAD + SMALLEST)
     before = len(descriptors(a.pid))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:  # descriptors beside not even a byte
         s.connect(str(t.dir / "run/preload.sock"))
@@ -359,6 +379,7 @@ def main(t):
     befalls(t, exe)
     few_descriptors(t, exe)
     file_limits(t, exe)
+    strict_memory(t, exe)
     plain_talks(t)
     storm(t, exe)
     crowd(t, threads)
