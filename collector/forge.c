@@ -147,6 +147,11 @@ static uint8_t *put_tag(uint8_t *p, uint16_t vlan)
 	return p + TAG_LEN;
 }
 
+static const struct forge_link *link_of(const struct forge_out *out)
+{
+	return out->link ? out->link : &forge_link_default;
+}
+
 /* Returns where the IP header goes. */
 static uint8_t *put_ethernet(uint8_t *p, const struct forge_link *link, const struct forge_flow *f)
 {
@@ -227,6 +232,8 @@ static void account(struct forge_flow *f, const struct segment *seg)
 	if (is_large(f, seg))
 		me->ip_id = (uint16_t)(me->ip_id + (seg->payload.len - 1) / f->mss);
 	me->updated = seg->update;
+	me->in_run = seg->payload.len > 0;
+	peer->in_run = false;
 	if (seg->flags & TH_ACK)
 		peer->acked = peer->nxt;
 	counter_inc(&packets);
@@ -240,24 +247,30 @@ static void flow_keep(struct forge_flow *f, struct forge_out *out)
 		out->keep(out->ctx, f);
 }
 
+/* All that is around TCP. Returns where that goes; *sum: of the pseudo header. */
+static uint8_t *put_around(uint8_t *frame, struct forge_flow *f, const struct forge_out *out,
+			   enum flow_dir dir, uint32_t tcp_len, uint64_t *sum)
+{
+	uint8_t *ip = put_ethernet(frame, link_of(out), f);
+
+	*sum = f->family == 6 ? put_ip6(ip, f, dir, tcp_len) : put_ip4(ip, f, dir, tcp_len);
+	*sum += (uint64_t)htons(IPPROTO_TCP) + htons((uint16_t)tcp_len);
+	return ip + ip_len(f);
+}
+
 static void emit(struct forge_flow *f, struct forge_out *out, const struct segment *seg)
 {
 	uint32_t head_len = TCP_LEN + (uint32_t)seg->options.len;
 	uint32_t tcp_len = head_len + (uint32_t)seg->payload.len;
-	const struct forge_link *link = out->link ? out->link : &forge_link_default;
-	size_t tags = (link->vlan ? TAG_LEN : 0) + (f->vlan ? TAG_LEN : 0);
+	size_t tags = (link_of(out)->vlan ? TAG_LEN : 0) + (f->vlan ? TAG_LEN : 0);
 	size_t len = ETH_LEN + tags + ip_len(f) + tcp_len;
-	uint8_t *frame = out->room ? out->room(out->ctx, len) : NULL, *ip, *tcp;
+	uint8_t *frame = out->room ? out->room(out->ctx, len) : NULL, *tcp;
 	uint64_t sum;
 
 	if (!frame)
 		frame = out->frame;
-	ip = put_ethernet(frame, link, f);
-	tcp = ip + ip_len(f);
-	sum = f->family == 6 ? put_ip6(ip, f, seg->dir, tcp_len)
-			     : put_ip4(ip, f, seg->dir, tcp_len);
+	tcp = put_around(frame, f, out, seg->dir, tcp_len, &sum);
 	put_tcp(tcp, f, seg);
-	sum += (uint64_t)htons(IPPROTO_TCP) + htons((uint16_t)tcp_len);
 	if (out->segment)
 		*out->segment = is_large(f, seg) ? f->mss : 0;
 	if (is_large(f, seg)) {
@@ -271,6 +284,30 @@ static void emit(struct forge_flow *f, struct forge_out *out, const struct segme
 	if (seg->payload.len > 0 || seg->flags & (TH_SYN | TH_FIN))
 		flow_keep(f, out);
 	out->emit(out->ctx, span_of(frame, len), f->last_ts_ns, seg->first);
+}
+
+/* On the end of the last frame, if that may grow. Returns how many bytes went there. */
+static size_t emit_more(struct forge_flow *f, struct forge_out *out, const struct segment *seg)
+{
+	struct forge_side *me = &f->side[seg->dir];
+	uint16_t ip_id = me->ip_id;
+	uint8_t *tcp;
+	uint64_t sum;
+	size_t n;
+
+	if (!out->segment || !out->more || !me->in_run)
+		return 0;
+	tcp = put_around(out->frame, f, out, seg->dir, TCP_LEN + (uint32_t)seg->payload.len, &sum);
+	put_tcp(tcp, f, seg);
+	n = out->more(out->ctx, span_of(out->frame, (size_t)(tcp + TCP_LEN - out->frame)),
+		      seg->payload, f->mss, &ip_id);
+	if (!n)
+		return 0;
+	me->nxt += (uint32_t)n;
+	me->ip_id = ip_id;
+	counter_add(&payload_bytes, n);
+	flow_keep(f, out);
+	return n;
 }
 
 static void emit_bare(struct forge_flow *f, struct forge_out *out, enum flow_dir dir, uint8_t flags)
@@ -450,9 +487,15 @@ static void emit_data(struct forge_flow *f, struct forge_out *out, enum flow_dir
 		.first = !me->in_message,
 		.payload = span_of(rest->p, n),
 	};
+	size_t more = emit_more(f, out, &seg);
 
+	if (more) {
+		n = more;
+		last = end && n == rest->len;
+	} else {
+		emit(f, out, &seg);
+	}
 	me->in_message = !last;
-	emit(f, out, &seg);
 	*rest = span_of(rest->p + n, rest->len - n);
 	if (wants_ack(f, out, dir, last))
 		emit_ack_of(f, out, dir);

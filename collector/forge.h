@@ -41,6 +41,12 @@ struct forge_out {
 	 * before emit(): how many bytes of payload its segments have, its TCP checksum being that
 	 * of the pseudo header alone; 0: a frame as usual. */
 	uint16_t *segment;
+	/* With large frames: payload that may go onto the end of the last frame, when that is the
+	 * same side's and has not left yet. head: the headers that it would have in a frame of its
+	 * own. Returns how many bytes went there, from the front; then *ip_id is the id of the
+	 * side's next packet. May be NULL. */
+	size_t (*more)(void *ctx, struct span head, struct span payload, uint16_t segment,
+		       uint16_t *ip_id);
 	/* The flow was begun, or its numbers went on: before the packet that shows it is emitted.
 	 * Or it has ended: after its last one. May be NULL. */
 	void (*keep)(void *ctx, struct forge_flow *f);
@@ -55,6 +61,7 @@ struct forge_side {
 	uint16_t ip_id; /* of the next packet: +1 for every packet of this side */
 	bool fin_sent : 1;
 	bool in_message : 1; /* a message began and its last byte has not been sent */
+	bool in_run : 1;     /* the flow's last packet was payload of this side */
 	bool updated : 1;    /* its last packet had the window of an update */
 };
 

@@ -283,6 +283,18 @@ static uint8_t *room_for(void *ctx, size_t len)
 	return s->ops->room ? s->ops->room(s, len) : NULL;
 }
 
+static size_t more_for(void *ctx, struct span head, struct span payload, uint16_t mss,
+		       uint16_t *ip_id)
+{
+	const struct outlet_emission *e = ctx;
+	struct sink *s;
+
+	if (e->outlet->n != 1)
+		return 0;
+	s = sink_for(e->outlet->sinks[0], e->who);
+	return s->ops->more ? s->ops->more(s, head, payload, mss, ip_id) : 0;
+}
+
 static void keep_for(void *ctx, struct forge_flow *f)
 {
 	const struct outlet_emission *e = ctx;
@@ -294,6 +306,7 @@ struct forge_out outlet_out(struct outlet_emission *e)
 {
 	return (struct forge_out){.emit = on_packet,
 				  .room = room_for,
+				  .more = more_for,
 				  .ctx = e,
 				  .link = &e->outlet->link,
 				  .segment = takes_large(e->outlet) ? &e->segment : NULL,
@@ -379,13 +392,16 @@ static unsigned native_data(struct outlet *o, void *state, const struct outlet_f
 {
 	struct outlet_emission e = {.outlet = o, .who = &flow->who};
 	struct forge_out out = outlet_out(&e);
-	struct counted before = count_from(state);
+	struct forge_flow *f = state;
+	struct counted before = count_from(f);
+	uint32_t nxt = f->side[dir].nxt;
 
-	forge_fit(state, outlet_mtu(o, flow)); /* a path may carry less than it did */
-	if (is_late(flow) && is_silent(state) && h2_is_framed(bytes))
-		invent_preface(state, &out, ts_ns);
-	forge_data(state, &out, dir, bytes, end, ts_ns);
-	return sent_since(state, before);
+	forge_fit(f, outlet_mtu(o, flow)); /* a path may carry less than it did */
+	if (is_late(flow) && is_silent(f) && h2_is_framed(bytes))
+		invent_preface(f, &out, ts_ns);
+	forge_data(f, &out, dir, bytes, end, ts_ns);
+	/* Bytes on the end of a large frame need not make it another packet. */
+	return sent_since(f, before) | (f->side[dir].nxt != nxt ? OUTLET_SENT(dir) : 0);
 }
 
 static unsigned native_gap(struct outlet *o, void *state, const struct outlet_flow *flow,

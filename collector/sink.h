@@ -88,6 +88,12 @@ struct sink_ops {
 	/* Where the next frame of at most `len` bytes may be built, for packet() to take it without
 	 * a copy; good until the next call. NULL: nowhere. May be NULL. */
 	uint8_t *(*room)(struct sink *s, size_t len);
+	/* Bytes that go onto the end of the last large frame, which waits yet, instead of into one
+	 * of their own. head: the headers that they would have there; segment: as of sink_flow.
+	 * Returns how many of them it took, from the front; then *ip_id is that of the next packet
+	 * of their side. Only of sinks that have cuts(). May be NULL. */
+	size_t (*more)(struct sink *s, struct span head, struct span payload, uint16_t segment,
+		       uint16_t *ip_id);
 	/* One whole Ethernet frame. first: it begins a message or a connection (where a comment
 	 * belongs). May be NULL. Copies what it keeps. Trouble is counted and logged by the sink,
 	 * never returned. */

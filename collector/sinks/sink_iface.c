@@ -30,10 +30,13 @@
 #include "base/metrics.h"
 #include "sinks/cut.h"
 #include "forge.h"
+#include "sinks/gather.h"
 #include "sinks/iflink.h"
 #include "sinks/xsk.h"
 
-#define IFACE_BATCH     64     /* frames a flush: more gains nothing (measured on veth) */
+#define IFACE_BATCH     64           /* frames a flush: more gains nothing (measured on veth) */
+#define IFACE_LARGE     (512u << 10) /* bytes of a flush with large frames: the cache holds them */
+#define IFACE_ALIGN     64u
 #define IFACE_MTU_MIN   68     /* RFC 791: what every link carries; smaller is no Ethernet */
 #define IFACE_MTU_MAX   65535u /* bounds the batch memory */
 #define IFACE_RETRY_NS  50000  /* a full queue of a 10 Gbit/s port drains in some hundred µs: */
@@ -89,9 +92,10 @@ struct iface_sink {
 	int fd;             /* -1 exactly while the interface is gone or down */
 	struct xsk *xsk;    /* NULL: frames go through fd */
 	unsigned xsk_tries; /* to get one, while its queue is busy */
-	uint8_t *slot;      /* where the next frame goes; NULL: not chosen yet */
-	uint8_t *arena;     /* IFACE_BATCH slots, for fd */
-	size_t slot_len;    /* mtu, Ethernet header, tag */
+	uint8_t *slot;      /* of xsk, where the next frame goes; NULL: not chosen yet */
+	uint8_t *arena;     /* the batch, for fd: one frame behind the other */
+	size_t arena_len, arena_used;
+	size_t slot_len; /* mtu, Ethernet header, tag; of large frames: the largest */
 	struct mmsghdr msg[IFACE_BATCH];
 	struct iovec iov[IFACE_BATCH];
 	/* Large frames, cut by the kernel: each frame has a header of ours in front. */
@@ -160,16 +164,33 @@ static int iface_query(const char *name, struct iface_info *info)
 	return err;
 }
 
-/* Slots for the present MTU. The batch must be empty. */
+/* Frames begin where cache lines do. */
+static size_t round_up(size_t len)
+{
+	return (len + IFACE_ALIGN - 1) / IFACE_ALIGN * IFACE_ALIGN;
+}
+
+static void arena_cleanse(struct iface_sink *s)
+{
+	if (s->arena)
+		explicit_bzero(s->arena, s->arena_len);
+	free(s->arena);
+	s->arena = NULL;
+	s->arena_used = 0;
+}
+
+/* Room for the present MTU. The batch must be empty. */
 static int arena_resize(struct iface_sink *s, uint32_t mtu)
 {
 	size_t slot_len = (s->gso ? IFACE_MTU_MAX + IFACE_TAG_LEN : mtu) + ETH_HLEN + IFACE_TAG_LEN;
-	uint8_t *arena = calloc(IFACE_BATCH, slot_len);
+	size_t len = s->gso ? IFACE_LARGE : IFACE_BATCH * round_up(slot_len);
+	uint8_t *arena = calloc(1, len);
 
 	if (!arena)
 		return -ENOMEM;
-	free(s->arena);
+	arena_cleanse(s);
 	s->arena = arena;
+	s->arena_len = len;
 	if (s->slot && s->xsk)
 		xsk_give_back(s->xsk, s->slot);
 	s->slot = NULL;
@@ -188,14 +209,6 @@ static void batch_layout(struct iface_sink *s)
 			s->cuts ? (struct msghdr){.msg_iov = s->both[i], .msg_iovlen = 2}
 				: (struct msghdr){.msg_iov = &s->iov[i], .msg_iovlen = 1};
 	}
-}
-
-static void arena_cleanse(struct iface_sink *s)
-{
-	if (s->arena)
-		explicit_bzero(s->arena, IFACE_BATCH * s->slot_len);
-	free(s->arena);
-	s->arena = NULL;
 }
 
 /* A packet socket that only sends. */
@@ -624,7 +637,7 @@ static void batch_flush(struct iface_sink *s)
 		}
 	}
 	s->n = 0;
-	s->slot = NULL;
+	s->arena_used = 0;
 }
 
 static size_t frame_max(struct span l2, size_t mtu)
@@ -772,17 +785,24 @@ static void flush_now(struct iface_sink *s)
 		batch_flush(s);
 }
 
-/* Where the next frame goes; NULL when every place is taken by frames that wait. */
-static uint8_t *slot_next(struct iface_sink *s)
+static uint8_t *arena_next(struct iface_sink *s, size_t len)
 {
-	if (!s->slot && s->xsk) {
+	if (s->arena_used + len > s->arena_len)
+		batch_flush(s);
+	return s->arena + s->arena_used;
+}
+
+/* Where the next frame goes; NULL when every place is taken by frames that wait. */
+static uint8_t *slot_next(struct iface_sink *s, size_t len)
+{
+	if (!s->xsk)
+		return arena_next(s, len);
+	if (!s->slot) {
 		s->slot = xsk_take(s->xsk);
 		if (!s->slot) {
 			xsk_flush(s);
 			s->slot = s->xsk ? xsk_take(s->xsk) : NULL;
 		}
-	} else if (!s->slot) {
-		s->slot = s->arena + s->n * s->slot_len;
 	}
 	return s->slot;
 }
@@ -791,7 +811,7 @@ static uint8_t *iface_room(struct sink *sink, size_t len)
 {
 	struct iface_sink *s = (struct iface_sink *)sink;
 
-	return s->fd >= 0 && len <= s->slot_len ? slot_next(s) : NULL;
+	return s->fd >= 0 && len <= s->slot_len ? slot_next(s, len) : NULL;
 }
 
 /* Where the TCP header of a forged frame is. */
@@ -823,7 +843,7 @@ static struct virtio_net_hdr head_of(struct span l2, uint16_t segment)
 
 static void batch_add(struct iface_sink *s, struct span l2, uint16_t segment)
 {
-	uint8_t *slot = slot_next(s);
+	uint8_t *slot = slot_next(s, l2.len);
 
 	if (s->fd < 0) {
 		lose_gone(s, 1);
@@ -839,9 +859,38 @@ static void batch_add(struct iface_sink *s, struct span l2, uint16_t segment)
 		memcpy(slot, l2.p, l2.len);
 	s->head[s->n] = segment ? head_of(l2, segment) : (struct virtio_net_hdr){0};
 	s->iov[s->n++] = (struct iovec){.iov_base = slot, .iov_len = l2.len};
-	s->slot = NULL;
+	if (s->xsk)
+		s->slot = NULL;
+	else
+		s->arena_used += round_up(l2.len);
 	if (s->n == IFACE_BATCH)
 		flush_now(s);
+}
+
+/* Onto the last frame of the batch, behind which the arena is free. */
+static size_t iface_more(struct sink *sink, struct span head, struct span payload, uint16_t segment,
+			 uint16_t *ip_id)
+{
+	struct iface_sink *s = (struct iface_sink *)sink;
+	struct iovec *v;
+	uint8_t *end;
+	size_t n;
+
+	if (!s->cuts || s->n == 0 || cut_any(s->cut) ||
+	    (s->head[s->n - 1].gso_type && s->head[s->n - 1].gso_size != segment))
+		return 0;
+	v = &s->iov[s->n - 1];
+	end = (uint8_t *)v->iov_base + v->iov_len;
+	n = (size_t)(s->arena + s->arena_len - end);
+	n = gather(v->iov_base, v->iov_len, head, payload.len < n ? payload.len : n, segment,
+		   ip_id);
+	if (!n)
+		return 0;
+	memcpy(end, payload.p, n);
+	v->iov_len += n;
+	s->arena_used = round_up((size_t)(end + n - s->arena));
+	s->head[s->n - 1] = head_of(span_of(v->iov_base, v->iov_len), segment);
+	return n;
 }
 
 /* What does not leave asks again. */
@@ -1157,6 +1206,7 @@ const struct sink_ops sink_iface_ops = {
 	.name = "iface",
 	.open = iface_open,
 	.room = iface_room,
+	.more = iface_more,
 	.packet = iface_packet,
 	.flush = iface_flush,
 	.tick = iface_tick,

@@ -594,12 +594,19 @@ static void large_to_sink(void *ctx, struct span l2, uint64_t ts_ns, bool first)
 	sink_iface_ops.packet(t->s, l2, ts_ns, &flow, first);
 }
 
+static size_t more_to_sink(void *ctx, struct span head, struct span payload, uint16_t segment,
+			   uint16_t *ip_id)
+{
+	return sink_iface_ops.more(((struct talk *)ctx)->s, head, payload, segment, ip_id);
+}
+
 static void say_large(struct talk *t, enum flow_dir dir, size_t len)
 {
 	static const uint8_t zero[100000];
 	struct forge_out out = out_of(t);
 
 	out.emit = large_to_sink;
+	out.more = more_to_sink;
 	out.segment = &t->segment;
 	forge_data(&t->flow, &out, dir, span_of(zero, len), true, 0);
 }
