@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * streams: see streams.h. h2.c tells what the frames say, http1.c how that is written, forge.c
- * makes packets of it. What is here: which streams there are, their ports, and their ends.
+ * streams: see streams.h. h2.c tells what the frames say, http1.c how that is written, shown.c
+ * makes connections of it. What is here: which streams there are, who is shown where, and their
+ * ends.
  *
  * Serial form: one connection for one stream after the other. Who has to wait for a turn says what
  * it says into memory, already as text of HTTP/1.1. A connection on which a stream was reset is of
@@ -16,10 +17,8 @@
 
 #include "base/clock.h"
 #include "base/metrics.h"
-#include "base/queue.h"
-#include "http/h2.h"
-#include "http/http1.h"
 #include "http/pieces.h"
+#include "http/streams_parts.h"
 
 static COUNTER_DEFINE(c_streams, "http1_streams", "HTTP/2 streams shown as HTTP/1.1");
 static COUNTER_DEFINE(c_active, "http1_streams_active", "of those, open now (gauge)");
@@ -49,10 +48,6 @@ static COUNTER_DEFINE(c_unframed, "http1_bytes_lost_unframed",
 #define PENDING_FULL (32u << 10)  /* passed on without waiting for the end of the call */
 /* Of one direction. Real connections have one or two; each is a look at all streams. */
 #define GOAWAYS_MAX 8u
-/* As clients' systems choose them: below are servers' ports, by which tshark and others guess what
- * a connection speaks. */
-#define PORT_MIN   32768u
-#define PORT_TRIES 16u
 /* What waits, of one connection and of all: a sensor's memory against answers that come out of
  * order. */
 #define HELD_MAX_CONN (4u << 20)
@@ -62,86 +57,8 @@ static COUNTER_DEFINE(c_unframed, "http1_bytes_lost_unframed",
 /* When one side of a serial connection has said so much, the next stream begins another one:
  * Suricata looks at the first MiB of each side of a connection only, unless told otherwise. */
 #define SERIAL_BYTES (512u << 10)
-/* An IDS forgets a connection after 600 s of silence, and then does not believe the rest. */
-#define QUIET_NS (300 * NS_PER_S)
 /* A stream may wait while others speak: it is poked after so long. */
 #define POKE_NS (5 * NS_PER_MS)
-
-struct shown_said {             /* of one direction */
-	struct queue_node node; /* in streams.said[], who spoke first in front */
-	uint64_t ts_ns;
-	uint16_t ip_id; /* unchanged: it has sent nothing since */
-	uint8_t dir;    /* enum flow_dir: this struct's place in shown.said[] */
-};
-
-/* A forged connection. */
-struct shown {
-	struct queue_node order;    /* in streams.order, least recently active first */
-	struct streams_place place; /* is_stream */
-	struct streams *of;         /* borrowed */
-	struct stream *speaker;     /* the same; NULL: serial, and nobody's turn */
-	struct shown_said said[2];
-	uint64_t active_ns;
-};
-
-struct stream {
-	struct hmap_node by_id;
-	struct queue_node all;  /* in streams.all */
-	struct queue_node turn; /* in streams.turns, while it needs the serial connection */
-	struct streams *of;     /* borrowed */
-	struct shown *on;       /* owned, but for the serial one; NULL: not yet */
-	struct buf held;        /* what it has said that may not be shown yet: pieces */
-	struct http1 http;
-	uint64_t begin_ns;
-	uint64_t early_lost; /* bytes behind those in held */
-	uint32_t id;
-	bool pushed;
-	bool is_early;  /* a tunnel, not open yet: what its client says is held */
-	bool is_over;   /* all is said and waits for its turn: not in by_id any more */
-	bool is_hidden; /* it cannot be shown at all */
-};
-
-struct streams {
-	struct streams_hub *hub; /* borrowed, as the next */
-	struct outlet *outlet;
-	struct outlet_flow flow; /* of `open`; its strings live as long as the session */
-	struct frame_flow_open open;
-	struct h2 *h2;
-	struct hmap by_id;
-	struct queue all;            /* struct stream, as they began */
-	struct queue turns;          /* ... who speaks on the serial connection in front */
-	struct queue order, said[2]; /* struct shown */
-	struct shown *serial;        /* NULL: none is open */
-	size_t held;                 /* bytes */
-	uint64_t ts_ns;              /* of the call */
-	uint32_t last[2];            /* highest id: [FLOW_C2S]: of requests, [FLOW_S2C]: promised */
-	uint8_t goaways[2];
-	bool is_ended;         /* a side of the connection has said that it sends no more */
-	enum flow_dir end_dir; /* the first one */
-};
-
-struct streams_hub {
-	const struct sink_set *sinks; /* borrowed */
-	struct hmap by_tuple;
-	struct h2_list list;
-	/* Text that waits for more of the same direction of the same stream. */
-	struct buf pending;
-	struct stream *pending_of; /* NULL: none waits */
-	enum flow_dir pending_dir;
-	size_t count, held;
-	unsigned parts; /* hubs that share the bounds */
-};
-
-/* An agent gives the times: they may be anywhere, and the sum of two of them nowhere. */
-static bool is_since(const struct streams *c, uint64_t from_ns, uint64_t len_ns)
-{
-	return c->ts_ns > from_ns && c->ts_ns - from_ns >= len_ns;
-}
-
-static enum flow_dir peer_of(enum flow_dir dir)
-{
-	return dir == FLOW_C2S ? FLOW_S2C : FLOW_C2S;
-}
 
 /* Tuples */
 
@@ -168,7 +85,7 @@ static void tuple_key_of(struct tuple_key *k, const struct forge_flow *f)
 	k->family = f->family;
 }
 
-static struct streams_place *place_find(const struct streams_hub *hub, const struct forge_flow *f)
+struct streams_place *streams_place_find(const struct streams_hub *hub, const struct forge_flow *f)
 {
 	struct tuple_key key, other;
 	struct hmap_node *n;
@@ -185,7 +102,7 @@ static struct streams_place *place_find(const struct streams_hub *hub, const str
 	return NULL;
 }
 
-static int place_take(struct streams_hub *hub, struct streams_place *p)
+int streams_place_take(struct streams_hub *hub, struct streams_place *p)
 {
 	struct tuple_key key;
 	int err;
@@ -211,154 +128,7 @@ void streams_move_place(struct streams_hub *hub, struct streams_place *to,
 	streams_leave_place(hub, from);
 	*to = *from;
 	if (taken)
-		(void)place_take(hub, to); /* the index has just lost an entry */
-}
-
-static uint64_t mix(uint64_t v) /* splitmix64's: every bit of the input reaches every bit */
-{
-	v = (v ^ v >> 30) * 0xbf58476d1ce4e5b9ull;
-	v = (v ^ v >> 27) * 0x94d049bb133111ebull;
-	return v ^ v >> 31;
-}
-
-/*
- * Streams of one connection have one port after the other, so that none comes twice soon; promised
- * ones are half a turn away. The same for the same stream each time: with two mirrors, and in
- * tests.
- */
-static uint16_t port_of(const struct frame_flow_open *open, uint32_t id, unsigned attempt)
-{
-	uint32_t turn = 65536u - PORT_MIN;
-	uint64_t half[2];
-
-	memcpy(half, open->session, sizeof(half));
-	half[0] = mix(half[0] ^ mix(half[1] + attempt));
-	return (uint16_t)(PORT_MIN + (half[0] + id / 2 + (id % 2 ? 0 : turn / 2)) % turn);
-}
-
-/* A client port under which nothing is open, and which is not the real one. */
-static int port_choose(const struct streams *c, struct shown *sh, uint32_t id)
-{
-	const struct frame_flow_open *open = c->flow.who.open;
-	struct forge_flow *f = &sh->place.forge;
-
-	for (unsigned i = 0; i < PORT_TRIES; i++) {
-		f->port[FLOW_C2S] = port_of(open, id, i);
-		if (f->port[FLOW_C2S] != open->client_port && !place_find(c->hub, f))
-			return place_take(c->hub, &sh->place);
-	}
-	return -EADDRINUSE;
-}
-
-/* Forged connections */
-
-static void said_now(struct shown *sh, enum flow_dir dir)
-{
-	struct shown_said *said = &sh->said[dir];
-
-	said->ip_id = sh->place.forge.side[dir].ip_id;
-	said->ts_ns = sh->of->ts_ns;
-	queue_push(&sh->of->said[dir], &said->node);
-}
-
-static void touch(struct shown *sh)
-{
-	sh->active_ns = sh->of->ts_ns;
-	queue_push(&sh->of->order, &sh->order);
-}
-
-static struct outlet_emission emission_of(const struct shown *sh)
-{
-	return (struct outlet_emission){.outlet = sh->of->outlet, .who = &sh->of->flow.who};
-}
-
-/* end: nothing follows for the moment. */
-static void shown_put(struct shown *sh, enum flow_dir dir, struct span text, bool end)
-{
-	struct outlet_emission e = emission_of(sh);
-	struct forge_out out = outlet_out(&e);
-
-	forge_fit(&sh->place.forge, outlet_mtu(e.outlet, &sh->of->flow)); /* as the native outlet */
-	forge_data(&sh->place.forge, &out, dir, text, end, sh->of->ts_ns);
-	said_now(sh, dir);
-	touch(sh);
-}
-
-static void shown_gap(struct shown *sh, enum flow_dir dir, uint64_t len)
-{
-	struct outlet_emission e = emission_of(sh);
-	struct forge_out out = outlet_out(&e);
-
-	forge_gap(&sh->place.forge, &out, dir, len, sh->of->ts_ns);
-	touch(sh);
-}
-
-static void shown_fin(struct shown *sh, enum flow_dir dir)
-{
-	struct outlet_emission e = emission_of(sh);
-	struct forge_out out = outlet_out(&e);
-
-	forge_fin(&sh->place.forge, &out, dir, sh->of->ts_ns);
-}
-
-static void shown_rst(struct shown *sh, enum flow_dir dir)
-{
-	struct outlet_emission e = emission_of(sh);
-	struct forge_out out = outlet_out(&e);
-
-	forge_rst(&sh->place.forge, &out, dir, sh->of->ts_ns);
-}
-
-/* Both sides; no effect on one that has ended. `dir` first. */
-static void shown_fins(struct shown *sh, enum flow_dir dir)
-{
-	shown_fin(sh, dir);
-	shown_fin(sh, peer_of(dir));
-}
-
-/* Emits nothing. */
-static void shown_free(struct shown *sh)
-{
-	struct streams *c = sh->of;
-
-	if (c->serial == sh)
-		c->serial = NULL;
-	queue_remove(&sh->order);
-	queue_remove(&sh->said[FLOW_C2S].node);
-	queue_remove(&sh->said[FLOW_S2C].node);
-	streams_leave_place(c->hub, &sh->place);
-	free(sh);
-}
-
-/* Of each stream's own: its sequence numbers, its invented key. */
-static void session_of(uint8_t session[16], const struct streams *c, uint32_t id)
-{
-	memcpy(session, c->flow.who.open->session, 16);
-	for (int i = 0; i < 4; i++)
-		session[i] ^= (uint8_t)(id >> (8 * i));
-}
-
-/* That of stream `id`, or that begins with it. NULL: no port or no memory is left. */
-static struct shown *shown_new(struct streams *c, uint32_t id)
-{
-	struct shown *sh = calloc(1, sizeof(*sh));
-	struct frame_flow_open open = *c->flow.who.open;
-	struct outlet_flow flow = c->flow;
-
-	if (!sh)
-		return NULL;
-	sh->of = c;
-	sh->place.is_stream = true;
-	sh->said[FLOW_S2C].dir = FLOW_S2C;
-	session_of(open.session, c, id);
-	flow.who.open = &open;
-	outlet_forge_init(c->outlet, &sh->place.forge, &flow);
-	if (port_choose(c, sh, id) < 0) {
-		free(sh);
-		return NULL;
-	}
-	touch(sh);
-	return sh;
+		(void)streams_place_take(hub, to); /* the index has just lost an entry */
 }
 
 /* What may not be shown yet */
@@ -655,7 +425,7 @@ static struct stream *stream_new(struct streams *c, uint32_t id, bool pushed)
 	s->pushed = pushed;
 	s->begin_ns = c->ts_ns;
 	buf_init(&s->held, HELD_MAX_CONN);
-	session_of(s->http.nonce, c, id);
+	shown_session_of(s->http.nonce, c, id);
 	if (hmap_insert(&c->by_id, &s->by_id, id_hash(id)) < 0) {
 		free(s);
 		return NULL;
@@ -731,7 +501,8 @@ static struct queue_node *serial_next(struct streams *c)
 
 static bool has_waited(const struct streams *c, struct queue_node *turn)
 {
-	return is_since(c, queue_entry(turn, struct stream, turn)->begin_ns, SERIAL_WAIT_NS);
+	return streams_is_since(c, queue_entry(turn, struct stream, turn)->begin_ns,
+				SERIAL_WAIT_NS);
 }
 
 /* Who is next, once who spoke has said all, or has let others wait for too long. */
@@ -973,55 +744,13 @@ static const struct h2_ops on_h2 = {
 	.unframed = on_unframed,
 };
 
-/* Pokes */
-
-static void shown_poke(struct shown *sh, enum flow_dir dir)
-{
-	struct outlet_emission e = emission_of(sh);
-	struct forge_out out = outlet_out(&e);
-
-	queue_remove(&sh->said[dir].node);
-	if (sh->said[dir].ip_id == sh->place.forge.side[dir].ip_id)
-		forge_poke(&sh->place.forge, &out, dir, sh->of->ts_ns);
-}
-
-/* Those who spoke last before `until_ns`. */
-static void pokes_run(struct streams *c, enum flow_dir dir, uint64_t until_ns)
-{
-	struct queue_node *n;
-
-	while ((n = queue_first(&c->said[dir])) != NULL) {
-		struct shown_said *said = queue_entry(n, struct shown_said, node);
-
-		if (said->ts_ns > until_ns)
-			return;
-		shown_poke(queue_entry(said - said->dir, struct shown, said), dir);
-	}
-}
-
-/* While others speak, the silent ones are not forgotten. */
-static void quiet_run(struct streams *c)
-{
-	struct queue_node *n;
-
-	while ((n = queue_first(&c->order)) != NULL) {
-		struct shown *sh = queue_entry(n, struct shown, order);
-
-		if (!is_since(c, sh->active_ns, QUIET_NS))
-			return;
-		touch(sh);
-		sh->said[FLOW_C2S].ip_id = sh->place.forge.side[FLOW_C2S].ip_id;
-		shown_poke(sh, FLOW_C2S);
-	}
-}
-
 static void others_run(struct streams *c)
 {
 	uint64_t until_ns = c->ts_ns > POKE_NS ? c->ts_ns - POKE_NS : 0;
 
-	pokes_run(c, FLOW_C2S, until_ns);
-	pokes_run(c, FLOW_S2C, until_ns);
-	quiet_run(c);
+	shown_pokes_run(c, FLOW_C2S, until_ns);
+	shown_pokes_run(c, FLOW_S2C, until_ns);
+	shown_quiet_run(c);
 }
 
 /* The connection */
@@ -1128,7 +857,7 @@ bool streams_poke(struct streams *c, enum flow_dir dir, uint64_t ts_ns)
 
 	c->ts_ns = ts_ns;
 	serial_run(c);
-	pokes_run(c, dir, ts_ns);
+	shown_pokes_run(c, dir, ts_ns);
 	n = queue_first(&c->turns);
 	return n && queue_next(&c->turns, n);
 }
@@ -1179,7 +908,7 @@ void streams_hub_free(struct streams_hub *hub)
 
 void streams_take_place(struct streams_hub *hub, struct streams_place *p, uint64_t ts_ns)
 {
-	struct streams_place *before = place_find(hub, &p->forge);
+	struct streams_place *before = streams_place_find(hub, &p->forge);
 
 	if (before && before->is_stream) {
 		struct shown *sh = hmap_entry(before, struct shown, place);
@@ -1194,5 +923,6 @@ void streams_take_place(struct streams_hub *hub, struct streams_place *p, uint64
 			shown_free(sh);
 		}
 	}
-	(void)place_take(hub, p); /* without memory it is not: at worst a stream takes it as well */
+	(void)streams_place_take(
+		hub, p); /* without memory it is not: at worst a stream takes it as well */
 }
