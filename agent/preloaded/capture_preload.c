@@ -12,6 +12,7 @@
 #include "base/queue.h"
 #include "evqueue.h"
 #include "process.h"
+#include "preloaded/apart.h"
 #include "preloaded/shimask.h"
 #include "preloaded/shimflow.h"
 #include "preloaded/shimring.h"
@@ -29,6 +30,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -212,8 +214,23 @@ static int watch_fd(const struct source *s, struct watch *w)
 	return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, w->fd, &ev) ? -errno : 0;
 }
 
+/* Where the kernel keeps memfds: a file of that name elsewhere may be anybody's, who answers when
+ * it is opened. */
+static dev_t memfd_device(void)
+{
+	int fd = memfd_create("", MFD_CLOEXEC);
+	struct stat st = {.st_dev = 0};
+
+	if (fd < 0)
+		return 0;
+	(void)fstat(fd, &st);
+	close(fd);
+	return st.st_dev;
+}
+
 /* A process's mapping of the beginning of a ring. */
 struct mapping {
+	dev_t dev;
 	uint64_t ino; /* of this file; 0: of any */
 	uint64_t from, to;
 	bool found;
@@ -224,15 +241,20 @@ static bool is_ring(void *ctx, const struct process_mapping *m)
 	static const char name[] = "/memfd:" SSLC_SHIM_NAME;
 	struct mapping *want = ctx;
 
-	if (m->offset || (want->ino && m->ino != want->ino) ||
+	if (m->offset || m->dev != want->dev || (want->ino && m->ino != want->ino) ||
 	    strncmp(m->path, name, sizeof(name) - 1))
 		return false;
-	*want = (struct mapping){m->ino, m->from, m->to, true};
+	*want = (struct mapping){m->dev, m->ino, m->from, m->to, true};
 	return true;
 }
 
 static bool find_mapping(uint32_t pid, struct mapping *m)
 {
+	static dev_t dev;
+
+	if (!dev)
+		dev = memfd_device();
+	m->dev = dev;
 	m->found = false;
 	return process_mappings(pid, is_ring, m) && m->found;
 }
@@ -423,7 +445,7 @@ static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, 
 	if (err)
 		goto fail;
 	pc.kin = __atomic_load_n(&p->ring.shared->kin, __ATOMIC_RELAXED);
-	p->seat = shimask_join(s->asker, &p->ring, p->watch.fd);
+	p->seat = shimask_join(s->asker, &p->ring, p->watch.fd, pid);
 	p->proc = p->seat ? shimflows_join(s->flows, &pc) : NULL;
 	if (!p->proc) {
 		err = -ENOMEM;
@@ -476,7 +498,7 @@ static void send_away(struct source *s, struct guest *g)
 }
 
 /* One message, one descriptor. -EAGAIN: nothing yet. */
-static int hear(int fd, struct sslc_shim_hello *hello, int *memfd)
+static int hear(int fd, uint32_t uid, struct sslc_shim_hello *hello, int *memfd)
 {
 	union {
 		struct cmsghdr head;
@@ -487,9 +509,12 @@ static int hear(int fd, struct sslc_shim_hello *hello, int *memfd)
 			   .msg_iovlen = 1,
 			   .msg_control = control.room,
 			   .msg_controllen = sizeof(control.room)};
-	ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	int fds[4], n_fds = 0;
+	ssize_t n;
 
+	if (apart_is_crowded(uid)) /* what is brought is let go: processes are found all the same */
+		m.msg_controllen = 0;
+	n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (n < 0)
 		return -errno;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
@@ -500,12 +525,12 @@ static int hear(int fd, struct sslc_shim_hello *hello, int *memfd)
 	}
 	if (n == sizeof(*hello) && n_fds == 1 && !(m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) &&
 	    hello->magic == SSLC_SHIM_MAGIC && hello->version == SSLC_SHIM_VERSION &&
-	    sslc_shim_is_size(hello->data_size)) {
+	    sslc_shim_is_size(hello->data_size) && fcntl(fds[0], F_GET_SEALS) >= 0) {
 		*memfd = fds[0];
 		return 0;
 	}
 	while (n_fds) /* a message without a byte may bring some, too */
-		close(fds[--n_fds]);
+		apart_close(fds[--n_fds], uid);
 	return n ? -EPROTO : -ECONNRESET;
 }
 
@@ -538,7 +563,7 @@ static bool on_guest(struct source *s, struct guest *g)
 {
 	static struct log_rate rate;
 	struct sslc_shim_hello hello;
-	int memfd = -1, err = hear(g->watch.fd, &hello, &memfd);
+	int memfd = -1, err = hear(g->watch.fd, g->who.uid, &hello, &memfd);
 	uint64_t held;
 
 	if (err == -EAGAIN)

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/queue.h"
+#include "preloaded/apart.h"
 #include "preloaded/turn.h"
 
 #include <errno.h>
@@ -16,6 +17,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -26,12 +28,13 @@
 #define SYS_futex_waitv 449
 #endif
 
-#define ANSWERS   32  /* kept of one process: what it names beyond is asked about in its turn */
-#define BELLS_MAX 127 /* rings whose bell is waited for: FUTEX_WAITV_MAX, less our own */
-#define NAP_NS    (1 * NS_PER_MS) /* between two looks where bells are not heard */
-#define REST_NS   (4 * NS_PER_MS) /* and when nothing was named for a while */
-#define IDLE_NAPS 250
-#define LOOKS     4096 /* at records of one ring before the next one: its owner may mean ill */
+#define ANSWERS     32  /* kept of one process: what it names beyond is asked about in its turn */
+#define BELLS_MAX   127 /* rings whose bell is waited for: FUTEX_WAITV_MAX, less our own */
+#define STRANGE_MAX 4   /* more than one: files that took a socket's place just then */
+#define NAP_NS      (1 * NS_PER_MS) /* between two looks where bells are not heard */
+#define REST_NS     (4 * NS_PER_MS) /* and when nothing was named for a while */
+#define IDLE_NAPS   250
+#define LOOKS       4096 /* at records of one ring before the next one: its owner may mean ill */
 /* Looks at which nothing was named. Each honest ring is for something, though others may have found
  * it by then; a program that rings for nothing gets no more of them than these. */
 #define VAIN_MAX    64
@@ -51,7 +54,9 @@ struct shimask_seat {
 	const struct shimring *ring;
 	uint64_t ahead; /* how far it was asked */
 	int pidfd;
+	uint32_t pid;
 	bool is_dead;
+	unsigned n_strange; /* descriptors that it has named and that were no sockets */
 	unsigned n;
 	struct answer answers[ANSWERS];
 };
@@ -78,11 +83,37 @@ static bool is_over(int pidfd)
 	return poll(&p, 1, 0) == 1;
 }
 
-/* A number that was given away meanwhile says nothing, whatever it is now. */
-static int ask(const struct shimask_seat *seat, const struct sslc_shim_rec *rec,
-	       struct sslc_ev_open *out, uint64_t *cookie)
+/* By its name, without touching it. */
+static bool is_socket(uint32_t pid, int fd)
 {
-	int err = sockfacts_take(seat->pidfd, rec->fd, &seat->of->isn, out, cookie);
+	char name[48], what[16];
+	ssize_t n;
+
+	snprintf(name, sizeof(name), "/proc/%u/fd/%d", pid, fd);
+	n = readlink(name, what, sizeof(what));
+	return n > 7 && !memcmp(what, "socket:", 7);
+}
+
+/* TLS may run over pipes; but who names other files on purpose could keep us busy with them. */
+static int take(struct shimask_seat *seat, int fd, struct sslc_ev_open *out, uint64_t *cookie)
+{
+	int err;
+
+	if (seat->n_strange > STRANGE_MAX ||
+	    ((seat->n_strange || apart_is_crowded(APART_ANYBODY)) && !is_socket(seat->pid, fd)))
+		return -EPROTONOSUPPORT;
+	err = sockfacts_take(seat->pidfd, fd, &seat->of->isn, out, cookie);
+	if (err != -ENOTSOCK)
+		return err;
+	seat->n_strange++;
+	return -EPROTONOSUPPORT;
+}
+
+/* A number that was given away meanwhile says nothing, whatever it is now. */
+static int ask(struct shimask_seat *seat, const struct sslc_shim_rec *rec, struct sslc_ev_open *out,
+	       uint64_t *cookie)
+{
+	int err = take(seat, rec->fd, out, cookie);
 
 	if (err == -EBADF && is_over(seat->pidfd))
 		err = -ESRCH;
@@ -268,7 +299,8 @@ static void ring_own_bell(struct shimask *a)
 /* --- seats --------------------------------------------------------------------------------------
  */
 
-struct shimask_seat *shimask_join(struct shimask *a, const struct shimring *ring, int pidfd)
+struct shimask_seat *shimask_join(struct shimask *a, const struct shimring *ring, int pidfd,
+				  uint32_t pid)
 {
 	struct shimask_seat *seat = calloc(1, sizeof(*seat));
 
@@ -277,6 +309,7 @@ struct shimask_seat *shimask_join(struct shimask *a, const struct shimring *ring
 	seat->of = a;
 	seat->ring = ring;
 	seat->pidfd = pidfd;
+	seat->pid = pid;
 	seat->ahead = ring->tail;
 	pthread_mutex_lock(&a->lock);
 	queue_push(&a->seats, &seat->node);

@@ -26,7 +26,8 @@ int shimask_new(struct shimask **out, const struct sockfacts_isn *isn)
 void shimask_free(struct shimask *a);
 
 /** ring, pidfd: borrowed until shimask_leave(). NULL: out of memory. */
-struct shimask_seat *shimask_join(struct shimask *a, const struct shimring *ring, int pidfd);
+struct shimask_seat *shimask_join(struct shimask *a, const struct shimring *ring, int pidfd,
+				  uint32_t pid);
 /** The process is gone: nothing can be asked any more, the answers are kept. */
 void shimask_dead(struct shimask_seat *seat);
 /** Accepts NULL. */

@@ -5,6 +5,8 @@
  */
 #include "preloaded/sockfacts.h"
 
+#include "preloaded/apart.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/sockios.h>
@@ -150,6 +152,8 @@ int sockfacts_of(int s, struct sslc_ev_open *out, uint64_t *cookie)
 	int domain = option(s, SOL_SOCKET, SO_DOMAIN), err;
 	socklen_t len = sizeof(*cookie);
 
+	if (domain < 0 && errno == ENOTSOCK)
+		return -ENOTSOCK;
 	if ((domain != AF_INET && domain != AF_INET6) ||
 	    option(s, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP)
 		return -EPROTONOSUPPORT;
@@ -211,6 +215,10 @@ int sockfacts_take(int pidfd, int fd, const struct sockfacts_isn *isn, struct ss
 	if (s < 0)
 		return -errno;
 	err = sockfacts_of(s, out, cookie);
+	if (err == -ENOTSOCK) {
+		apart_close(s, APART_ANYBODY);
+		return err;
+	}
 	if (!err && isn->read && isn->read(isn->ctx, s, &out->iss, &out->irs))
 		out->flags |= SSLC_OPEN_ISN_VALID;
 	sockfacts_close(s);

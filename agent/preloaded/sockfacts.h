@@ -19,8 +19,9 @@ struct sockfacts_isn {
  * Take descriptor fd of the process for a moment (pidfd_getfd(2), Linux 5.6, CAP_SYS_PTRACE) and
  * fill the members of `out` that are about the connection: addresses, ports, family, mss, role,
  * netns, and the initial sequence numbers if somebody knows. cookie: the socket's number, unique
- * while the system runs (SO_COOKIE). 0; -EPROTONOSUPPORT (not TCP over IP), -ENOTCONN (no peer, or
- * none any more), -EBADF and other -errno.
+ * while the system runs (SO_COOKIE). 0; -ENOTSOCK (which costs a thread for a moment, or for as
+ * long as the file's owner likes), -EPROTONOSUPPORT (not TCP over IP), -ENOTCONN (no peer, or none
+ * any more), -EBADF and other -errno.
  */
 int sockfacts_take(int pidfd, int fd, const struct sockfacts_isn *isn, struct sslc_ev_open *out,
 		   uint64_t *cookie) __attribute__((warn_unused_result));

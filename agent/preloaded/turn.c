@@ -14,6 +14,7 @@
 
 #define NORMAL     0 /* SCHED_OTHER */
 #define DEADLINE   6 /* SCHED_DEADLINE */
+#define RESET      1 /* SCHED_FLAG_RESET_ON_FORK: else such a thread cannot make others */
 #define PERIOD_NS  (10 * NS_PER_MS)
 #define RUNTIME_NS (2 * NS_PER_MS) /* of each period */
 #define SLICE_NS   100000
@@ -40,6 +41,7 @@ void turn_first(void)
 {
 	const struct how how = {.size = sizeof(how),
 				.policy = DEADLINE,
+				.flags = RESET,
 				.runtime_ns = RUNTIME_NS,
 				.deadline_ns = PERIOD_NS,
 				.period_ns = PERIOD_NS};

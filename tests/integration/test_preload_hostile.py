@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 
-from lib import check, equal, fact, flows, is_sanitized, run
+from lib import PROGS, PY, check, equal, fact, flows, is_sanitized, run
 from test_preload_faults import agent, conns_of, env, judge_seen, talk
 
 LIARS = 2
@@ -49,11 +49,35 @@ def ringer(t, liar, a):
     check(is_sanitized() or share < 0.1, "the agent does not sleep")
 
 
+def fuse(t, exe):
+    """A file that answers nobody who closes it costs the agent a thread, and nobody else a byte."""
+    if not pathlib.Path("/dev/fuse").exists():
+        fact("not tried: a file whose file system is the liar (no /dev/fuse)")
+        return
+    t.dir.chmod(0o711)  # the liar is another user
+    at = t.dir / "mnt"
+    at.mkdir()
+    a = agent(t, "fuse")
+    p = t.spawn("liar", PY, "-u", PROGS / "shim_fuse.py", t.dir / "run", at, stdin=True)
+    p.wait_line("named", where="out")
+    p.wait_line("closing", where="out")
+    told = [("talk", *c) for _ in range(3) for c in talk(t, exe, "talk")[1]]
+    time.sleep(3)  # it looks for rings in the meantime
+    told += [("talk", *c) for c in talk(t, exe, "talk")[1]]
+    time.sleep(1)
+    check(p.out().count("closing") < 20 and "opening" not in p.out(), "what the agent did with the liar's files:", p.out())
+    p.p.stdin.close()
+    equal(p.wait(10), 0, f"liar's status: {p.err()}")
+    equal(a.stop(), 0, "agent's exit status")
+    judge_seen("fuse", flows(t.dir / "fuse.pcapng", sound=False), a, told, most=0.0)
+
+
 def main(t):
     t.space = t.ns("h")
     exe = t.compile("unharmed.c", ("-lssl", "-lcrypto", "-lpthread"))
     threads = t.compile("threads.c", ("-lssl", "-lcrypto", "-lpthread"))
     liar = t.compile("shim_hostile.c", ())
+    fuse(t, exe)
     seconds, seed = option("--seconds", 6), option("--seed", 1)
     a = agent(t, "hostile")
     told = [("talk before", *c) for c in talk(t, exe, "talk")[1]]

@@ -59,12 +59,16 @@ static void test_both_ends_of_a_connection_agree(void **state)
 static void test_what_is_no_connection_is_said_so(void **state)
 {
 	struct sslc_ev_open out;
-	int s = socket(AF_UNIX, SOCK_STREAM, 0), alone = socket(AF_INET, SOCK_STREAM, 0);
+	int s = socket(AF_UNIX, SOCK_STREAM, 0), alone = socket(AF_INET, SOCK_STREAM, 0), files[2];
 	uint64_t cookie;
 
 	(void)state;
 	assert_int_equal(sockfacts_of(s, &out, &cookie), -EPROTONOSUPPORT);
 	assert_int_equal(sockfacts_of(alone, &out, &cookie), -ENOTCONN);
+	assert_int_equal(pipe(files), 0);
+	assert_int_equal(sockfacts_of(files[0], &out, &cookie), -ENOTSOCK);
+	close(files[0]);
+	close(files[1]);
 	close(s);
 	close(alone);
 }
