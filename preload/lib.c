@@ -147,10 +147,28 @@ static struct lib *spare_of(const struct family *f, any_fn fn)
 	return &spare;
 }
 
+static uint64_t hash_of(const void *caller)
+{
+	return (uintptr_t)caller * 0x9e3779b97f4a7c15ull;
+}
+
+static _Atomic uint64_t *row_of(struct family *f, const void *caller)
+{
+	return f->callers[hash_of(caller) >> 59];
+}
+_Static_assert(CALLER_ROWS == 1u << (64 - 59), "row_of() shifts");
+
+/* Where there is room; two that took turns in one place would be looked up at each call. */
 static struct lib *remember(struct family *f, const void *caller, int at)
 {
-	atomic_store_explicit(&f->callers[(uintptr_t)caller * 0x9e3779b97f4a7c15ull >> 56],
-			      (uint64_t)(at + 1) << CALLER_BITS | (uintptr_t)caller,
+	_Atomic uint64_t *row = row_of(f, caller);
+	unsigned i = 0;
+
+	while (i < 8 && atomic_load_explicit(&row[i], memory_order_relaxed))
+		i++;
+	if (i == 8)
+		i = hash_of(caller) >> 56 & 7;
+	atomic_store_explicit(&row[i], (uint64_t)(at + 1) << CALLER_BITS | (uintptr_t)caller,
 			      memory_order_release);
 	return &f->libs[at];
 }
@@ -188,11 +206,16 @@ static struct lib *look_up(struct family *f, const void *caller)
 
 struct lib *lib_of_caller(struct family *f, const void *caller)
 {
-	uint64_t v = atomic_load_explicit(
-		&f->callers[(uintptr_t)caller * 0x9e3779b97f4a7c15ull >> 56], memory_order_acquire);
+	const _Atomic uint64_t *row = row_of(f, caller);
 
-	if (LIKELY((v & ((1ull << CALLER_BITS) - 1)) == (uintptr_t)caller && v))
-		return &f->libs[(v >> CALLER_BITS) - 1];
+	for (unsigned i = 0; i < 8; i++) {
+		uint64_t v = atomic_load_explicit(&row[i], memory_order_acquire);
+
+		if (LIKELY((v & ((1ull << CALLER_BITS) - 1)) == (uintptr_t)caller && v))
+			return &f->libs[(v >> CALLER_BITS) - 1];
+		if (!v)
+			break;
+	}
 	return look_up(f, caller);
 }
 

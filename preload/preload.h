@@ -252,6 +252,7 @@ void proc_init(void);
 
 #define LIB_FUNCTIONS 40
 #define LIBS_MAX      8 /* of one family in one process */
+#define CALLER_ROWS   32
 
 typedef void (*any_fn)(void);
 
@@ -270,7 +271,8 @@ struct family {
 	_Atomic uint32_t n_libs;
 	struct lib libs[LIBS_MAX];
 	_Atomic uint32_t latest; /* 1 + place of the one that dlsym() was last asked about */
-	_Atomic uint64_t callers[256];
+	/* By their hash; each row is one line of the cache. */
+	_Alignas(64) _Atomic uint64_t callers[CALLER_ROWS][8];
 };
 
 extern struct family openssl_family, crypto_family, gnutls_family, nspr_family, nss_family;
