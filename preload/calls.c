@@ -477,7 +477,8 @@ static struct sslc_shim_rec record_of_reached(const struct object *o, enum sslc_
 
 bool call_closes(int fd)
 {
-	const struct object *o = objects ? &objects[0][last_bound[sock_slot(fd)]] : NULL;
+	uint16_t at = last_bound[sock_slot(fd)];
+	const struct object *o = objects ? &objects[at / PLACES][at % PLACES] : NULL;
 	struct sslc_shim_rec rec;
 	uint64_t now_ns;
 
@@ -565,7 +566,7 @@ static void tell_part(struct call *c, struct object *o)
 	uint32_t gen;
 
 	if (w->sent > c->len) /* one that was interrupted may have been longer */
-		w->sent = c->len;
+		w->sent = c->len > w->told ? c->len : w->told;
 	if (w->sent <= w->told || !ring_has_room())
 		return;
 	gen = ring_watched(&now_ns);
@@ -602,7 +603,8 @@ static void write_goes_on(struct call *c, struct object *o, const uint8_t *p, ui
 		if (p[0] == 23 && carried > OVERHEAD)
 			w->sent += carried - OVERHEAD;
 	}
-	tell_part(c, o);
+	if (c->len)
+		tell_part(c, o);
 }
 
 /* It has returned, or a shorter one that goes on with it: so many of these n bytes were told

@@ -300,6 +300,30 @@ static void test_a_shorter_write_goes_on_with_a_long_one(void **state)
 	free(p);
 }
 
+/* Something else than records goes out in between. */
+static void test_a_long_write_that_cannot_be_followed_is_told_once(void **state)
+{
+	static const uint8_t other[100] = {1, 2, 3, 4, 5, 6};
+	uint8_t *p = make_bytes(2 * MB);
+	int place;
+
+	(void)state;
+	shake_hands(ssl_of(0), 10);
+	want = p;
+	for (unsigned i = 0; i < 3; i++) {
+		place = call_begin_write(ssl_of(0), SSLC_CALL_WRITE, p, 2 * MB);
+		pass_records(MB / 4);
+		for (unsigned k = 0; k < 3; k++)
+			call_passed(SSLC_DIR_OUT, other, sizeof(other));
+		call_end(place, ssl_of(0), SSLC_CALL_WRITE, p, i < 2 ? 0 : 1000);
+		assert_true(at[SSLC_DIR_OUT] > MB / 8);
+	}
+	write_some(ssl_of(0), p + 1000, 2 * MB - 1000, 0, 2 * MB - 1000);
+	assert_int_equal(at[SSLC_DIR_OUT], 2 * MB);
+	assert_int_equal(holes[SSLC_DIR_OUT], 0);
+	free(p);
+}
+
 static void test_no_byte_beyond_a_call_s_is_read(void **state)
 {
 	const size_t size = MB + RECORD;
@@ -390,6 +414,8 @@ int main(void)
 		cmocka_unit_test_setup(test_a_call_on_no_object_leaves_no_trace, set_up),
 		cmocka_unit_test_setup(test_long_writes_that_are_interrupted_are_told_once, set_up),
 		cmocka_unit_test_setup(test_a_shorter_write_goes_on_with_a_long_one, set_up),
+		cmocka_unit_test_setup(test_a_long_write_that_cannot_be_followed_is_told_once,
+				       set_up),
 		cmocka_unit_test_setup(test_no_byte_beyond_a_call_s_is_read, set_up),
 		cmocka_unit_test_setup(test_a_long_write_that_begins_anew_is_not_told_again,
 				       set_up),
