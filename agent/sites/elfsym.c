@@ -150,6 +150,38 @@ static int scan(int fd, const char *const names[], size_t n, uint64_t offsets[])
 	return (int)found;
 }
 
+static bool is_at(const char *text, size_t len, const char *name)
+{
+	size_t n = strlen(name) + 1;
+
+	return n <= len && !memcmp(text, name, n);
+}
+
+static unsigned begin_of(const char *p)
+{
+	return (unsigned)(uint8_t)p[0] << 8 | (uint8_t)p[1];
+}
+
+/* Large programs have megabytes of names, and events wait meanwhile: they are passed once for all
+ * that is sought. A name may be the end of another one. */
+static bool has_any(const char *text, size_t len, const char *const names[], size_t n)
+{
+	uint8_t begins[(1u << 16) / 8] = {0};
+	bool found = false;
+
+	for (size_t i = 0; i < n; i++)
+		begins[begin_of(names[i]) / 8] |= (uint8_t)(1u << begin_of(names[i]) % 8);
+	for (size_t at = 0; at + 1 < len && !found; at++) {
+		unsigned begin = begin_of(text + at);
+
+		if (!(begins[begin / 8] & 1u << begin % 8))
+			continue;
+		for (size_t i = 0; i < n && !found; i++)
+			found = is_at(text + at, len - at, names[i]);
+	}
+	return found;
+}
+
 /* Whether the table of all symbols, if it is there at all, has one of these names. */
 static bool may_define(const struct elfview *e, const char *const names[], size_t n)
 {
@@ -162,8 +194,7 @@ static bool may_define(const struct elfview *e, const char *const names[], size_
 	strings = &e->sh[table->sh_link];
 	if (strings->sh_type == SHT_STRTAB)
 		text = elfview_load(e, strings->sh_offset, strings->sh_size);
-	for (size_t i = 0; text && i < n && !found; i++)
-		found = memmem(text, strings->sh_size, names[i], strlen(names[i]) + 1);
+	found = text && has_any(text, strings->sh_size, names, n);
 	free(text);
 	return found;
 }
