@@ -186,8 +186,11 @@ static void owner_displace(struct sessions *t, struct session *owner, struct ses
 			   uint64_t ts_ns)
 {
 	uint64_t end_ns = owner->last_ts_ns > ts_ns ? owner->last_ts_ns : ts_ns;
+	struct session *twin = session_twin(owner);
 
 	session_reset(t, owner, owner->open.captured_end, end_ns, SESSION_DISPLACED);
+	if (twin && session_has_closed(twin)) /* nothing would end it any more */
+		session_drop(t, twin);
 	session_unpair(t, owner);
 	/* One tuple is one flow to the IDS: its end must not be later than the new beginning. */
 	(void)time_forward(s, end_ns);

@@ -130,7 +130,9 @@ void session_pair(struct sessions *t, struct session *s, struct session *owner)
 	struct session *other = session_twin(owner);
 	struct end *free_end;
 
-	if (other && other->origin->is_lost)
+	if (other && other->origin->is_lost && session_has_closed(other))
+		session_drop(t, other); /* nothing would end it any more */
+	else if (other && other->origin->is_lost)
 		session_unpair(t, other);
 	if (!owner->pair) {
 		struct pair *p = calloc(1, sizeof(*p));

@@ -257,6 +257,48 @@ static void test_an_end_that_knows_less_does_not_end_the_connection(void **state
 	}
 }
 
+/* It waits for the other end to say what lies before its bytes, and has nothing more to say itself.
+ */
+static void test_an_end_that_closed_does_not_outlive_its_connection(void **state)
+{
+	struct frame_flow_open m = a_flow(2, 2, 5000);
+	struct rig *r = rig_ends(0);
+
+	(void)state;
+	put_data(r, r->b, 9, FLOW_C2S, 200, 100, T0);
+	put_close(r, r->b, 9, FLOW_END_FIN, T0);
+	assert_told(r, 100, 0);
+	assert_int_equal(sessions_count(r->t), 2);
+	put_open(r, r->a, &m); /* the tuple is used again before that came */
+	put_data(r, r->a, 2, FLOW_C2S, 0, 10, T0);
+	assert_int_equal(sessions_count(r->t), 2);
+	put_close(r, r->a, 1, FLOW_END_FIN, T0);
+	put_close(r, r->a, 2, FLOW_END_FIN, T0);
+	assert_int_equal(sessions_count(r->t), 0);
+	rig_free(r);
+}
+
+/* The same, of an agent that is lost, and another one that tells its end of the connection. */
+static void test_an_end_that_closed_makes_room_for_another(void **state)
+{
+	struct rig *r = rig_ends(0);
+	struct frame_flow_open m = a_flow(7, 1, 5000);
+	struct session_origin *c =
+		sessions_origin(r->t, (const uint8_t *)"cccccccccccccccc", span_str("web1"));
+
+	(void)state;
+	m.captured_end = FLOW_C2S;
+	put_data(r, r->b, 9, FLOW_C2S, 200, 100, T0);
+	put_close(r, r->b, 9, FLOW_END_FIN, T0);
+	sessions_origin_link(r->t, r->b, false);
+	put_open(r, c, &m);
+	put_data(r, c, 7, FLOW_C2S, 0, 150, T0);
+	put_close(r, c, 7, FLOW_END_FIN, T0);
+	put_close(r, r->a, 1, FLOW_END_FIN, T0);
+	assert_int_equal(sessions_count(r->t), 0);
+	rig_free(r);
+}
+
 static void test_who_falls_behind_is_passed(void **state)
 {
 	struct rig *r = rig_ends(0);
@@ -442,6 +484,8 @@ int main(void)
 		cmocka_unit_test(test_a_lost_agent_is_followed_by_the_other_end),
 		cmocka_unit_test(test_who_gives_up_is_followed_by_the_other_end),
 		cmocka_unit_test(test_an_end_that_knows_less_does_not_end_the_connection),
+		cmocka_unit_test(test_an_end_that_closed_does_not_outlive_its_connection),
+		cmocka_unit_test(test_an_end_that_closed_makes_room_for_another),
 		cmocka_unit_test(test_who_falls_behind_is_passed),
 		cmocka_unit_test(test_ends_that_cannot_be_compared_do_not_replace_each_other),
 		cmocka_unit_test(test_a_late_end_goes_on_as_another_connection),
