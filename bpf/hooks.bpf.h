@@ -66,6 +66,16 @@ __noinline int bind_calls(__u64 key, __u32 how, __u32 moved)
 	return 1;
 }
 
+static __always_inline void follow(__u64 key, __u32 how, __u32 moved)
+{
+	int found = wire_find(key, how, moved);
+
+	if (found & WIRE_FOREIGN && inherit(key))
+		return;
+	if (found)
+		wire_op(key, how | (found & WIRE_NEW ? OP_NEW : 0), moved);
+}
+
 /* For a stack frame of its own. */
 static __noinline struct calls *calls_of_op(void)
 {
@@ -95,7 +105,7 @@ static __always_inline void on_socket_op(struct sock *sk, bool typed, __u32 how,
 	if (inside && bind_calls(key, how, ret))
 		count_from(key, how & OP_DIR, ret);
 	else if (ret > 0 && how & OP_TCP && !(inside && is_settled(sk, typed, how, loose)))
-		wire_op(key, how | (loose ? OP_LOOSE : 0), ret);
+		follow(key, how | (loose ? OP_LOOSE : 0), ret);
 }
 
 /* The end of the peer's stream as the process sees it: only then is everything before it read. */

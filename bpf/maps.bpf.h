@@ -58,17 +58,20 @@ struct sock_info {
 	__u64 ident[2]; /* of its connection: see sock_ident() */
 	__u64 began[2]; /* sock_moved() before its first TLS record, by enum sslc_dir */
 	__u64 ended[2]; /* and when it was closed: disconnecting sets the counters back */
-	__u32 counted;  /* those are known */
-	__u32 eof;      /* end of stream told already */
-	__u16 announced;
+	__u8 counted;   /* those are known */
+	__u8 eof;       /* end of stream told already */
+	__u8 announced;
 	__u8 shed;     /* its bytes are not told for now: see proto/ring.h */
 	__u8 cut;      /* some were not told: their end is, with the connection's */
+	__u8 skipped;  /* the agent does not want it */
 	__u16 file[2]; /* number of the probed file by whose calls bytes were told last */
-	__u32 told;    /* 1 << enum sslc_sock_what */
-	__u32 skips;   /* as the variable was when `skipped` was last looked at */
-	__u32 bound;   /* process whose object has it, and lives; 0: none */
-	__u8 skipped;
-	__u8 pad[7];
+	__u16 pad;
+	__u32 told;  /* 1 << enum sslc_sock_what */
+	__u32 skips; /* as the variable was when `skipped` was last looked at */
+	__u32 bound; /* process whose object has it, and lives; 0: none */
+	/* The object that has it, or had it last, and since and until when (0: it has it still), on
+	 * the clock of start_ns: processes made meanwhile have a copy. */
+	__u64 ssl, since_ns, until_ns;
 };
 
 struct {
@@ -156,7 +159,7 @@ struct wire {
 	__u8 missed[2]; /* an operation was not told */
 	__u8 header[2][8];
 	__u32 untold; /* operations in a row that were followed for nobody */
-	__u32 tgid;   /* while WIRE_BOUND: by whom */
+	__u32 tgid;   /* while WIRE_BOUND: by whom; WIRE_OTHER: whose object has left it, 0: none */
 	__u32 pad;
 };
 

@@ -149,8 +149,8 @@ static __always_inline void join_inner(const struct conn *c, const struct passin
 	inner->has_socket = 1;
 }
 
-/* Neither in a handshake nor in any other call has the object been seen with a socket, or without.
- * One that a parent process has made is such, too: an equal address alone proves nothing. */
+/* Neither in a handshake nor in any other call has the object been seen with a socket, or without,
+ * nor has a child process with its copy of it: see inherit(). */
 static __always_inline void note_unknown(const struct conn *c, __u32 file)
 {
 	if (!c->flow && !c->has_socket && !c->loose)

@@ -41,6 +41,7 @@ enum {
 	OP_DIR = 1,   /* enum sslc_dir */
 	OP_TCP = 2,   /* or another transport */
 	OP_LOOSE = 4, /* see struct calls */
+	OP_NEW = 16,  /* the first outside of TLS calls on its connection */
 	OP_NOTES = 8, /* what is found may go into the tables of quiet.bpf.h */
 };
 
@@ -445,19 +446,35 @@ static __always_inline struct conn *conn_get(const struct sslc_conn_id *id)
 	return c;
 }
 
+/* An object of this process uses the socket. */
+static __always_inline void take_socket(struct sock_info *info, const struct sslc_conn_id *id)
+{
+	if (info->bound == id->tgid && info->ssl == id->ssl)
+		return;
+	if (info->ssl != id->ssl || info->until_ns)
+		info->since_ns = bpf_ktime_get_boot_ns();
+	info->ssl = id->ssl;
+	info->until_ns = 0;
+	info->bound = id->tgid;
+}
+
 /* The object ends, or gets another transport: others may use its connection. */
 static __always_inline void leave_socket(const struct conn *c)
 {
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	__u64 key = c->sk;
 	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
 	struct wire *w;
 
-	if (!info || info->flow != c->flow)
-		return;
+	if (!info || info->flow != c->flow || info->bound != tgid)
+		return; /* or a copy of it in another process goes on */
 	info->bound = 0;
+	info->until_ns = bpf_ktime_get_boot_ns();
 	w = bpf_map_lookup_elem(&wires, &key);
-	if (w && w->state == WIRE_BOUND)
+	if (w && w->state == WIRE_BOUND) {
 		w->state = WIRE_OTHER;
+		w->tgid = tgid;
+	}
 	settled_ends(key);
 }
 
@@ -569,6 +586,19 @@ static __always_inline bool is_stranger(const struct conn *c, enum sslc_call kin
 	return c->loose && !c->flow && (!sslc_call_moves(kind) || direction(kind) != dir);
 }
 
+/* From now on the object's bytes are the connection's; those before belong there, too. */
+static __always_inline void join_socket(const struct sslc_conn_id *id, struct conn *c, __u64 key,
+					const struct sock_info *info)
+{
+	c->sk = key;
+	c->flow = info->flow;
+	c->has_socket = 1;
+	if (c->pos[0] | c->pos[1]) {
+		tell_bind(id, c);
+		c->pos[0] = c->pos[1] = 0;
+	}
+}
+
 /*
  * The object of a call on the thread's stack uses this socket. One that is bound elsewhere or
  * nowhere is bound here when a record begins: every flight begins with one. False: it is not its
@@ -604,17 +634,54 @@ static __always_inline bool bind_call(struct sock *sk, const struct call *call, 
 	c->datagrams = 0; /* those before were a look-up of the name */
 	info = sock_info_get(sk, &id, late);
 	if (info)
-		info->bound = id.tgid;
+		take_socket(info, &id);
 	if (!info || (is_bound && c->flow == info->flow))
 		return true;
-	c->sk = key;
-	c->flow = info->flow;
 	info->file[0] = info->file[1] = call->file;
-	if (c->pos[0] | c->pos[1]) {
-		tell_bind(&id, c);
-		c->pos[0] = c->pos[1] = 0;
-	}
+	join_socket(&id, c, key, info);
 	return true;
+}
+
+/* A process that began then got a copy of the object that has the socket. */
+static __always_inline bool has_copy(const struct sock_info *info, __u64 start_ns)
+{
+	return start_ns >= info->since_ns && (!info->until_ns || start_ns <= info->until_ns);
+}
+
+/*
+ * A process uses a socket outside of all calls that are probed, and an object of another one has
+ * it, or had. Where the process was made from that one meanwhile (fork), its copy of the object
+ * uses the socket now, if a record begins. An equal address alone would prove nothing: servers'
+ * children have one object after the other there. Returns whether an object of the process has the
+ * socket. Global, for a stack frame of its own.
+ */
+__noinline int inherit(__u64 key)
+{
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+	struct sslc_conn_id id;
+	struct wire *w;
+	struct conn *c;
+
+	if (!info)
+		return 0;
+	id = conn_id_of(info->ssl);
+	c = bpf_map_lookup_elem(&conns, &id);
+	if (!c || c->sk != key || c->flow != info->flow) { /* else they take turns */
+		if (!has_copy(info, id.start_ns) || record_type((struct sock *)key) <= BELIEVED)
+			return 0;
+		c = conn_get(&id);
+		if (!c || c->excluded || c->flow || c->loose)
+			return 0;
+		join_socket(&id, c, key, info);
+	}
+	info->until_ns = 0;
+	info->bound = id.tgid;
+	w = bpf_map_lookup_elem(&wires, &key);
+	if (w) {
+		w->state = WIRE_BOUND;
+		w->tgid = id.tgid;
+	}
+	return 1;
 }
 
 #endif

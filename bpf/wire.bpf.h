@@ -170,14 +170,15 @@ static __always_inline bool is_first_op(struct sock *sk, __u32 dir, __u32 n)
 	       !there;
 }
 
+/* flow: its number, if it has one already, or 0. */
 static __always_inline struct wire *wire_make(struct sock *sk, __u64 key, const __u64 ident[2],
-					      bool from_start)
+					      __u64 flow, bool from_start)
 {
 	struct wire fresh = {.state = from_start ? WIRE_CLEAR : WIRE_OTHER};
 
 	fresh.ident[0] = ident[0];
 	fresh.ident[1] = ident[1];
-	fresh.flow = next_flow();
+	fresh.flow = flow ? flow : next_flow();
 	if (is_self())
 		fresh.state = WIRE_OTHER;
 	bpf_map_update_elem(&wires, &key, &fresh, BPF_ANY);
@@ -330,14 +331,18 @@ static __always_inline bool is_same(const struct wire *w, const __u64 ident[2])
 	return w->ident[0] == ident[0] && w->ident[1] == ident[1];
 }
 
-/* An object of the process has this connection, whose calls are not all probed, or were not when it
- * began. */
-static __always_inline bool is_bound_here(__u64 key, const __u64 ident[2], __u32 tgid)
+/* What wire_find() says of an operation; 0: it matters to nobody. */
+enum wire_found {
+	WIRE_FOUND = 1,
+	WIRE_NEW = 2,     /* the first on the connection */
+	WIRE_FOREIGN = 4, /* an object of another process has it, or had */
+};
+
+static __always_inline const struct sock_info *sock_info_of(__u64 key, const __u64 ident[2])
 {
 	const struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
 
-	return info && info->bound == tgid && info->ident[0] == ident[0] &&
-	       info->ident[1] == ident[1];
+	return info && info->ident[0] == ident[0] && info->ident[1] == ident[1] ? info : NULL;
 }
 
 static __always_inline bool is_bound_by(const struct wire *w, __u64 tid)
@@ -345,8 +350,14 @@ static __always_inline bool is_bound_by(const struct wire *w, __u64 tid)
 	return w->state == WIRE_BOUND && w->tgid == tid >> 32;
 }
 
-/* Bound by a process, and used by another, as by a child that goes on with it: its records are
- * followed from the next one on, for an object that has not been met yet. */
+/* Its object is gone, and another process may have a copy. */
+static __always_inline bool is_left_by_other(const struct wire *w)
+{
+	return w->state == WIRE_OTHER && w->tgid && w->tgid != bpf_get_current_pid_tgid() >> 32;
+}
+
+/* Bound by a process, and used by another that has no copy of its object: its records are followed
+ * from the next one on, for an object that has not been met yet. */
 static __always_inline void wire_follow_again(struct wire *w)
 {
 	w->state = WIRE_TLS;
@@ -379,7 +390,7 @@ static __always_inline bool is_settled(struct sock *sk, bool typed, __u32 how, b
 			settled_begins(sk, tid);
 		return true;
 	}
-	if (loose || (w->state == WIRE_TLS && w->untold < UNTOLD_MAX))
+	if (loose || (w->state == WIRE_TLS && w->untold < UNTOLD_MAX) || is_left_by_other(w))
 		return false;
 	if (w->state == WIRE_TLS)
 		w->lost[dir & 1] = w->missed[dir & 1] = 1;
@@ -387,42 +398,60 @@ static __always_inline bool is_settled(struct sock *sk, bool typed, __u32 how, b
 }
 
 /*
- * A send or receive of n bytes outside of TLS calls, on struct sock * key, which is TCP and not
- * settled; how: OP_…. Global, and so of scalars, for a stack frame of its own.
+ * The connection of a send or receive of n bytes outside of TLS calls, on struct sock * key, which
+ * is TCP and not settled; how: OP_…. Returns enum wire_found, as a set. Global, and so of scalars,
+ * for a stack frame of its own.
  */
-__noinline int wire_op(__u64 key, __u32 how, __u32 n)
+__noinline int wire_find(__u64 key, __u32 how, __u32 n)
 {
 	struct sock *sk = (struct sock *)key;
-	__u64 tid = bpf_get_current_pid_tgid(), ident[2];
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct wire *w = bpf_map_lookup_elem(&wires, &key);
-	bool is_new = false, loose = how & OP_LOOSE;
-	__u32 dir = how & OP_DIR;
-	struct op *o;
+	const struct sock_info *info;
+	int found = WIRE_FOUND;
+	__u64 ident[2];
 
 	sock_ident(sk, ident);
 	if (w && !is_same(w, ident)) {
 		wire_end(key);
 		w = NULL;
 	}
+	info = sock_info_of(key, ident);
 	if (!w) {
-		w = wire_make(sk, key, ident, is_first_op(sk, dir, n));
-		is_new = true;
+		w = wire_make(sk, key, ident, info ? info->flow : 0,
+			      is_first_op(sk, how & OP_DIR, n));
+		found |= WIRE_NEW;
 	}
-	if (w && is_bound_here(key, ident, tid >> 32)) {
+	if (!w)
+		return 0;
+	if (info && info->bound == tgid) { /* its calls are not all probed, or were not */
 		w->state = WIRE_BOUND;
-		w->tgid = tid >> 32;
+		w->tgid = tgid;
 		return 0;
 	}
-	if (w && w->state == WIRE_BOUND)
-		wire_follow_again(w);
+	return info && info->ssl ? found | WIRE_FOREIGN : found;
+}
+
+/* The operation, on a connection that no object of the process has; how: with OP_NEW for WIRE_NEW.
+ * Global as well. */
+__noinline int wire_op(__u64 key, __u32 how, __u32 n)
+{
+	__u64 tid = bpf_get_current_pid_tgid();
+	struct wire *w = bpf_map_lookup_elem(&wires, &key);
+	struct op *o;
+
 	if (!w || bpf_map_update_elem(&ops, &tid, &no_op, BPF_ANY))
 		return 0;
+	if (w->state == WIRE_BOUND)
+		wire_follow_again(w);
+	else if (is_left_by_other(w))
+		w->tgid = 0;
 	o = bpf_map_lookup_elem(&ops, &tid);
 	if (o) {
 		o->sk = key;
 		o->n = n;
-		o->dir = dir;
-		wire_op_buffer(sk, w, o, loose, is_new);
+		o->dir = how & OP_DIR;
+		wire_op_buffer((struct sock *)key, w, o, how & OP_LOOSE, how & OP_NEW);
 		bpf_map_delete_elem(&ops, &tid);
 	}
 	return 0;
