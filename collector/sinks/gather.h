@@ -8,8 +8,8 @@
 
 #include "base/buf.h"
 
-#define GATHER_MAX 65535u /* bytes of a frame: of more, the kernel cuts it whatever the interface  \
-			   */
+/* Bytes of a frame: a longer one is cut by the kernel, whatever the interface takes. */
+#define GATHER_MAX 65535u
 
 /**
  * front    a frame of `len` bytes in all, large or not, whose headers may be written.
