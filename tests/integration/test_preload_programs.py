@@ -28,6 +28,7 @@ PROGRAMS = {
     "postfix": "told to keep its environment",
     "curl": "client, linked",
     "ncat": "a child after the handshake",
+    "forks": "children that go on with a connection",
     "apache": "mod_ssl, loaded at run time",
     "exim": "GnuTLS, children by fork()",
     "socat": "children by fork()",
