@@ -175,6 +175,9 @@ static json_t *answer_status(void *ctx)
 		a->source[i]->ops->stats(a->source[i], &one);
 		add_fill(&all.ring, &one.ring);
 		add_fill(&all.queue, &one.queue);
+		all.n_rings += one.n_rings; /* the same has them */
+		for (int k = 0; k < SSLC_RINGS_MAX; k++)
+			all.each_ring[k] += one.each_ring[k];
 		all.events += one.events;
 		all.ring_bytes += one.ring_bytes;
 		all.naps += one.naps;
@@ -382,6 +385,7 @@ static int open_sources(struct agent *a)
 				  .probes = conf->probes,
 				  .inner_only = conf->starttls == PRELUDE_INNER,
 				  .outer_tls = conf->outer_tls,
+				  .n_rings = conf->n_rings,
 				  .ring_bytes = conf->ring_bytes,
 				  .queue_bytes = conf->backlog_bytes,
 				  .shim_bytes = conf->shim_bytes,

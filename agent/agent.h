@@ -19,6 +19,7 @@ struct agent_conf {
 	const char *iface;  /* or "any" */
 	const char *filter; /* pcap filter, or NULL */
 	unsigned sources;   /* CAPTURE_… */
+	unsigned n_rings;   /* see capture.h */
 	size_t ring_bytes, backlog_bytes, queue_bytes, shim_bytes;
 	enum sslc_shed shed;
 	enum flow_hook flow_hook;

@@ -58,7 +58,8 @@ struct capture_conf {
 	enum probes probes;
 	bool inner_only;   /* what stands before TLS on a connection is not wanted */
 	bool outer_tls;    /* of TLS inside TLS the outer one is wanted, not the inner one */
-	size_t ring_bytes; /* of the kernel ring buffer; a power of two */
+	unsigned n_rings;  /* kernel ring buffers: 1, 2, 4 or 8; 0: as rings_choose() says */
+	size_t ring_bytes; /* of all of them; a power of two */
 	enum sslc_shed shed;
 	size_t queue_bytes;  /* of the queue behind it; a power of two of at least EVQUEUE_MIN */
 	size_t shim_bytes;   /* of each preloaded process's ring; see sslc_shim_is_size() */
@@ -86,13 +87,17 @@ struct capture_fill {
 };
 
 struct capture_stats {
-	struct capture_fill ring, queue; /* the kernel's, and the one behind it */
-	uint64_t events, ring_bytes;     /* that went through the ring */
-	uint64_t naps, sleeps;           /* rests of the thread that empties it */
-	uint64_t entries, exits;         /* probes that were hit */
-	uint64_t entries_s, exits_s;     /* of these in the last second */
-	uint64_t counted_ms;             /* for so long they have been counted */
-	uint64_t program_ns;             /* mean time of a probe's program; 0: not known yet */
+	/* The kernel's, and the one behind it. Of several rings: the size of all; the rest is the
+	 * fullest one's, times their number. */
+	struct capture_fill ring, queue;
+	unsigned n_rings;
+	uint64_t each_ring[SSLC_RINGS_MAX]; /* bytes that went through it */
+	uint64_t events, ring_bytes;        /* that went through the ring */
+	uint64_t naps, sleeps;              /* rests of the thread that empties it */
+	uint64_t entries, exits;            /* probes that were hit */
+	uint64_t entries_s, exits_s;        /* of these in the last second */
+	uint64_t counted_ms;                /* for so long they have been counted */
+	uint64_t program_ns;                /* mean time of a probe's program; 0: not known yet */
 };
 
 struct capture_ops {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * capture_bpf: source 1. Loads the kernel half, attaches it to every TLS library file that libwatch
- * reports, and hands on the events that its reader takes from the ring buffer. Never looks
+ * reports, and hands on the events that its reader takes from the ring buffers. Never looks
  * into an event.
  */
 #include "probes/attach.h"
@@ -15,6 +15,7 @@
 #include "probes/overhead.h"
 #include "probes/price.h"
 #include "reader.h"
+#include "rings.h"
 #include "sites/sites.h"
 #include "sites/trial.h"
 
@@ -48,7 +49,8 @@ static COUNTER_DEFINE(libs_lowered, "capture_libs_lowered",
 		      "more than was captured");
 static COUNTER_DEFINE(events_seen, "capture_events", "events read from the kernel");
 static COUNTER_DEFINE(ring_high, "capture_ring_high",
-		      "most bytes that were in the kernel ring buffer at once (gauge)");
+		      "most bytes that were in the kernel ring buffer at once; with several: in "
+		      "any of them, times their number (gauge)");
 static COUNTER_DEFINE(queue_high, "capture_queue_high",
 		      "most bytes that were in the queue behind it (gauge)");
 
@@ -109,6 +111,7 @@ struct source {
 	struct capture base;
 	struct capture_conf conf;
 	struct capture_bpf *skel;
+	int ring_fds[SSLC_RINGS_MAX]; /* the first is the skeleton's */
 	struct reader *reader;
 	struct libwatch *watch;
 	int epoll_fd;
@@ -289,9 +292,61 @@ static void choose_flow_hook(struct capture_bpf *k, enum flow_hook hook, const s
 	choose(k->progs.kretprobe_recv, hook == FLOW_HOOK_KPROBE);
 }
 
-static int load_with(struct source *s, enum flow_hook hook, const struct btf *btf)
+static size_t one_ring_bytes(const struct source *s)
+{
+	return s->conf.ring_bytes / s->conf.n_rings;
+}
+
+static int new_ring(size_t bytes)
+{
+	return bpf_map_create(BPF_MAP_TYPE_RINGBUF, "events", 0, 0, (unsigned)bytes, NULL);
+}
+
+/* What the kernel half wants to know before load. *pattern: what the table of rings takes is like
+ * it, but for the size; to be closed after load. */
+static int set_rings(struct source *s, int *pattern)
 {
 	int err;
+
+	*pattern = new_ring((size_t)sysconf(_SC_PAGESIZE));
+	if (*pattern < 0)
+		return -errno;
+	s->skel->rodata->n_rings = s->conf.n_rings;
+	s->skel->rodata->ring_bytes = one_ring_bytes(s);
+	s->skel->rodata->shed_how = s->conf.shed;
+	err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)one_ring_bytes(s));
+	if (!err)
+		err = bpf_map__set_inner_map_fd(s->skel->maps.more_events, *pattern);
+	return err;
+}
+
+static void close_rings(struct source *s)
+{
+	for (unsigned i = 1; i < SSLC_RINGS_MAX; i++)
+		if (s->ring_fds[i] >= 0)
+			close(s->ring_fds[i]);
+	for (unsigned i = 0; i < SSLC_RINGS_MAX; i++)
+		s->ring_fds[i] = -1;
+}
+
+/* The rings beside the first, and where the kernel half finds them all. */
+static int make_rings(struct source *s)
+{
+	int all = bpf_map__fd(s->skel->maps.more_events);
+
+	s->ring_fds[0] = bpf_map__fd(s->skel->maps.events);
+	for (uint32_t i = 0; i < s->conf.n_rings && s->conf.n_rings > 1; i++) {
+		if (i)
+			s->ring_fds[i] = new_ring(one_ring_bytes(s));
+		if (s->ring_fds[i] < 0 || bpf_map_update_elem(all, &i, &s->ring_fds[i], BPF_ANY))
+			return -errno;
+	}
+	return 0;
+}
+
+static int load_with(struct source *s, enum flow_hook hook, const struct btf *btf)
+{
+	int err, pattern = -1;
 
 	s->skel = capture_bpf__open();
 	if (!s->skel)
@@ -304,12 +359,14 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	s->skel->rodata->outer_tls = s->conf.outer_tls;
 	err = attach_new(&s->attach, s->skel, btf, s->conf.probes);
 	if (!err)
-		err = bpf_map__set_max_entries(s->skel->maps.events, (unsigned)s->conf.ring_bytes);
-	s->skel->rodata->ring_bytes = s->conf.ring_bytes;
-	s->skel->rodata->shed_how = s->conf.shed;
+		err = set_rings(s, &pattern);
 	s->skel->rodata->tally_processes = s->conf.max_overhead > 0;
 	if (!err)
 		err = capture_bpf__load(s->skel);
+	if (pattern >= 0)
+		close(pattern);
+	if (!err)
+		err = make_rings(s);
 	if (!err)
 		err = learn_self(s);
 	if (!err) /* uprobes have no target yet: this takes only the rest */
@@ -317,6 +374,7 @@ static int load_with(struct source *s, enum flow_hook hook, const struct btf *bt
 	if (!err)
 		err = attach_check_harm(s->attach);
 	if (err) {
+		close_rings(s);
 		attach_free(s->attach);
 		s->attach = NULL;
 		capture_bpf__destroy(s->skel);
@@ -370,12 +428,12 @@ static int load(struct source *s)
 
 static int open_reader(struct source *s)
 {
-	int fd = bpf_map__fd(s->skel->maps.events);
-	struct reader_conf conf = {.ring_fd = fd,
-				   .wake_fd = fd,
-				   .ring_bytes = s->conf.ring_bytes,
+	struct reader_conf conf = {.n_rings = s->conf.n_rings,
+				   .ring_fds = s->ring_fds,
+				   .wake_fds = s->ring_fds,
+				   .ring_bytes = one_ring_bytes(s),
 				   .queue_bytes = s->conf.queue_bytes,
-				   .ring = &s->skel->data->ring,
+				   .rings = &s->skel->data->rings,
 				   .epoll_fd = s->epoll_fd};
 
 	return reader_start(&s->reader, &conf);
@@ -521,6 +579,7 @@ static void source_close(struct capture *c)
 	attach_free(s->attach);
 	doubts_free(s->doubts);
 	reader_free(s->reader);
+	close_rings(s);
 	capture_bpf__destroy(s->skel);
 	if (s->epoll_fd >= 0)
 		close(s->epoll_fd);
@@ -536,6 +595,10 @@ static int source_open(struct capture **out, const struct capture_conf *conf)
 		return -ENOMEM;
 	s->base.ops = &capture_bpf_ops;
 	s->conf = *conf;
+	if (!s->conf.n_rings)
+		s->conf.n_rings = rings_choose(sysconf(_SC_NPROCESSORS_ONLN), conf->ring_bytes);
+	for (unsigned i = 0; i < SSLC_RINGS_MAX; i++)
+		s->ring_fds[i] = -1;
 	libbpf_set_print(libbpf_log);
 	s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (s->epoll_fd < 0) {
@@ -639,7 +702,9 @@ static void source_stats(const struct capture *c, struct capture_stats *out)
 	reader_stats(s->reader, &r);
 	attach_tally(s->attach, &t);
 	*out = (struct capture_stats){
-		.ring = {s->conf.ring_bytes, r.ring_used, r.ring_high},
+		.ring = {s->conf.ring_bytes, r.ring_used * s->conf.n_rings,
+			 r.ring_high * s->conf.n_rings},
+		.n_rings = s->conf.n_rings,
 		.queue = {s->conf.queue_bytes, r.queue_used, r.queue_high},
 		.events = r.events,
 		.ring_bytes = r.ring_bytes,
@@ -653,6 +718,7 @@ static void source_stats(const struct capture *c, struct capture_stats *out)
 			s->hits.counted_ns ? (clock_mono_ns() - s->hits.counted_ns) / NS_PER_MS : 0,
 		.program_ns = t.samples ? t.ns / t.samples : 0,
 	};
+	memcpy(out->each_ring, r.each_ring, sizeof(out->each_ring));
 }
 
 static void source_skip_flow(struct capture *c, uint64_t flow)
@@ -765,7 +831,7 @@ static void source_tick(struct capture *c)
 	if (s->overhead)
 		overhead_tick(s->overhead, clock_mono_ns());
 	reader_stats(s->reader, &stats);
-	counter_set(&ring_high, stats.ring_high);
+	counter_set(&ring_high, stats.ring_high * s->conf.n_rings);
 	counter_set(&queue_high, stats.queue_high);
 	count_operations_missed(s->skel);
 }

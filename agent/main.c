@@ -187,6 +187,7 @@ static int run_agent(const struct options *o)
 		.iface = o->iface,
 		.filter = o->filter,
 		.sources = o->sources,
+		.n_rings = o->n_rings,
 		.ring_bytes = o->ring_bytes,
 		.shim_bytes = o->shim_bytes,
 		.backlog_bytes = o->backlog_bytes,

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * reader: the ring buffer's only consumer. While there is traffic the main thread comes every
+ * reader: the ring buffers' only consumer. While there is traffic the main thread comes every
  * millisecond, and less often the more it finds, so the probed programs pay no wake-up; when there
  * is none it sleeps, and the next event wakes it. The second thread has work only while the main
  * thread is away: because it said so, or because nobody has looked since the last round although
- * there are events. Who holds the lock takes from the ring, and what is in the queue is older.
+ * there are events. Who holds the lock takes from the rings, and what is in the queue is older.
  */
 #include "reader.h"
 
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "evqueue.h"
-#include "ringmap.h"
+#include "rings.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -45,14 +45,15 @@ struct reader {
 
 	pthread_mutex_t lock; /* guards what follows */
 	bool away, stop;
-	struct ringmap map;
+	struct rings rings;
 	struct evqueue *queue;
 	uint64_t takes; /* how often the main thread looked */
 
 	/* Of the main thread. */
 	unsigned idle, nap_ms;
-	uint64_t rested_at; /* position in the ring */
-	uint64_t stop_at;   /* 0, or the ring's position after which all is told */
+	uint64_t rested_at; /* bytes of the rings until then */
+	bool finishes;
+	uint64_t stop_at[SSLC_RINGS_MAX]; /* positions after which all is told */
 	uint64_t events, naps, sleeps;
 };
 
@@ -79,12 +80,12 @@ static size_t used_bytes(const struct sslc_event *ev)
 	return ev->size;
 }
 
-/* Everything that is in the ring goes into the queue, or as much as fits. */
+/* Everything that is in the rings goes into the queue, or as much as fits. */
 static void move(struct reader *r)
 {
 	const struct sslc_event *ev;
 
-	while ((ev = ringmap_first(&r->map))) {
+	while ((ev = rings_first(&r->rings))) {
 		size_t used = used_bytes(ev);
 
 		if (!evqueue_fits(r->queue, used)) {
@@ -92,16 +93,11 @@ static void move(struct reader *r)
 			break;
 		}
 		evqueue_put(r->queue, ev, used);
-		ringmap_pop(&r->map);
+		rings_pop(&r->rings);
 	}
-	ringmap_release(&r->map);
+	rings_release(&r->rings);
 	evqueue_publish(r->queue);
 	come_again(r, 1);
-}
-
-static bool is_empty(const struct reader *r)
-{
-	return ringmap_put(&r->map) == r->map.at;
 }
 
 /* Until something is said, or a round is over. */
@@ -122,7 +118,7 @@ static void *run(void *ctx)
 
 	pthread_mutex_lock(&r->lock);
 	while (!r->stop) {
-		bool works = (r->away || alone) && !is_empty(r);
+		bool works = (r->away || alone) && !rings_is_empty(&r->rings);
 
 		if (works)
 			move(r);
@@ -173,7 +169,7 @@ static int start_thread(struct reader *r)
 /* What the kernel half sees before it decides whether its event wakes us. */
 static void say(struct reader *r, enum sslc_reader state)
 {
-	__atomic_store_n(&r->conf.ring->reader, state, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&r->conf.rings->reader, state, __ATOMIC_SEQ_CST);
 }
 
 static void nap(struct reader *r)
@@ -184,14 +180,14 @@ static void nap(struct reader *r)
 }
 
 /*
- * Whoever has taken room in the ring before the word was out may not wake us: then the ring is not
+ * Whoever has taken room in a ring before the word was out may not wake us: then that ring is not
  * empty. On machines where the kernel half's load may overtake its store, and it stores nothing
  * else in between, one event may wait for the next one, SLEEP_MS at most.
  */
 static void sleep_until_woken(struct reader *r)
 {
 	say(r, SSLC_READER_SLEEPS);
-	if (ringmap_put(&r->map) != ringmap_taken(&r->map)) {
+	if (rings_used(&r->rings)) {
 		nap(r);
 		return;
 	}
@@ -202,7 +198,7 @@ static void sleep_until_woken(struct reader *r)
 static bool is_busy(const struct reader *r, unsigned n)
 {
 	return n >= BUSY_EVENTS * r->nap_ms ||
-	       r->map.at - r->rested_at >= (uint64_t)BUSY_BYTES * r->nap_ms;
+	       rings_at(&r->rings) - r->rested_at >= (uint64_t)BUSY_BYTES * r->nap_ms;
 }
 
 /* n: events since the last rest. */
@@ -213,7 +209,7 @@ static void rest(struct reader *r, unsigned n)
 		r->nap_ms = NAP_MS;
 	else
 		r->nap_ms = r->nap_ms * 2 < NAP_MAX_MS ? r->nap_ms * 2 : NAP_MAX_MS;
-	r->rested_at = r->map.at;
+	r->rested_at = rings_at(&r->rings);
 	if (r->idle <= IDLE_NAPS)
 		nap(r);
 	else
@@ -236,11 +232,11 @@ unsigned reader_take(struct reader *r, unsigned max,
 		each(ctx, ev);
 		evqueue_pop(r->queue);
 	}
-	for (; n < max && (ev = ringmap_first(&r->map)); n++) {
+	for (; n < max && (ev = rings_first(&r->rings)); n++) {
 		each(ctx, ev);
-		ringmap_pop(&r->map);
+		rings_pop(&r->rings);
 	}
-	ringmap_release(&r->map);
+	rings_release(&r->rings);
 	r->events += n;
 	if (n < max)
 		rest(r, n);
@@ -264,23 +260,39 @@ void reader_back(struct reader *r)
 bool reader_finish(struct reader *r)
 {
 	end_thread(r);
-	if (!r->stop_at) /* at least 1: position 0 means that nothing has ever been there */
-		r->stop_at = ringmap_put(&r->map) ? ringmap_put(&r->map) : 1;
-	return !ringmap_put(&r->map) || ringmap_taken(&r->map) >= r->stop_at;
+	if (!r->finishes)
+		rings_mark(&r->rings, r->stop_at);
+	r->finishes = true;
+	return rings_passed(&r->rings, r->stop_at);
+}
+
+/* That were in any ring at once. */
+static uint64_t most_high(const struct reader *r)
+{
+	uint64_t most = 0;
+
+	for (unsigned i = 0; i < r->conf.n_rings; i++) {
+		uint64_t high = *(volatile __u64 *)&r->conf.rings->ring[i].high;
+
+		most = high > most ? high : most;
+	}
+	return most;
 }
 
 void reader_stats(const struct reader *r, struct reader_stats *out)
 {
 	*out = (struct reader_stats){
-		.ring_used = ringmap_put(&r->map) - ringmap_taken(&r->map),
-		.ring_high = *(volatile __u64 *)&r->conf.ring->high,
-		.ring_bytes = ringmap_taken(&r->map),
+		.ring_used = rings_used(&r->rings),
+		.ring_high = most_high(r),
+		.ring_bytes = rings_taken(&r->rings),
 		.events = r->events,
 		.queue_used = evqueue_used(r->queue),
 		.queue_high = evqueue_high(r->queue),
 		.naps = r->naps,
 		.sleeps = r->sleeps,
 	};
+	for (unsigned i = 0; i < r->rings.n; i++)
+		out->each_ring[i] = ringmap_taken(&r->rings.map[i]);
 }
 
 /* --- begin and end ------------------------------------------------------------------------------
@@ -293,9 +305,11 @@ static int watch(struct reader *r)
 	struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
 
 	r->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (r->timer_fd < 0 || epoll_ctl(r->conf.epoll_fd, EPOLL_CTL_ADD, r->conf.wake_fd, &ev) ||
-	    epoll_ctl(r->conf.epoll_fd, EPOLL_CTL_ADD, r->timer_fd, &ev))
+	if (r->timer_fd < 0 || epoll_ctl(r->conf.epoll_fd, EPOLL_CTL_ADD, r->timer_fd, &ev))
 		return -errno;
+	for (unsigned i = 0; i < r->conf.n_rings; i++)
+		if (epoll_ctl(r->conf.epoll_fd, EPOLL_CTL_ADD, r->conf.wake_fds[i], &ev))
+			return -errno;
 	return 0;
 }
 
@@ -317,7 +331,7 @@ int reader_start(struct reader **out, const struct reader_conf *conf)
 	pthread_condattr_destroy(&attr);
 	err = evqueue_new(&r->queue, conf->queue_bytes);
 	if (!err)
-		err = ringmap_open(&r->map, conf->ring_fd, conf->ring_bytes);
+		err = rings_open(&r->rings, conf->ring_fds, conf->n_rings, conf->ring_bytes);
 	if (!err)
 		err = watch(r);
 	if (!err)
@@ -336,7 +350,7 @@ void reader_free(struct reader *r)
 	if (!r)
 		return;
 	end_thread(r);
-	ringmap_close(&r->map);
+	rings_close(&r->rings);
 	evqueue_free(r->queue);
 	if (r->timer_fd >= 0)
 		close(r->timer_fd);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * reader: empties the kernel's ring buffer. The main thread takes events from where the kernel half
- * put them. While it is away on longer work a second thread moves them into a queue in memory, so
- * that the ring has room. Does not look into events.
+ * reader: empties the kernel's ring buffers. The main thread takes events from where the kernel
+ * half put them, in the order of rings.h. While it is away on longer work a second thread moves
+ * them into a queue in memory, so that the rings have room. Does not look into events.
  */
 #ifndef SSLC_AGENT_READER_H
 #define SSLC_AGENT_READER_H
@@ -18,18 +18,20 @@
 struct reader;
 
 struct reader_conf {
-	int ring_fd;            /* the ring buffer map; borrowed */
-	int wake_fd;            /* readable (poll) when the kernel half wakes us: the same */
-	size_t ring_bytes;      /* its size */
-	size_t queue_bytes;     /* a power of two of at least EVQUEUE_MIN */
-	struct sslc_ring *ring; /* shared with the kernel half; borrowed */
+	unsigned n_rings;
+	const int *ring_fds;      /* so many ring buffer maps; borrowed */
+	const int *wake_fds;      /* readable (poll) when the kernel half wakes us: the same */
+	size_t ring_bytes;        /* the size of each */
+	size_t queue_bytes;       /* a power of two of at least EVQUEUE_MIN */
+	struct sslc_rings *rings; /* shared with the kernel half; borrowed */
 	/* Edge-triggered: readable when reader_take() is due; borrowed. */
 	int epoll_fd;
 };
 
 struct reader_stats {
-	uint64_t ring_used, ring_high; /* bytes in the ring buffer now, and at most */
-	uint64_t ring_bytes, events;   /* that have passed */
+	uint64_t ring_used, ring_high; /* bytes in the fullest ring buffer now; in any, at most */
+	uint64_t each_ring[SSLC_RINGS_MAX]; /* bytes that have passed */
+	uint64_t ring_bytes, events;        /* that have passed */
 	uint64_t queue_used, queue_high;
 	uint64_t naps, sleeps; /* how often the main thread rested */
 };

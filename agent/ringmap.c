@@ -68,17 +68,18 @@ static bool is_sound(const struct sslc_event *ev, size_t len)
 	       ev->size >= sizeof(*ev) && ev->type;
 }
 
-const struct sslc_event *ringmap_first(struct ringmap *m)
+void ringmap_look(struct ringmap *m)
 {
-	for (;;) {
+	m->seen = ringmap_put(m);
+}
+
+const struct sslc_event *ringmap_known(struct ringmap *m)
+{
+	while (m->at != m->seen) {
 		const uint8_t *p = m->data + (m->at & (m->size - 1));
 		const struct sslc_event *ev = (const void *)(p + BPF_RINGBUF_HDR_SZ);
 		uint32_t word, len;
 
-		if (m->at == m->seen)
-			m->seen = ringmap_put(m);
-		if (m->at == m->seen)
-			return NULL;
 		word = __atomic_load_n((const uint32_t *)(const void *)p, __ATOMIC_ACQUIRE);
 		if (word & BPF_RINGBUF_BUSY_BIT)
 			return NULL;
@@ -91,6 +92,17 @@ const struct sslc_event *ringmap_first(struct ringmap *m)
 		}
 		ringmap_pop(m);
 	}
+	return NULL;
+}
+
+const struct sslc_event *ringmap_first(struct ringmap *m)
+{
+	const struct sslc_event *ev = ringmap_known(m);
+
+	if (ev || m->at != m->seen)
+		return ev;
+	ringmap_look(m);
+	return ringmap_known(m);
 }
 
 void ringmap_pop(struct ringmap *m)

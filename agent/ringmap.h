@@ -39,6 +39,9 @@ void ringmap_close(struct ringmap *m);
  * counted).
  */
 const struct sslc_event *ringmap_first(struct ringmap *m);
+/** The same in two steps: see how far the kernel half has come; the next event up to there. */
+void ringmap_look(struct ringmap *m);
+const struct sslc_event *ringmap_known(struct ringmap *m);
 void ringmap_pop(struct ringmap *m);
 /** Give back the room of all that was popped. */
 void ringmap_release(struct ringmap *m);

@@ -214,7 +214,7 @@ static __always_inline bool place(struct conn *c, struct emit *e, __u64 n, __u32
 		return false;
 	e->pos = advance(&info->pos[e->dir & 1], n);
 	info->file[e->dir & 1] = file;
-	e->fill = ring_fill();
+	e->fill = ring_fill(e->flow);
 	return !is_shed(info, n, e->fill);
 }
 
@@ -323,7 +323,7 @@ static __always_inline __u32 is_loose(const struct sslc_conn_id *id, const struc
 	}
 	if (moved)
 		return seq; /* the data says so */
-	ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+	ev = ring_reserve(0, sizeof(*ev));
 	if (!ev) {
 		count(LOSS_RING_FULL_EVENT, 1);
 		return seq;
@@ -338,7 +338,7 @@ static __always_inline __u32 is_loose(const struct sslc_conn_id *id, const struc
 	ev->call = kind;
 	ev->seq = seq;
 	ev->pad = 0;
-	ring_submit(ev);
+	ring_submit(0, ev);
 	return seq;
 }
 
@@ -354,10 +354,12 @@ static __always_inline int early_status(int ret, enum sslc_call kind)
 static __always_inline void tell_early(const struct sslc_conn_id *id, struct conn *c, int status)
 {
 	struct sslc_ev_early *ev;
+	__u64 now;
 
 	if (!(c->early & EARLY_SENT) || (status != EARLY_REJECTED && status != EARLY_ACCEPTED))
 		return;
-	ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+	now = bpf_ktime_get_ns();
+	ev = ring_reserve(c->flow, sizeof(*ev));
 	if (!ev) {
 		count(LOSS_RING_FULL_EVENT, 1);
 		return;
@@ -366,13 +368,13 @@ static __always_inline void tell_early(const struct sslc_conn_id *id, struct con
 		c->early &= ~EARLY_SENT;
 	ev->ev.type = SSLC_EV_EARLY;
 	ev->ev.size = sizeof(*ev);
-	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.ts_ns = now;
 	ev->ev.flow = c->flow;
 	ev->conn = *id;
 	ev->conn.life = c->life;
 	ev->accepted = status == EARLY_ACCEPTED;
 	ev->pad = 0;
-	ring_submit(ev);
+	ring_submit(c->flow, ev);
 }
 
 /* 0-RTT: flags for what a call has written inside `outer`. */

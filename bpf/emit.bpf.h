@@ -54,9 +54,10 @@ static __always_inline void fill_header(struct sslc_ev_data *ev, const struct em
 
 /* One event with room for ROOM bytes; the reserve size must be a constant before 5.19's dynptr. */
 #define EMIT_ROOM(ROOM)                                                                            \
-	static __always_inline void emit_##ROOM(const struct emit *e, __u32 n, __u64 fill)         \
+	static __always_inline void emit_##ROOM(const struct emit *e, void *map, __u32 n,          \
+						__u64 fill)                                        \
 	{                                                                                          \
-		struct sslc_ev_data *ev = bpf_ringbuf_reserve(&events, sizeof(*ev) + (ROOM), 0);   \
+		struct sslc_ev_data *ev = bpf_ringbuf_reserve(map, sizeof(*ev) + (ROOM), 0);       \
 		if (!ev) {                                                                         \
 			count(LOSS_RING_FULL, n);                                                  \
 			shed_conn(e->conn.ssl);                                                    \
@@ -68,7 +69,7 @@ static __always_inline void fill_header(struct sslc_ev_data *ev, const struct em
 			bpf_ringbuf_discard(ev, BPF_RB_NO_WAKEUP);                                 \
 			return;                                                                    \
 		}                                                                                  \
-		bpf_ringbuf_submit(ev, ring_wake_at(fill + sizeof(*ev) + (ROOM)));                 \
+		bpf_ringbuf_submit(ev, ring_wake_at(e->flow, fill + sizeof(*ev) + (ROOM)));        \
 	}
 /* At most a third of an event's room is left unused, but for the shortest. */
 EMIT_ROOM(64)
@@ -87,52 +88,53 @@ EMIT_ROOM(8192)
 EMIT_ROOM(12288)
 EMIT_ROOM(16384)
 
-static __always_inline void emit_short(const struct emit *e, __u32 n, __u64 fill)
+static __always_inline void emit_short(const struct emit *e, void *map, __u32 n, __u64 fill)
 {
 	if (n <= 64)
-		emit_64(e, n, fill);
+		emit_64(e, map, n, fill);
 	else if (n <= 128)
-		emit_128(e, n, fill);
+		emit_128(e, map, n, fill);
 	else if (n <= 256)
-		emit_256(e, n, fill);
+		emit_256(e, map, n, fill);
 	else if (n <= 384)
-		emit_384(e, n, fill);
+		emit_384(e, map, n, fill);
 	else if (n <= 512)
-		emit_512(e, n, fill);
+		emit_512(e, map, n, fill);
 	else if (n <= 768)
-		emit_768(e, n, fill);
+		emit_768(e, map, n, fill);
 	else
-		emit_1024(e, n, fill);
+		emit_1024(e, map, n, fill);
 }
 
-static __always_inline void emit_long(const struct emit *e, __u32 n, __u64 fill)
+static __always_inline void emit_long(const struct emit *e, void *map, __u32 n, __u64 fill)
 {
 	if (n <= 1536)
-		emit_1536(e, n, fill);
+		emit_1536(e, map, n, fill);
 	else if (n <= 2048)
-		emit_2048(e, n, fill);
+		emit_2048(e, map, n, fill);
 	else if (n <= 3072)
-		emit_3072(e, n, fill);
+		emit_3072(e, map, n, fill);
 	else if (n <= 4096)
-		emit_4096(e, n, fill);
+		emit_4096(e, map, n, fill);
 	else if (n <= 6144)
-		emit_6144(e, n, fill);
+		emit_6144(e, map, n, fill);
 	else if (n <= 8192)
-		emit_8192(e, n, fill);
+		emit_8192(e, map, n, fill);
 	else if (n <= 12288)
-		emit_12288(e, n, fill);
+		emit_12288(e, map, n, fill);
 	else
-		emit_16384(e, n, fill);
+		emit_16384(e, map, n, fill);
 }
 
 static __always_inline long emit_one(struct emit *e)
 {
 	__u32 n = e->left < CHUNK_MAX ? e->left : CHUNK_MAX;
+	void *map = ring_map(e->flow);
 	__u64 fill;
 
-	if (!n)
+	if (!n || !map)
 		return 1; /* stop */
-	fill = e->fill ? e->fill : ring_fill();
+	fill = e->fill ? e->fill : bpf_ringbuf_query(map, BPF_RB_AVAIL_DATA);
 	e->fill = 0;
 	if (ring_is_full_at(fill)) { /* nor for what is left of the call */
 		count(LOSS_RING_FULL, e->left);
@@ -142,9 +144,9 @@ static __always_inline long emit_one(struct emit *e)
 		return 1;
 	}
 	if (n <= 1024)
-		emit_short(e, n, fill);
+		emit_short(e, map, n, fill);
 	else
-		emit_long(e, n, fill);
+		emit_long(e, map, n, fill);
 	e->buf += n;
 	e->pos += n;
 	e->left -= n;
@@ -195,7 +197,7 @@ static __always_inline void emit_bounded(struct emit *e)
 /* Bytes that moved past the process's memory: only how many, and where they stand. */
 static __always_inline void emit_gap(const struct emit *e)
 {
-	struct sslc_ev_gap *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+	struct sslc_ev_gap *ev = ring_reserve(e->flow, sizeof(*ev));
 
 	if (!ev) { /* the next event's position shows the hole all the same */
 		count(LOSS_RING_FULL, e->left);
@@ -212,7 +214,7 @@ static __always_inline void emit_gap(const struct emit *e)
 	ev->len = e->left;
 	ev->tid = e->tid;
 	ev->dir = e->dir;
-	ring_submit(ev);
+	ring_submit(e->flow, ev);
 }
 
 static __always_inline void emit_nothing(const struct emit *e)

@@ -59,7 +59,7 @@ static __always_inline bool pending_emit_kept(const struct emit *e, const struct
 	barrier_var(n);
 	if (!p || p->len < e->left || n > CHUNK_MAX)
 		return false;
-	ev = ring_is_full() ? NULL : bpf_ringbuf_reserve(&events, sizeof(*ev) + CHUNK_MAX, 0);
+	ev = ring_is_full(e->flow) ? NULL : ring_reserve(e->flow, sizeof(*ev) + CHUNK_MAX);
 	if (!ev) {
 		count(LOSS_RING_FULL, n);
 		shed_conn(e->conn.ssl);
@@ -71,7 +71,7 @@ static __always_inline bool pending_emit_kept(const struct emit *e, const struct
 		bpf_ringbuf_discard(ev, BPF_RB_NO_WAKEUP);
 		return false;
 	}
-	ring_submit(ev);
+	ring_submit(e->flow, ev);
 	return true;
 }
 

@@ -191,7 +191,8 @@ static __always_inline struct sslc_conn_id conn_id_of(__u64 ssl)
 static __always_inline void announce(struct sock *sk, struct sock_info *info,
 				     const struct sslc_conn_id *conn, __u32 late)
 {
-	struct sslc_ev_open *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+	__u64 now = bpf_ktime_get_ns();
+	struct sslc_ev_open *ev = ring_reserve(info->flow, sizeof(*ev));
 
 	if (!ev) {
 		count(LOSS_RING_FULL_EVENT, 1);
@@ -200,7 +201,7 @@ static __always_inline void announce(struct sock *sk, struct sock_info *info,
 	__builtin_memset(ev, 0, sizeof(*ev));
 	ev->ev.type = SSLC_EV_OPEN;
 	ev->ev.size = sizeof(*ev);
-	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.ts_ns = now;
 	ev->ev.flow = info->flow;
 	ev->conn = conn ? *conn : conn_id_of(0);
 	ev->flags = late | (conn ? 0 : SSLC_OPEN_CANDIDATE);
@@ -211,7 +212,7 @@ static __always_inline void announce(struct sock *sk, struct sock_info *info,
 	ev->uid = (__u32)bpf_get_current_uid_gid();
 	bpf_get_current_comm(ev->comm, sizeof(ev->comm));
 	info->announced = 1;
-	ring_submit(ev);
+	ring_submit(info->flow, ev);
 }
 
 /*
@@ -306,7 +307,8 @@ static __always_inline void count_up_to(struct sslc_ev_sock *ev, const struct so
 
 static __always_inline struct sslc_ev_sock *begin_sock(__u64 flow, enum sslc_sock_what what)
 {
-	struct sslc_ev_sock *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+	__u64 now = bpf_ktime_get_ns();
+	struct sslc_ev_sock *ev = ring_reserve(flow, sizeof(*ev));
 
 	if (!ev) {
 		count(LOSS_RING_FULL_EVENT, 1);
@@ -315,7 +317,7 @@ static __always_inline struct sslc_ev_sock *begin_sock(__u64 flow, enum sslc_soc
 	__builtin_memset(ev, 0, sizeof(*ev));
 	ev->ev.type = SSLC_EV_SOCK;
 	ev->ev.size = sizeof(*ev);
-	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.ts_ns = now;
 	ev->ev.flow = flow;
 	ev->what = what;
 	return ev;
@@ -326,13 +328,14 @@ static __always_inline void tell_sock(__u64 flow, enum sslc_sock_what what)
 	struct sslc_ev_sock *ev = begin_sock(flow, what);
 
 	if (ev)
-		ring_submit(ev);
+		ring_submit(flow, ev);
 }
 
 /* Where each direction's lost bytes end: nothing that follows would tell. */
 static __always_inline void tell_lost(const struct sock_info *info)
 {
-	struct sslc_ev_lost *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+	__u64 now = bpf_ktime_get_ns();
+	struct sslc_ev_lost *ev = ring_reserve(info->flow, sizeof(*ev));
 
 	if (!ev) {
 		count(LOSS_RING_FULL_EVENT, 1);
@@ -340,11 +343,11 @@ static __always_inline void tell_lost(const struct sock_info *info)
 	}
 	ev->ev.type = SSLC_EV_LOST;
 	ev->ev.size = sizeof(*ev);
-	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.ts_ns = now;
 	ev->ev.flow = info->flow;
 	ev->pos[0] = info->pos[0];
 	ev->pos[1] = info->pos[1];
-	ring_submit(ev);
+	ring_submit(info->flow, ev);
 }
 
 /* One of a TLS connection's ends, once. failed: see struct sslc_ev_sock. */
@@ -360,7 +363,7 @@ static __always_inline void tell_end(struct sock_info *info, enum sslc_sock_what
 	ev = begin_sock(info->flow, what);
 	if (ev) {
 		ev->failed = failed;
-		ring_submit(ev);
+		ring_submit(info->flow, ev);
 	}
 }
 
@@ -377,7 +380,7 @@ static __always_inline void sock_info_end(__u64 key, struct sock_info *info, str
 		count_up_to(ev, info, ended);
 		ev->file[0] = info->file[0];
 		ev->file[1] = info->file[1];
-		ring_submit(ev);
+		ring_submit(info->flow, ev);
 	}
 	bpf_map_delete_elem(&skipped, &info->flow);
 	bpf_map_delete_elem(&socks, &key);
@@ -485,7 +488,7 @@ static __always_inline void shed(struct sock_info *info)
 	count(LOSS_SHED_FLOWS, 1);
 	info->shed = 1;
 	info->cut = 1;
-	ring.shed_ns = bpf_ktime_get_ns();
+	ring_state(info->flow)->shed_ns = bpf_ktime_get_ns();
 }
 
 /* After the loss of some of its bytes; see emit.bpf.h. Without a connection yet, or where nothing
@@ -508,8 +511,10 @@ __noinline int shed_conn(__u64 ssl)
  * up. */
 static __always_inline bool is_shed(struct sock_info *info, __u64 n, __u64 fill)
 {
-	if (info->shed && ring.line == SSLC_SHED_ABOVE &&
-	    bpf_ktime_get_ns() - ring.shed_ns > SSLC_SHED_REST_NS)
+	const struct sslc_ring *r = ring_state(info->flow);
+
+	if (info->shed && r->line == SSLC_SHED_ABOVE &&
+	    bpf_ktime_get_ns() - r->shed_ns > SSLC_SHED_REST_NS)
 		info->shed = 0;
 	if (!info->shed && !ring_sheds(info->flow, fill))
 		return false;
@@ -520,7 +525,8 @@ static __always_inline bool is_shed(struct sock_info *info, __u64 n, __u64 fill)
 
 static __always_inline void tell_bind(const struct sslc_conn_id *id, const struct conn *c)
 {
-	struct sslc_ev_bind *ev = bpf_ringbuf_reserve(&events, sizeof(*ev), 0);
+	__u64 now = bpf_ktime_get_ns();
+	struct sslc_ev_bind *ev = ring_reserve(c->flow, sizeof(*ev));
 
 	if (!ev) {
 		count(LOSS_RING_FULL_EVENT, 1);
@@ -528,13 +534,13 @@ static __always_inline void tell_bind(const struct sslc_conn_id *id, const struc
 	}
 	ev->ev.type = SSLC_EV_BIND;
 	ev->ev.size = sizeof(*ev);
-	ev->ev.ts_ns = bpf_ktime_get_ns();
+	ev->ev.ts_ns = now;
 	ev->ev.flow = c->flow;
 	ev->conn = *id;
 	ev->conn.life = c->life;
 	ev->pos[0] = c->pos[0];
 	ev->pos[1] = c->pos[1];
-	ring_submit(ev);
+	ring_submit(c->flow, ev);
 }
 
 #define NO_RECORD 0u

@@ -35,6 +35,7 @@ enum bpf_map_type_used { /* include/uapi/linux/bpf.h */
 			 BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 			 BPF_MAP_TYPE_LRU_HASH = 9,
 			 BPF_MAP_TYPE_LRU_PERCPU_HASH = 10,
+			 BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 			 BPF_MAP_TYPE_RINGBUF = 27,
 };
 /* include/uapi/linux/bpf.h; flags of the ring buffer's helpers, all since 5.8 */

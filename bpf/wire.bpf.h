@@ -263,7 +263,7 @@ static __always_inline void tell_wire(const struct wire *w, struct op *o)
 		o->ev.flags |= SSLC_WIRE_UNKNOWN;
 	if (cs)
 		o->ev.seq = next_seq(cs);
-	if (bpf_ringbuf_output(&events, &o->ev, sizeof(o->ev), ring_wake()))
+	if (ring_output(0, &o->ev, sizeof(o->ev)))
 		count(LOSS_RING_FULL_EVENT, 1);
 }
 

@@ -380,6 +380,15 @@ static void spread_port_map(struct options *o)
 	}
 }
 
+static int check_rings(const struct options *o)
+{
+	if (o->ring_bytes / (o->n_rings ? o->n_rings : 1) >= RING_MIN)
+		return 0;
+	return usage_error("--rings %u: a --ring of %zu KiB is too small for so many: each needs "
+			   "%llu",
+			   o->n_rings, o->ring_bytes >> 10, RING_MIN >> 10);
+}
+
 static int take_run(struct options *o, struct settings *s, struct settings *cli)
 {
 	int err = choose_mode(s, &o->mode);
@@ -393,6 +402,8 @@ static int take_run(struct options *o, struct settings *s, struct settings *cli)
 	err = settings_take(s, IN(o->mode), NULL, o);
 	if (!err && o->mode == MODE_AGENT)
 		err = settle_port(o, s, cli);
+	if (!err)
+		err = check_rings(o);
 	if (!err)
 		spread_port_map(o);
 	return err ? err : check_outputs(o);

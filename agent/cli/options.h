@@ -34,6 +34,8 @@ enum options_mode {
 
 #define NICE_DEFAULT INT_MIN
 
+#define RING_MIN (64ull << 10) /* one large TLS record with its headers must fit */
+
 struct options { /* owns its strings; options_fini() frees them */
 	enum options_mode mode;
 	char *iface;          /* -I */
@@ -57,6 +59,7 @@ struct options { /* owns its strings; options_fini() frees them */
 	bool insecure;
 	int zstd_level;             /* --compress N, 0 to 19; default 1 */
 	size_t queue_bytes;         /* --queue SIZE (K, M, G suffix); default 64M */
+	unsigned n_rings;           /* --rings N: 1, 2, 4 or 8; 0: nothing was said */
 	size_t ring_bytes;          /* --ring SIZE; rounded up to a power of two; default 64M */
 	size_t backlog_bytes;       /* --backlog SIZE; the same; default 16M */
 	unsigned sources;           /* --capture: CAPTURE_…; default both */

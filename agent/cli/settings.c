@@ -16,7 +16,6 @@
 #define COMPRESS_MAX         19 /* zstd's levels above need far more memory at both ends */
 #define QUEUE_MIN            (1ull << 20)  /* one block must fit */
 #define QUEUE_MAX            (64ull << 30) /* a slip of the finger, not a queue */
-#define RING_MIN             (64ull << 10) /* one large TLS record with its headers must fit */
 #define RING_MAX             (1ull << 30)  /* the kernel's ring buffer has 32-bit positions */
 #define OVERHEAD_RETRY_MAX_S 86400u        /* a day without a mirror */
 #define WORKERS_MAX          16            /* CREW_MAX of the collector */
@@ -307,6 +306,18 @@ static int take_ring(struct options *o, const char *name, const char *word)
 	return take_rounded(name, word, &o->ring_bytes);
 }
 
+static int take_rings(struct options *o, const char *name, const char *word)
+{
+	static const char *const words[] = {"1", "2", "4", "8", NULL};
+	unsigned which;
+	int err = value_choice(name, word, words, &which);
+
+	if (!err)
+		o->n_rings = 1u << which;
+	return err;
+}
+_Static_assert(1 << 3 == SSLC_RINGS_MAX, "the last of the words");
+
 static int take_backlog(struct options *o, const char *name, const char *word)
 {
 	return take_rounded(name, word, &o->backlog_bytes);
@@ -513,6 +524,8 @@ const struct setting settings_table[] = {
 		much, "SIZE", "memory for what is not acknowledged yet (default 64M)"},
 	{"ring", "--ring", KIND_WORD, PLACE_BOTH, MIRROR, AT(ring), take_ring,
 		much, "SIZE", "memory between kernel and agent (default 64M)"},
+	{"rings", "--rings", KIND_WORD, PLACE_BOTH, MIRROR, AT(rings), take_rings,
+		much, "N", "in so many pieces: 1, 2, 4, 8 (default: by processors)"},
 	{"backlog", "--backlog", KIND_WORD, PLACE_BOTH, MIRROR, AT(backlog), take_backlog,
 		much, "SIZE", "memory for events read and not looked at yet (default 16M)"},
 	{"shed", "--shed", KIND_WORD, PLACE_BOTH, MIRROR, AT(shed), take_shed,

@@ -37,7 +37,7 @@ struct settings {
 	struct said state_dir, ca, cert, key, insecure, expires;
 	struct said starttls, tls_in_tls, compress, queue, ring, backlog, shed, max_overhead,
 		flow_hook, probes;
-	struct said preload_ring, capture, nice, max_sessions, workers;
+	struct said preload_ring, capture, nice, max_sessions, workers, rings;
 	struct said run_dir, json, system_wide;
 	struct said config, verbose, help, version;
 };

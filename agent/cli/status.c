@@ -29,6 +29,15 @@ static json_t *buffer_json(const struct capture_fill *b)
 			 (json_int_t)b->used, "high", (json_int_t)b->high);
 }
 
+static json_t *rings_json(const struct capture_stats *s)
+{
+	json_t *all = json_array();
+
+	for (unsigned i = 0; i < s->n_rings; i++)
+		json_array_append_new(all, json_integer((json_int_t)s->each_ring[i]));
+	return all;
+}
+
 /* Connections, bytes and events that people will miss. */
 static bool speaks_of_loss(const char *name)
 {
@@ -98,12 +107,13 @@ json_t *status_json(const struct capture_stats *stats)
 
 	if (lost)
 		metrics_each(put_loss, lost);
-	return json_pack("{s:{s:i, s:s}, s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "agent",
-			 "pid", (int)getpid(), "version", SSLC_VERSION, "ring",
-			 buffer_json(&stats->ring), "backlog", buffer_json(&stats->queue), "events",
-			 (json_int_t)stats->events, "bytes", (json_int_t)stats->ring_bytes, "naps",
-			 (json_int_t)stats->naps, "sleeps", (json_int_t)stats->sleeps, "probes",
-			 probes_json(stats), "clock", clock_json(), "lost", lost);
+	return json_pack("{s:{s:i, s:s}, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:o, s:o}",
+			 "agent", "pid", (int)getpid(), "version", SSLC_VERSION, "ring",
+			 buffer_json(&stats->ring), "rings", rings_json(stats), "backlog",
+			 buffer_json(&stats->queue), "events", (json_int_t)stats->events, "bytes",
+			 (json_int_t)stats->ring_bytes, "naps", (json_int_t)stats->naps, "sleeps",
+			 (json_int_t)stats->sleeps, "probes", probes_json(stats), "clock",
+			 clock_json(), "lost", lost);
 }
 
 /* --- the command --------------------------------------------------------------------------------
@@ -164,13 +174,24 @@ static void print_losses(FILE *out, const json_t *lost)
 		out, "  lost     %s %" JSON_INTEGER_FORMAT "\n", name, json_integer_value(v));
 }
 
+/* All of them as one. */
+static void print_rings(FILE *out, const json_t *a)
+{
+	size_t n = json_array_size(json_object_get(a, "rings"));
+	char name[16] = "ring";
+
+	if (n > 1)
+		snprintf(name, sizeof(name), "%zu rings", n % 100);
+	print_buffer(out, name, json_object_get(a, "ring"));
+}
+
 void status_print(FILE *out, json_t *const answers[], size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		const json_t *a = answers[i];
 
 		fprintf(out, "agent %" PRIu64 "\n", count_at(json_object_get(a, "agent"), "pid"));
-		print_buffer(out, "ring", json_object_get(a, "ring"));
+		print_rings(out, a);
 		print_buffer(out, "backlog", json_object_get(a, "backlog"));
 		fprintf(out, "  events   %" PRIu64 ", %" PRIu64 " bytes of the ring\n",
 			count_at(a, "events"), count_at(a, "bytes"));

@@ -8,6 +8,7 @@ their own id, namespaces and links carry the test's process id in their names.
 SSLCOLLECTOR names the program under test; default: build/sslcollector beside the sources.
 SSLC_TEST_KEEP=1 keeps the directory with logs and captures.
 SSLC_TEST_PROBES=WHERE runs a test with --probes WHERE, for agents whose test says nothing about it.
+SSLC_TEST_RINGS=N runs a test with --rings N, likewise.
 SSLC_TEST_CAPTURE=preload runs a test with the preloaded library in all programs, and agents without probes.
 """
 import ctypes
@@ -44,6 +45,7 @@ STATE = ROOT / "build" / "test-state"
 GO_CACHE = ROOT / "build" / "go-cache"  # Go's own library is built once for all tests
 PROBES = os.environ.get("SSLC_TEST_PROBES")
 WORKERS = os.environ.get("SSLC_TEST_WORKERS")
+RINGS = os.environ.get("SSLC_TEST_RINGS")
 
 
 def is_sanitized():
@@ -339,6 +341,8 @@ class Test:
             args = (*args[:2], "--state-dir", STATE, *args[2:])
         if PROBES and "-I" in args and "--probes" not in args:
             args = (*args[:2], "--probes", PROBES, *args[2:])
+        if RINGS and "-I" in args and "--rings" not in args:
+            args = (*args[:2], "--rings", RINGS, *args[2:])
         if WORKERS and "-t" not in args and "--workers" not in args:
             args = (*args[:1], "--workers", WORKERS, *args[1:]) if args[0] == "-C" else (*args[:2], "--workers", WORKERS, *args[2:])
         p = self.spawn(name, binary(), *args, ns=ns, **kw)

@@ -5,7 +5,7 @@ TLS connection byte-exact, and those of a Go program where there is a Go compile
 socket tracepoint, 5.10 no bpf_loop(). Where there is kernel TLS, what it carries is exact, and SSL_sendfile()
 a gap of the file's size. GnuTLS: sends that are interrupted and resumed without their bytes; Debian builds it
 without kernel TLS. Preload: the preloaded library in
-programs of that machine, and no probes. Crowd: more threads than CPUs inside the same functions of a C and of a Go program. The newest
+programs of that machine, and no probes. Crowd: more threads than CPUs inside the same functions of a C and of a Go program, and four ring buffers. The newest
 kernel preempts everything that can be preempted, eBPF programs at uprobes too. One of them is arm64's, with
 everything built by a cross compiler.
 
@@ -22,7 +22,7 @@ import re
 import shutil
 import sys
 
-from lib import check, equal, fact, find_flow, flows, go_trees, run, sh, sha256
+from lib import RINGS, check, equal, fact, find_flow, flows, go_trees, run, sh, sha256
 from lib_experiment import experiment, kept_parts
 from lib_targets import STUB, Arm64, Native, boot, fetch_kernel, judge_stub, pack
 
@@ -59,7 +59,7 @@ fi
 start() { # NAME OPTION...
   name=$1; shift
   echo "== $name"
-  /sslcollector -v -I any "$@" -w /tmp/$name.pcap $OUTPUT --ring 4M >/tmp/$name.err 2>&1 & agent=$!
+  /sslcollector -v -I any "$@" -w /tmp/$name.pcap $OUTPUT --ring 4M ${rings:-MANY} >/tmp/$name.err 2>&1 & agent=$!
   for i in $(seq 1500); do grep -q '^ready' /tmp/$name.err && break; kill -0 $agent 2>/dev/null || break; sleep 0.2; done
   echo "$name: ready, the machine is up $(cut -d. -f1 /proc/uptime) s"
 }
@@ -118,7 +118,9 @@ stop preload
 # modules need each other in an order that differs by version
 for round in 1 2 3; do for m in /modules/*.ko; do insmod $m 2>/dev/null; done; done
 # One agent for all these: emulated, it takes most of the time until its programs are verified.
+rings="--rings 4"
 start many --probes records
+rings=
 echo | /threads 127.0.0.1 4436 /cert.pem /key.pem CROWD_SIZE > /tmp/crowd.client 2>&1
 said crowd
 if [ -x /gotls ]; then
@@ -203,7 +205,7 @@ def make_initramfs(t, name, target, hooks, ktls, files):
     equal(copy_modules(t, name, root / "modules"), ktls, f"{name}: kernel TLS in modules")
     text = INIT
     kept = (x.hex() if isinstance(x, bytes) else x for x in kept_for(target, files))
-    for k, v in (*zip(("KEPT_NAME", "KEPT_BEFORE", "KEPT_BEHIND"), kept), ("CAPTURES", target.captures), ("GNUTLS_SPEC", GNUTLS_SPEC), ("GNUTLS_TOTAL", str(GNUTLS_TOTAL)), ("HOOKS", " ".join(hooks[1:])), ("STUB", STUB), ("KTLS", "tls12 tls13" if ktls else ""), ("SPEC_SERVER", SPEC_SERVER), ("SPEC_CLIENT", SPEC_CLIENT),
+    for k, v in (*zip(("KEPT_NAME", "KEPT_BEFORE", "KEPT_BEHIND"), kept), ("CAPTURES", target.captures), ("MANY", f"--rings {RINGS}" if RINGS else ""), ("GNUTLS_SPEC", GNUTLS_SPEC), ("GNUTLS_TOTAL", str(GNUTLS_TOTAL)), ("HOOKS", " ".join(hooks[1:])), ("STUB", STUB), ("KTLS", "tls12 tls13" if ktls else ""), ("SPEC_SERVER", SPEC_SERVER), ("SPEC_CLIENT", SPEC_CLIENT),
                  ("TOTAL_CLIENT", str(TOTAL_CLIENT)), ("TOTAL_SERVER", str(TOTAL_SERVER)),
                  ("CROWD_SIZE", f"{CROWD} {CROWD_ROUNDS} {CROWD_MAX}")):
         text = text.replace(k, v)

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """When the agent cannot keep up: whole connections are given up, all others stay whole, and every byte
 of every connection is told or missing in a gap of its exact size, and counted. nginx and wrk at full
-speed with rings that are 128, 64 and 8 times smaller; then the default set-up, in which nothing is lost."""
+speed with rings that are 128, 64 and 8 times smaller; then the default set-up, in which nothing is lost. The same
+in four rings, of which the connections of a single process use more than one."""
 import json
 import time
 
@@ -17,9 +18,11 @@ RUNS = (
     ("512 KiB, none", ("--ring", "512K", "--backlog", "64K", "--shed", "none"), 1, "kb100", None),
     ("1 MiB", ("--ring", "1M", "--backlog", "64K"), 1, "kb100", None),
     ("8 MiB", ("--ring", "8M", "--backlog", "1M"), 2, "kb100", None),
+    ("1 MiB in 4", ("--ring", "1M", "--rings", "4", "--backlog", "64K"), 1, "kb100", None),
+    ("default in 4", ("--ring", "64M", "--rings", "4"), 2, "kb1", False),
     ("default", (), 2, "kb1", False),
 )
-SIZES = {"512K": 512 << 10, "1M": 1 << 20, "8M": 8 << 20, None: 64 << 20}
+SIZES = {"512K": 512 << 10, "1M": 1 << 20, "8M": 8 << 20, "64M": 64 << 20, None: 64 << 20}
 UNSEEN = "acknowledges what was not sent"  # so a gap before a reset is told
 RECORD = 16384
 CAUSES = ("capture_bytes_lost_shed", "capture_bytes_lost_ring_full")
@@ -97,6 +100,9 @@ def status(agent, name, options):
     equal(len(said), 1, f"{name}: answers of the agent")
     equal(said[0]["ring"]["size"], SIZES.get(options[1] if options else None), f"{name}: size of the ring")
     check(0 < n["capture_ring_high"] <= said[0]["ring"]["high"] <= said[0]["ring"]["size"], f"{name}: {said}")
+    rings = said[0]["rings"]
+    check(len(rings) == 4 or "--rings" not in options, f"{name}: rings: {rings}")
+    check(sum(b > 0 for b in rings) > (len(rings) > 1), f"{name}: bytes in the rings: {rings}")
     for cause in CAUSES:
         check(said[0]["lost"].get(cause, 0) >= n.get(cause, 0), f"{name}: {cause}: {said} {n}")
 

@@ -76,13 +76,19 @@ static inline uint64_t fakering_put(struct fakering *r, const void *p, uint32_t 
 }
 
 /* An event of `size` bytes that carries a number. */
-static inline uint64_t fakering_event(struct fakering *r, uint64_t number, uint32_t size)
+static inline uint64_t fakering_event_at(struct fakering *r, uint64_t ts_ns, uint64_t number,
+					 uint32_t size)
 {
 	uint8_t room[32768] = {0};
-	struct sslc_event ev = {.type = SSLC_EV_SOCK, .size = size, .ts_ns = 1, .flow = number};
+	struct sslc_event ev = {.type = SSLC_EV_SOCK, .size = size, .ts_ns = ts_ns, .flow = number};
 
 	memcpy(room, &ev, sizeof(ev));
 	return fakering_put(r, room, size, 0);
+}
+
+static inline uint64_t fakering_event(struct fakering *r, uint64_t number, uint32_t size)
+{
+	return fakering_event_at(r, 1, number, size);
 }
 
 #endif

@@ -167,6 +167,7 @@ static void describe(const struct options *o, char *out, size_t size)
 	SHOW("%d", zstd_level, 1);
 	SHOW("%zu", queue_bytes, 67108864);
 	SHOW("%zu", ring_bytes, 67108864);
+	SHOW("%u", n_rings, 0);
 	SHOW("%zu", backlog_bytes, 16777216);
 	SHOW("%zu", shim_bytes, 16777216);
 	SHOW("%u", sources, 3);
@@ -244,6 +245,9 @@ static void test_values_are_read(void **state)
 	assert_taken("-I|e|-t|h|--insecure|--compress|19|--queue|1G|--ring|65K|-v", NULL,
 		     "agent iface=e host=h insecure=1 zstd_level=19 queue_bytes=1073741824 "
 		     "ring_bytes=131072 verbose=1");
+	assert_taken("-I|e|-t|h|--rings|8", "rings: 2\n", "agent iface=e host=h n_rings=8");
+	assert_taken("-I|e|-t|h|--ring|128K", "rings: 2\n",
+		     "agent iface=e host=h ring_bytes=131072 n_rings=2");
 	assert_taken("-I|e|-t|h|--shed|oldest", NULL, "agent iface=e host=h shed=1");
 	assert_taken("-I|e|-t|h", "shed: none\n", "agent iface=e host=h shed=2");
 	assert_taken("-I|e|-t|h|--nice|-20", "nice: 3\n", "agent iface=e host=h nice=-20");
@@ -452,6 +456,10 @@ static void test_wrong_usage_is_one_line_that_says_what_to_do(void **state)
 		{"-C|-w|f|--workers|0", "--workers: 0"},
 		{"-C|-w|f|--workers|17", "--workers: 17"},
 		{"-I|e|-t|h|--workers|2", "--workers"},
+		{"-I|e|-t|h|--rings|3", "--rings: 3: "},
+		{"-I|e|-t|h|--rings|8|--ring|256K",
+		 "--rings 8: a --ring of 256 KiB is too small for so many: each needs 64"},
+		{"-C|-w|f|--rings|2", "--rings"},
 		{"-I|e|-t|h|--nice|-", "--nice: -"},
 		{"-I|e|-t|h|--queue|64X", "--queue: 64X: a size"},
 		{"-I|e|-t|h|--queue|64MM", "a size"},
@@ -777,7 +785,7 @@ static void test_the_packaged_file_is_legal(void **state)
 		n++;
 	}
 	free(text);
-	assert_int_equal(n, 36); /* as many keys as the parser knows */
+	assert_int_equal(n, 37); /* as many keys as the parser knows */
 }
 
 static int make_dir(void **state)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * reader: order across the ring and the queue, whoever of the two threads took an event; what the
+ * reader: order across the rings and the queue, whoever of the two threads took an event; what the
  * kernel half is told before a rest, and that a rest ends.
  */
 #include <poll.h>
@@ -15,41 +15,64 @@
 #include "fakering.h"
 #include "reader.h"
 
+#define RINGS 2u
+
 struct fixture {
-	struct fakering ring;
-	struct sslc_ring shared;
+	struct fakering ring[RINGS]; /* one is used unless a test says otherwise */
+	unsigned n_rings;
+	struct sslc_rings shared;
 	int epoll_fd, wake_fd;
 	struct reader *r;
 	uint64_t put, got; /* numbers of events */
 };
 
-static void setup(struct fixture *f)
+static void setup_with(struct fixture *f, unsigned n_rings)
 {
+	int ring_fds[RINGS], wake_fds[RINGS];
+
 	*f = (struct fixture){.epoll_fd = epoll_create1(EPOLL_CLOEXEC),
 			      .wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-	fakering_open(&f->ring);
-	struct reader_conf conf = {.ring_fd = f->ring.fd,
-				   .wake_fd = f->wake_fd,
+	f->n_rings = n_rings;
+	for (unsigned i = 0; i < n_rings; i++) {
+		fakering_open(&f->ring[i]);
+		ring_fds[i] = f->ring[i].fd;
+		wake_fds[i] = i == n_rings - 1 ? f->wake_fd : eventfd(0, EFD_CLOEXEC);
+	}
+	struct reader_conf conf = {.n_rings = n_rings,
+				   .ring_fds = ring_fds,
+				   .wake_fds = wake_fds,
 				   .ring_bytes = FAKERING_SIZE,
 				   .queue_bytes = 64 << 10,
-				   .ring = &f->shared,
+				   .rings = &f->shared,
 				   .epoll_fd = f->epoll_fd};
 
 	assert_int_equal(reader_start(&f->r, &conf), 0);
+	for (unsigned i = 0; i + 1 < n_rings; i++)
+		close(wake_fds[i]);
+}
+
+static void setup(struct fixture *f)
+{
+	setup_with(f, 1);
 }
 
 static void teardown(struct fixture *f)
 {
 	reader_free(f->r);
-	fakering_close(&f->ring);
+	for (unsigned i = 0; i < f->n_rings; i++)
+		fakering_close(&f->ring[i]);
 	close(f->epoll_fd);
 	close(f->wake_fd);
 }
 
 static void put(struct fixture *f, unsigned n, uint32_t size)
 {
-	while (n--)
-		fakering_event(&f->ring, f->put++, size);
+	while (n--) {
+		struct fakering *to = &f->ring[f->put * 7 / 3 % f->n_rings];
+
+		fakering_event_at(to, f->put + 1, f->put, size);
+		f->put++;
+	}
 }
 
 static void on_event(void *ctx, const struct sslc_event *ev)
@@ -105,7 +128,7 @@ static void test_what_came_on_the_way_to_sleep_is_looked_at_soon(void **state)
 	for (unsigned i = 0; i < 5; i++)
 		(void)reader_take(f.r, 100, on_event, &f);
 	/* Being written: not told yet, but whoever writes it did not see that we sleep. */
-	fakering_put(&f.ring, &f, 24, BPF_RINGBUF_BUSY_BIT);
+	fakering_put(&f.ring[0], &f, 24, BPF_RINGBUF_BUSY_BIT);
 	assert_int_equal(reader_take(f.r, 100, on_event, &f), 0);
 	assert_int_equal(f.shared.reader, SSLC_READER_NAPS);
 	assert_true(is_due(&f, 1000));
@@ -126,13 +149,12 @@ static void test_a_batch_that_is_full_leaves_no_rest(void **state)
 	teardown(&f);
 }
 
-static void test_while_the_main_thread_is_away_events_go_on_in_their_order(void **state)
+static void away(unsigned n_rings)
 {
 	struct reader_stats stats = {0};
 	struct fixture f;
 
-	(void)state;
-	setup(&f);
+	setup_with(&f, n_rings);
 	put(&f, 5, 1000);
 	assert_int_equal(reader_take(f.r, 2, on_event, &f), 2);
 	for (unsigned round = 0; round < 20; round++) {
@@ -153,6 +175,47 @@ static void test_while_the_main_thread_is_away_events_go_on_in_their_order(void 
 		reader_stats(f.r, &stats);
 		assert_true(stats.queue_used == 0 && stats.ring_used == 0);
 	}
+	teardown(&f);
+}
+
+static void test_while_the_main_thread_is_away_events_go_on_in_their_order(void **state)
+{
+	(void)state;
+	away(1);
+}
+
+static void test_so_they_do_in_several_rings(void **state)
+{
+	(void)state;
+	away(2);
+}
+
+static void test_any_ring_wakes_and_the_fullest_one_counts(void **state)
+{
+	struct reader_stats stats;
+	struct fixture f;
+
+	(void)state;
+	setup_with(&f, 2);
+	for (unsigned i = 0; i < 5; i++)
+		(void)reader_take(f.r, 100, on_event, &f);
+	assert_int_equal(f.shared.reader, SSLC_READER_SLEEPS);
+	(void)is_due(&f, 10);
+	assert_int_equal(eventfd_write(f.wake_fd, 1), 0); /* of the second one */
+	assert_true(is_due(&f, 1000));
+	fakering_event_at(&f.ring[1], 1, 0, 100);
+	f.shared.ring[0].high = 500;
+	f.shared.ring[1].high = 700;
+	reader_stats(f.r, &stats);
+	assert_int_equal(stats.ring_used, 112);
+	assert_int_equal(stats.ring_high, 700);
+	assert_int_equal(reader_take(f.r, 100, on_event, &f), 1);
+	/* On the way to sleep something comes into the second one alone. */
+	for (unsigned i = 0; i < 4; i++)
+		(void)reader_take(f.r, 100, on_event, &f);
+	fakering_put(&f.ring[1], &f, 24, BPF_RINGBUF_BUSY_BIT);
+	assert_int_equal(reader_take(f.r, 100, on_event, &f), 0);
+	assert_int_equal(f.shared.reader, SSLC_READER_NAPS);
 	teardown(&f);
 }
 
@@ -178,12 +241,11 @@ static void test_when_nobody_looks_the_second_thread_does(void **state)
 	teardown(&f);
 }
 
-static void test_at_the_end_nothing_is_left(void **state)
+static void at_the_end(unsigned n_rings)
 {
 	struct fixture f;
 
-	(void)state;
-	setup(&f);
+	setup_with(&f, n_rings);
 	put(&f, 10, 1000);
 	reader_away(f.r);
 	while (!reader_finish(f.r))
@@ -194,6 +256,13 @@ static void test_at_the_end_nothing_is_left(void **state)
 	teardown(&f);
 }
 
+static void test_at_the_end_nothing_is_left(void **state)
+{
+	(void)state;
+	at_the_end(1);
+	at_the_end(2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -201,6 +270,8 @@ int main(void)
 		cmocka_unit_test(test_what_came_on_the_way_to_sleep_is_looked_at_soon),
 		cmocka_unit_test(test_a_batch_that_is_full_leaves_no_rest),
 		cmocka_unit_test(test_while_the_main_thread_is_away_events_go_on_in_their_order),
+		cmocka_unit_test(test_so_they_do_in_several_rings),
+		cmocka_unit_test(test_any_ring_wakes_and_the_fullest_one_counts),
 		cmocka_unit_test(test_when_nobody_looks_the_second_thread_does),
 		cmocka_unit_test(test_at_the_end_nothing_is_left),
 	};

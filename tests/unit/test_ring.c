@@ -149,9 +149,33 @@ static void test_old_samples_are_forgotten_in_the_calm(void **state)
 	assert_int_equal(r.line, 5);
 }
 
+static void test_flows_are_spread_over_all_rings(void **state)
+{
+	unsigned n[SSLC_RINGS_MAX] = {0}, samples = 0;
+
+	(void)state;
+	for (__u64 i = 0; i < 8000; i++) { /* as next_flow() names them: 50 us apart, on 16 CPUs */
+		__u64 flow = (1000000000000 + i * 50000) << 13 | i % 16;
+
+		assert_int_equal(sslc_ring_number(flow, 1), 0);
+		assert_true(sslc_ring_number(flow, 2) == (sslc_ring_number(flow, 8) & 1));
+		n[sslc_ring_number(flow, 8)]++;
+		if (!sslc_ring_number(flow, 8)) /* the places of shed samples in one of them */
+			samples |= 1u << ((flow * 0x9e3779b97f4a7c15ull) >> 61);
+	}
+	for (unsigned i = 0; i < SSLC_RINGS_MAX; i++)
+		assert_in_range(n[i], 800, 1200);
+	assert_int_equal(samples, 0xff);
+	for (__u64 tgid = 1000; tgid < 1100; tgid++) /* processes too */
+		n[sslc_ring_number(tgid, 8)] = 0;
+	for (unsigned i = 0; i < SSLC_RINGS_MAX; i++)
+		assert_int_equal(n[i], 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_flows_are_spread_over_all_rings),
 		cmocka_unit_test(test_nothing_is_shed_below_the_first_mark),
 		cmocka_unit_test(test_the_newest_goes_first),
 		cmocka_unit_test(test_the_oldest_goes_first_when_wanted),

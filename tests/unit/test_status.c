@@ -94,6 +94,24 @@ static void test_an_answer_is_told_in_lines(void **state)
 	json_decref(a);
 }
 
+static void test_several_rings_are_told_as_one(void **state)
+{
+	struct capture_stats several = stats;
+	json_t *a;
+	char *text;
+
+	(void)state;
+	several.n_rings = 4;
+	several.each_ring[3] = 77;
+	a = status_json(&several);
+	text = printed(&a, 1);
+	assert_int_equal(json_array_size(json_object_get(a, "rings")), 4);
+	assert_int_equal(json_integer_value(json_array_get(json_object_get(a, "rings"), 3)), 77);
+	assert_non_null(strstr(text, "  4 rings  1024 KiB, in use 1 (0.1 %)"));
+	free(text);
+	json_decref(a);
+}
+
 static void test_clocks_that_were_compared_are_told(void **state)
 {
 	static COUNTER_DEFINE(trip, "tunnel_trip_us", "");
@@ -134,6 +152,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_an_answer_has_buffers_and_only_losses),
 		cmocka_unit_test(test_an_answer_is_told_in_lines),
+		cmocka_unit_test(test_several_rings_are_told_as_one),
 		cmocka_unit_test(test_clocks_that_were_compared_are_told),
 		cmocka_unit_test(test_what_is_missing_in_an_answer_is_nothing),
 	};
