@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * probe_cost: the parts of tests/bench/probe_cost that are not a script.
+ * probe_cost: the parts of tests/bench/probe_cost and tests/bench/rings that are not scripts.
  *
  * probe_cost run CERT KEY     TLS with itself in one thread: hands are shaken over a TCP
  * connection, for the objects to have one, and the rest goes through memory. Each line on stdin
  * measures once, with new objects: a line "SIZE WRITE_NS READ_NS" for each size, ns per call, then
- * "done". probe_cost empty FILE AT…   probes with an empty program, AT: entry:OFFSET or
- * return:OFFSET, until stdin ends. Says "ready".
+ * "done". probe_cost busy CERT KEY   the same with 100 bytes, in bursts that all who run it begin
+ * at the same time, each with a processor of its own; ns of CPU time. probe_cost empty FILE AT…
+ * probes with an empty program, AT: entry:OFFSET or return:OFFSET, until stdin ends. Says "ready".
  */
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include <netinet/in.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -31,6 +33,10 @@
 #define BATCHES     41u      /* for each size */
 #define WARM_CALLS  8u       /* not measured: whoever mirrors them is woken */
 #define REST_NS     8000000u /* between them: it is to follow */
+#define BURST_SIZE  100
+#define BURST_NS    8000000u   /* of CPU time; what it tells fits a ring */
+#define BURST_EVERY 250000000u /* with time to empty it */
+#define BURSTS      15u
 
 static void die(const char *what)
 {
@@ -63,11 +69,13 @@ struct ends {
 static struct pipe pipes[2];
 static bool is_shaking;
 
+static clockid_t clock_used = CLOCK_MONOTONIC;
+
 static uint64_t now_ns(void)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock_used, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
@@ -290,6 +298,60 @@ static int run(const char *cert, const char *key)
 	return 0;
 }
 
+/* --- busy ---------------------------------------------------------------------------------------
+ */
+
+static void wait_for_burst(void)
+{
+	struct timespec now, rest = {0};
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	rest.tv_nsec = BURST_EVERY - now.tv_nsec % BURST_EVERY;
+	nanosleep(&rest, NULL);
+}
+
+static void burst(const struct ends *e, uint64_t *write_ns, uint64_t *read_ns)
+{
+	uint64_t end = now_ns() + BURST_NS, sum[2] = {0}, batches = 0;
+
+	for (; now_ns() < end; batches++) {
+		batch(e, BURST_SIZE, BATCH_CALLS, write_ns, read_ns);
+		sum[0] += *write_ns;
+		sum[1] += *read_ns;
+	}
+	*write_ns = sum[0] / batches;
+	*read_ns = sum[1] / batches;
+}
+
+static int busy(const char *cert, const char *key)
+{
+	struct ends e = {.ctx = {ctx_new(TLS_client_method(), NULL, NULL),
+				 ctx_new(TLS_server_method(), cert, key)}};
+	const struct sched_param first = {.sched_priority = 1};
+	uint64_t write_ns[BURSTS], read_ns[BURSTS];
+	char line[64];
+
+	/* Else they would not be busy at the same time where others are, too. */
+	if (sched_setscheduler(0, SCHED_FIFO, &first))
+		die("sched_setscheduler");
+	clock_used = CLOCK_THREAD_CPUTIME_ID;
+	while (fgets(line, sizeof(line), stdin)) {
+		shake_hands(&e);
+		for (unsigned i = 0; i < BURSTS; i++) {
+			wait_for_burst();
+			burst(&e, &write_ns[i], &read_ns[i]);
+		}
+		part(&e);
+		printf("%d %llu %llu\ndone\n", BURST_SIZE,
+		       (unsigned long long)median(write_ns, BURSTS),
+		       (unsigned long long)median(read_ns, BURSTS));
+		fflush(stdout);
+	}
+	SSL_CTX_free(e.ctx[0]);
+	SSL_CTX_free(e.ctx[1]);
+	return 0;
+}
+
 /* --- empty --------------------------------------------------------------------------------------
  */
 
@@ -352,8 +414,10 @@ int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "run"))
 		return run(argv[2], argv[3]);
+	if (argc == 4 && !strcmp(argv[1], "busy"))
+		return busy(argv[2], argv[3]);
 	if (argc >= 4 && !strcmp(argv[1], "empty"))
 		return empty(argv[2], argv + 3);
-	fputs("usage: probe_cost run CERT KEY | probe_cost empty FILE AT...\n", stderr);
+	fputs("usage: probe_cost run|busy CERT KEY | probe_cost empty FILE AT...\n", stderr);
 	return 2;
 }
