@@ -544,7 +544,7 @@ const struct setting settings_table[] = {
 		much, "N", "its own threads' priority, -20 to 19 (default -5)"},
 
 	{"workers", "--workers", KIND_WORD, PLACE_BOTH, SHOW, AT(workers), take_workers,
-		much, "N", "threads that make packets (default 1; -C: processors but one)"},
+		much, "N", "threads that make packets (default 1; -C: one a processor)"},
 
 	{"flow-hook", "--flow-hook", KIND_WORD, PLACE_BOTH, MIRROR, AT(flow_hook), take_flow_hook,
 		odd, "HOOK", "what tells a call's socket: auto, tracepoint, fexit, kprobe"},

@@ -172,7 +172,6 @@ unsigned workers_default(void)
 	long n = sched_getaffinity(0, sizeof(set), &set) ? sysconf(_SC_NPROCESSORS_ONLN)
 							 : CPU_COUNT(&set);
 
-	n -= 1; /* one for the thread that reads links */
 	return n < 1 ? 1 : n > CREW_MAX ? CREW_MAX : (unsigned)n;
 }
 

@@ -19,7 +19,7 @@ struct workers_conf { /* all borrowed until workers_close() */
 	size_t max_sessions;   /* of all workers, at the same time; 0: the default */
 };
 
-/** With the thread that reads links one for each processor; 1 to CREW_MAX. */
+/** One for each processor that this process may use; 1 to CREW_MAX. */
 unsigned workers_default(void);
 /**
  * Opens the outputs; what an earlier run left open there is ended first. 0, or -errno (logged but
