@@ -184,7 +184,9 @@ static int set_up(void **state)
 	memset(at, 0, sizeof(at));
 	memset(holes, 0, sizeof(holes));
 	n_binds = n_reached = n_forgotten = 0;
-	is_silent = is_full = shim_has_loose = false;
+	is_silent = false;
+	is_full = false;
+	shim_has_loose = false;
 	want = NULL;
 	watched_obj = 0;
 	return 0;
