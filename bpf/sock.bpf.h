@@ -41,8 +41,8 @@ enum {
 	OP_DIR = 1,   /* enum sslc_dir */
 	OP_TCP = 2,   /* or another transport */
 	OP_LOOSE = 4, /* see struct calls */
-	OP_NEW = 16,  /* the first outside of TLS calls on its connection */
 	OP_NOTES = 8, /* what is found may go into the tables of quiet.bpf.h */
+	OP_NEW = 16,  /* the first outside of TLS calls on its connection */
 };
 
 /* TCP and UDP over IP; nothing else carries TLS or may be taken for it. */
