@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,6 +117,13 @@ bool process_stat(unsigned pid, struct process_stat *out)
 	snprintf(out->comm, sizeof(out->comm), "%.*s", (int)(end - begin - 1), begin + 1);
 	out->is_kernel = flags & PF_KTHREAD;
 	return true;
+}
+
+bool process_is_over(int pidfd)
+{
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+	return poll(&p, 1, 0) == 1;
 }
 
 uint64_t process_ticks(uint64_t start_ns)

@@ -26,6 +26,8 @@ struct process_stat {
 
 /** False when there is no such process, or only its exit status is left. */
 bool process_stat(unsigned pid, struct process_stat *out);
+/** It has ended; before Linux 6.8 it is then one without descriptors. */
+bool process_is_over(int pidfd);
 /** A start time in the kernel's ns (struct sslc_conn_id) as /proc counts it. */
 uint64_t process_ticks(uint64_t start_ns);
 

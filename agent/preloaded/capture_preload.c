@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * capture_preload: source 2. Processes that have libsslcollector-preload.so come to a socket with
- * their ring, or are found in /proc; a thread of its own empties the rings, asks the kernel about
- * sockets and puts events into a queue. Never writes into a process but to its ring's positions.
+ * their ring (shimdoor), or are found in /proc; a thread of its own empties the rings and puts
+ * events into a queue. Never writes into a process but to its ring's positions.
  */
 #include "capture.h"
 
@@ -12,9 +12,10 @@
 #include "base/queue.h"
 #include "evqueue.h"
 #include "process.h"
-#include "preloaded/apart.h"
 #include "preloaded/shimask.h"
+#include "preloaded/shimdoor.h"
 #include "preloaded/shimflow.h"
+#include "preloaded/shimpeer.h"
 #include "preloaded/shimring.h"
 #include "preloaded/turn.h"
 
@@ -37,10 +38,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
-
 #define NAP_MS        1   /* between two looks while there is traffic */
 #define REST_MS       4   /* and when there was none for a while */
 #define IDLE_NAPS     250 /* naps without an event: rest */
@@ -54,19 +51,14 @@
 #define QUIET_NS      (2 * NS_PER_S) /* nothing said: memory of bursts is given back */
 #define CHECK_NS      (5 * NS_PER_S) /* whether processes still have their rings: exec */
 #define PROCESSES     4096           /* at once: each costs an agent's descriptor and a mapping */
-#define GUESTS        128            /* that have connected and said nothing yet */
 #define GONE          65536 /* records of a process that had ended; more are not looked at */
 #define CATCH_UP      64
-#define GUEST_NS      NS_PER_S
-#define BACKLOG       256
 #define FINISH_MS     5000
 #define LOST_MAX      (1ull << 40) /* between two looks: more is no count */
 #define SEEN          (1u << 16)   /* processes that were looked at: see has_seen() */
 
 static COUNTER_DEFINE(processes_served, "preload_processes",
 		      "processes that the preloaded library mirrors (gauge)");
-static COUNTER_DEFINE(processes_refused, "preload_processes_refused",
-		      "processes that came with a ring that could not be taken");
 static COUNTER_DEFINE(processes_adopted, "preload_processes_adopted",
 		      "processes that were found with a ring, after an agent before this one");
 static COUNTER_DEFINE(records_seen, "preload_records", "records of preloaded programs");
@@ -94,31 +86,22 @@ static struct counter lost[] = {
 };
 #define N_LOST (sizeof(lost) / sizeof(lost[0]))
 
-enum kind { KIND_STOP, KIND_DOOR, KIND_GUEST, KIND_PROCESS };
+enum kind { KIND_STOP, KIND_DOOR, KIND_PROCESS };
 
 struct watch { /* what an epoll event is about; first member of each */
 	enum kind kind;
 	int fd;
 };
 
-struct guest {
-	struct watch watch;
-	struct queue_node node;
-	struct ucred who; /* pid 0: not known */
-	uint64_t since_ns;
-};
-
 struct preloaded {
-	struct watch watch; /* fd: the pidfd */
+	struct watch watch; /* fd: the peer's pidfd */
 	struct queue_node node;
-	struct shimring ring;
+	struct shimpeer *peer;
 	struct shimproc *proc;
-	uint32_t pid;
-	uint64_t ino;                               /* of the ring's file */
+	uint32_t pid;                               /* 0: it has begun another program */
 	uint64_t lost[N_LOST], lost_before[N_LOST]; /* counted; and before it came to us */
 	uint64_t broken, abandoned;                 /* of the ring's, counted already */
 	uint64_t active_ns;                         /* CLOCK_MONOTONIC of the last record */
-	struct shimask_seat *seat;
 	bool is_dead;
 };
 
@@ -126,8 +109,8 @@ struct source {
 	struct capture base;
 	struct capture_conf conf;
 	char path[108], size_path[108];
-	bool has_path;
-	struct watch door, stop_watch;
+	bool has_size;
+	struct watch door_watch, stop_watch;
 	int epoll_fd, wake_fd;
 	struct evqueue *queue;
 	pthread_t thread;
@@ -136,8 +119,9 @@ struct source {
 	/* Of the thread. */
 	struct shimflows *flows;
 	struct shimask *asker;
-	struct queue guests, processes;
-	unsigned n_guests, n_processes;
+	struct shimdoor *door;
+	struct queue processes;
+	unsigned n_processes;
 	struct shimring_record record;
 	uint64_t beat_ns, scan_ns, check_ns;
 	uint32_t scans;      /* counts them */
@@ -190,9 +174,9 @@ static int on_take(void *ctx, void *process, const struct sslc_shim_rec *rec,
 	const struct preloaded *p = process;
 
 	(void)ctx;
-	if (!p) /* see replay() */
+	if (!p || !p->peer->seat) /* see replay() */
 		return -ESRCH;
-	return shimask_take(p->seat, rec, out, cookie);
+	return shimask_take(p->peer->seat, rec, out, cookie);
 }
 
 static void on_skip(void *ctx, void *process, int fd, uint32_t fd_gen)
@@ -200,8 +184,8 @@ static void on_skip(void *ctx, void *process, int fd, uint32_t fd_gen)
 	const struct preloaded *p = process;
 
 	(void)ctx;
-	__atomic_store_n(&p->ring.shared->fd_skip[(uint32_t)fd & (SSLC_SHIM_FDS - 1)],
-			 sslc_shim_skip(fd_gen, p->ring.shared->gen), __ATOMIC_RELAXED);
+	__atomic_store_n(&p->peer->ring.shared->fd_skip[(uint32_t)fd & (SSLC_SHIM_FDS - 1)],
+			 sslc_shim_skip(fd_gen, p->peer->ring.shared->gen), __ATOMIC_RELAXED);
 }
 
 /* --- processes ----------------------------------------------------------------------------------
@@ -214,71 +198,9 @@ static int watch_fd(const struct source *s, struct watch *w)
 	return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, w->fd, &ev) ? -errno : 0;
 }
 
-/* Where the kernel keeps memfds: a file of that name elsewhere may be anybody's, who answers when
- * it is opened. */
-static dev_t memfd_device(void)
-{
-	int fd = memfd_create("", MFD_CLOEXEC);
-	struct stat st = {.st_dev = 0};
-
-	if (fd < 0)
-		return 0;
-	(void)fstat(fd, &st);
-	close(fd);
-	return st.st_dev;
-}
-
-/* A process's mapping of the beginning of a ring. */
-struct mapping {
-	dev_t dev;
-	uint64_t ino; /* of this file; 0: of any */
-	uint64_t from, to;
-	bool found;
-};
-
-static bool is_ring(void *ctx, const struct process_mapping *m)
-{
-	static const char name[] = "/memfd:" SSLC_SHIM_NAME;
-	struct mapping *want = ctx;
-
-	if (m->offset || m->dev != want->dev || (want->ino && m->ino != want->ino) ||
-	    strncmp(m->path, name, sizeof(name) - 1))
-		return false;
-	*want = (struct mapping){m->dev, m->ino, m->from, m->to, true};
-	return true;
-}
-
-static bool find_mapping(uint32_t pid, struct mapping *m)
-{
-	static dev_t dev;
-
-	if (!dev)
-		dev = memfd_device();
-	m->dev = dev;
-	m->found = false;
-	return process_mappings(pid, is_ring, m) && m->found;
-}
-
-static bool fill_conf(struct shimproc_conf *c, uint32_t pid)
-{
-	long hz = sysconf(_SC_CLK_TCK);
-	struct process_stat st;
-	struct stat owner;
-	char name[32];
-
-	snprintf(name, sizeof(name), "/proc/%u", pid);
-	if (!process_stat(pid, &st) || stat(name, &owner))
-		return false;
-	c->pid = pid;
-	c->uid = owner.st_uid;
-	c->start_ns = st.start_ticks * (NS_PER_S / (uint64_t)(hz > 0 ? hz : 100));
-	memcpy(c->comm, st.comm, sizeof(c->comm));
-	return true;
-}
-
 static void count_lost(struct source *s, struct preloaded *p)
 {
-	const struct sslc_shim_ring *r = p->ring.shared;
+	const struct sslc_shim_ring *r = p->peer->ring.shared;
 
 	for (size_t i = 0; i < N_LOST; i++) {
 		uint64_t v = __atomic_load_n(&r->lost[i], __ATOMIC_RELAXED);
@@ -288,18 +210,18 @@ static void count_lost(struct source *s, struct preloaded *p)
 		p->lost[i] = v;
 	}
 	if (p->proc && !p->is_dead &&
-	    (p->ring.broken != p->broken || p->ring.abandoned != p->abandoned))
+	    (p->peer->ring.broken != p->broken || p->peer->ring.abandoned != p->abandoned))
 		shimflows_torn(s->flows, p->proc);
-	counter_add(&records_broken, p->ring.broken - p->broken);
-	counter_add(&records_abandoned, p->ring.abandoned - p->abandoned);
-	p->broken = p->ring.broken;
-	p->abandoned = p->ring.abandoned;
+	counter_add(&records_broken, p->peer->ring.broken - p->broken);
+	counter_add(&records_abandoned, p->peer->ring.abandoned - p->abandoned);
+	p->broken = p->peer->ring.broken;
+	p->abandoned = p->peer->ring.abandoned;
 }
 
 static void set_dead(struct preloaded *p)
 {
 	p->is_dead = true;
-	shimask_dead(p->seat);
+	shimask_dead(p->peer->seat);
 }
 
 static uint64_t lost_of(const struct preloaded *p, enum sslc_shim_lost what)
@@ -311,7 +233,7 @@ static uint64_t lost_of(const struct preloaded *p, enum sslc_shim_lost what)
 static void cut_writers(struct source *s, const struct preloaded *p)
 {
 	for (unsigned i = 0; i < SSLC_SHIM_WRITERS; i++) {
-		uint64_t ssl = __atomic_load_n(&p->ring.shared->writing[i], __ATOMIC_RELAXED);
+		uint64_t ssl = __atomic_load_n(&p->peer->ring.shared->writing[i], __ATOMIC_RELAXED);
 
 		if (ssl)
 			shimflows_writing(s->flows, p->proc, ssl);
@@ -322,11 +244,11 @@ static void leave(struct source *s, struct preloaded *p)
 {
 	struct shimproc_end end = {
 		.now_ns = clock_mono_ns(),
-		.has_heirs = __atomic_load_n(&p->ring.shared->forks, __ATOMIC_RELAXED)};
+		.has_heirs = __atomic_load_n(&p->peer->ring.shared->forks, __ATOMIC_RELAXED)};
 
 	count_lost(s, p);
 	end.lost = lost_of(p, SSLC_SHIM_LOST_FULL) + lost_of(p, SSLC_SHIM_LOST_NO_RING);
-	end.is_torn = lost_of(p, SSLC_SHIM_LOST_EVENTS) || p->ring.broken;
+	end.is_torn = lost_of(p, SSLC_SHIM_LOST_EVENTS) || p->peer->ring.broken;
 	if (p->is_dead)
 		cut_writers(s, p);
 	shimflows_leave(s->flows, p->proc, &end);
@@ -342,37 +264,33 @@ static void drop(struct source *s, struct preloaded *p)
 		s->n_processes--;
 		counter_set(&processes_served, s->n_processes);
 	}
-	shimask_leave(p->seat);
-	if (p->ring.shared)
-		shimring_unmap(&p->ring);
-	if (p->watch.fd >= 0)
-		close(p->watch.fd);
+	shimpeer_free(p->peer);
 	free(p);
 }
 
 /* Up to a fair number of records. True: there may be more. */
 static bool drain(struct source *s, struct preloaded *p)
 {
-	uint64_t now_ns = clock_mono_ns(), tail = p->ring.tail;
+	uint64_t now_ns = clock_mono_ns(), tail = p->peer->ring.tail;
 	unsigned n = 0;
 
 	while (n < RECORDS_MAX && evqueue_fits(s->queue, EVENT_MAX) &&
-	       shimring_next(&p->ring, now_ns, p->is_dead, &s->record)) {
+	       shimring_next(&p->peer->ring, now_ns, p->is_dead, &s->record)) {
 		shimflows_record(s->flows, p->proc, &s->record);
 		if (!(++n % RECORDS_SHOWN)) { /* both sides go on meanwhile */
-			shimring_release(&p->ring);
+			shimring_release(&p->peer->ring);
 			publish(s);
 		}
 	}
-	if (p->ring.tail != tail) {
-		shimring_release(&p->ring);
+	if (p->peer->ring.tail != tail) {
+		shimring_release(&p->peer->ring);
 		p->active_ns = now_ns;
 	} else if (!p->is_dead) {
-		shimring_rewind(&p->ring);
-		tail = p->ring.tail;
+		shimring_rewind(&p->peer->ring);
+		tail = p->peer->ring.tail;
 	}
 	counter_add(&records_seen, n);
-	atomic_fetch_add_explicit(&s->bytes, p->ring.tail - tail, memory_order_relaxed);
+	atomic_fetch_add_explicit(&s->bytes, p->peer->ring.tail - tail, memory_order_relaxed);
 	return n == RECORDS_MAX || !evqueue_fits(s->queue, EVENT_MAX);
 }
 
@@ -387,13 +305,13 @@ static bool has_others(const struct sslc_shim_ring *r)
 /* What is in it was written for an agent that is gone: its connections are not known here. */
 static int adopt(const struct source *s, struct preloaded *p)
 {
-	struct sslc_shim_ring *r = p->ring.shared;
+	struct sslc_shim_ring *r = p->peer->ring.shared;
 
 	if (r->run_dir != sslc_shim_hash(s->conf.run_dir))
 		return -EXDEV;
 	if (has_others(r))
 		return -EBUSY;
-	shimring_skip_all(&p->ring);
+	shimring_skip_all(&p->peer->ring);
 	for (size_t i = 0; i < N_LOST; i++) /* nor was what it lost then lost here */
 		p->lost[i] = p->lost_before[i] = __atomic_load_n(&r->lost[i], __ATOMIC_RELAXED);
 	__atomic_store_n(&r->gen, (uint32_t)clock_mono_ns() | SSLC_SHIM_ADOPTED, __ATOMIC_RELEASE);
@@ -413,40 +331,33 @@ static struct preloaded *find_process(const struct source *s, uint32_t pid)
 	return NULL;
 }
 
-/* memfd: a ring of this process, it is said; stays the caller's. */
-static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, bool is_found)
+/* The peer is ours from here on, also where it is refused. */
+static int serve(struct source *s, struct shimpeer *peer, bool is_found)
 {
-	struct preloaded *p = calloc(1, sizeof(*p)), *old = find_process(s, pid);
-	struct shimproc_conf pc = {.process = p};
-	struct mapping mapping = {.found = false};
-	struct stat st;
-	int err = -ESRCH;
+	struct preloaded *p = calloc(1, sizeof(*p)), *old = find_process(s, peer->facts.pid);
+	int err = 0;
 
-	if (!p)
+	if (!p) {
+		shimpeer_free(peer);
 		return -ENOMEM;
-	p->watch = (struct watch){.kind = KIND_PROCESS, .fd = -1};
-	p->pid = pid;
-	if (fstat(memfd, &st))
-		goto fail;
-	p->ino = mapping.ino = st.st_ino;
-	if (old && old->ino == p->ino) {
-		err = -EEXIST;
-		goto fail;
 	}
-	/* First the process, then its mapping: a number that was used again maps something else. */
-	p->watch.fd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (p->watch.fd < 0 || !fill_conf(&pc, pid) || !find_mapping(pid, &mapping))
-		goto fail;
-	err = s->n_processes < PROCESSES ? shimring_map(&p->ring, memfd, data_size) : -EMFILE;
-	if (!err && is_found)
+	p->watch = (struct watch){.kind = KIND_PROCESS, .fd = peer->pidfd};
+	p->peer = peer;
+	p->pid = peer->facts.pid;
+	if (old && old->peer->ino == peer->ino)
+		err = -EEXIST;
+	else if (s->n_processes >= PROCESSES)
+		err = -EMFILE;
+	else if (is_found)
 		err = adopt(s, p);
+	if (!err && !peer->seat)
+		err = shimpeer_ask(peer, s->asker);
 	if (!err)
 		err = watch_fd(s, &p->watch);
 	if (err)
 		goto fail;
-	pc.kin = __atomic_load_n(&p->ring.shared->kin, __ATOMIC_RELAXED);
-	p->seat = shimask_join(s->asker, &p->ring, p->watch.fd, pid);
-	p->proc = p->seat ? shimflows_join(s->flows, &pc) : NULL;
+	peer->facts.process = p;
+	p->proc = shimflows_join(s->flows, &peer->facts);
 	if (!p->proc) {
 		err = -ENOMEM;
 		goto fail;
@@ -455,14 +366,15 @@ static int serve(struct source *s, uint32_t pid, int memfd, uint64_t data_size, 
 		set_dead(old);
 		old->pid = 0;
 	}
-	s->conf.on_process(s->conf.ctx, pid, true);
+	s->conf.on_process(s->conf.ctx, p->pid, true);
 	queue_push(&s->processes, &p->node);
 	s->n_processes++;
 	counter_set(&processes_served, s->n_processes);
-	p->ring.shared->flags = (s->conf.outer_tls ? SSLC_SHIM_OUTER : 0) |
-				(s->conf.inner_only ? 0 : SSLC_SHIM_CLEAR);
-	p->ring.shared->beat_ns = clock_mono_ns();
-	log_debug("preload: process %u (%.16s) is mirrored by its library", pid, pc.comm);
+	peer->ring.shared->flags = (s->conf.outer_tls ? SSLC_SHIM_OUTER : 0) |
+				   (s->conf.inner_only ? 0 : SSLC_SHIM_CLEAR);
+	peer->ring.shared->beat_ns = clock_mono_ns();
+	log_debug("preload: process %u (%.16s) is mirrored by its library", p->pid,
+		  peer->facts.comm);
 	return 0;
 fail:
 	drop(s, p);
@@ -489,146 +401,39 @@ static void catch_up(struct source *s, struct preloaded *p)
 /* --- who comes ----------------------------------------------------------------------------------
  */
 
-static void send_away(struct source *s, struct guest *g)
-{
-	queue_remove(&g->node);
-	s->n_guests--;
-	close(g->watch.fd);
-	free(g);
-}
-
-/* One message, one descriptor. -EAGAIN: nothing yet. */
-static int hear(int fd, uint32_t uid, struct sslc_shim_hello *hello, int *memfd)
-{
-	union {
-		struct cmsghdr head;
-		char room[CMSG_SPACE(sizeof(int) * 4)];
-	} control;
-	struct iovec iov = {.iov_base = hello, .iov_len = sizeof(*hello)};
-	struct msghdr m = {.msg_iov = &iov,
-			   .msg_iovlen = 1,
-			   .msg_control = control.room,
-			   .msg_controllen = sizeof(control.room)};
-	int fds[4], n_fds = 0;
-	ssize_t n;
-
-	if (apart_is_crowded(uid)) /* what is brought is let go: processes are found all the same */
-		m.msg_controllen = 0;
-	n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	if (n < 0)
-		return -errno;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		n_fds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(fds, CMSG_DATA(c), (size_t)n_fds * sizeof(int));
-	}
-	if (n == sizeof(*hello) && n_fds == 1 && !(m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) &&
-	    hello->magic == SSLC_SHIM_MAGIC && hello->version == SSLC_SHIM_VERSION &&
-	    sslc_shim_is_size(hello->data_size) && fcntl(fds[0], F_GET_SEALS) >= 0) {
-		*memfd = fds[0];
-		return 0;
-	}
-	while (n_fds) /* a message without a byte may bring some, too */
-		apart_close(fds[--n_fds], uid);
-	return n ? -EPROTO : -ECONNRESET;
-}
-
 /*
  * It ended, or began another program, before it was heard. What it said about its parent's
  * connections is told; the rest is counted.
  */
-static void replay(struct source *s, const struct ucred *who, int memfd, uint64_t data_size)
+static void replay(struct source *s, struct shimpeer *peer)
 {
-	struct shimproc_conf c = {.pid = (uint32_t)who->pid, .uid = who->uid};
-	struct preloaded p = {.ring = {.size = 0}};
+	struct preloaded p = {.peer = peer, .is_dead = true};
 
-	if (shimring_map(&p.ring, memfd, data_size))
-		return;
-	c.kin = __atomic_load_n(&p.ring.shared->kin, __ATOMIC_RELAXED);
-	p.proc = shimflows_join(s->flows, &c);
+	p.proc = shimflows_join(s->flows, &peer->facts);
 	for (unsigned i = 0; p.proc && i < GONE; i++) {
-		if (!shimring_next(&p.ring, 0, true, &s->record))
+		if (!shimring_next(&peer->ring, 0, true, &s->record))
 			break;
 		shimflows_record(s->flows, p.proc, &s->record);
 	}
-	p.is_dead = true;
 	if (p.proc)
 		leave(s, &p);
-	shimring_unmap(&p.ring);
+	shimpeer_free(peer);
 }
 
-/* False: it is gone. */
-static bool on_guest(struct source *s, struct guest *g)
+static void take_heard(struct source *s)
 {
-	static struct log_rate rate;
-	struct sslc_shim_hello hello;
-	int memfd = -1, err = hear(g->watch.fd, g->who.uid, &hello, &memfd);
-	uint64_t held;
+	struct shimpeer *peer;
+	int err;
 
-	if (err == -EAGAIN)
-		return true;
-	if (!err)
-		err = g->who.pid > 0 ? serve(s, (uint32_t)g->who.pid, memfd, hello.data_size, false)
-				     : -ESRCH;
-	if (err == -ESRCH && memfd >= 0) {
-		each_process(s, catch_up);
-		replay(s, &g->who, memfd, hello.data_size);
-	}
-	if (memfd >= 0)
-		close(memfd);
-	if (err && err != -ECONNRESET && err != -ESRCH) {
-		counter_inc(&processes_refused);
-		if (log_rate_ok(&rate, 10000, &held))
-			log_info("preload: a process's ring was not taken: %s", strerror(-err));
-	}
-	send_away(s, g);
-	return false;
-}
-
-/* Who comes speaks at once, and comes again only when it begins another program: a process that
- * keeps others waiting by standing in the door gives up its oldest place. */
-static void make_room(struct source *s, pid_t pid)
-{
-	struct queue_node *n, *oldest = NULL;
-	unsigned same = 0;
-
-	for (n = queue_first(&s->guests); n; n = queue_next(&s->guests, n))
-		if (queue_entry(n, struct guest, node)->who.pid == pid && !same++)
-			oldest = n;
-	if (same > 1)
-		send_away(s, queue_entry(oldest, struct guest, node));
-}
-
-static bool receive(struct source *s, int fd)
-{
-	struct guest *g = calloc(1, sizeof(*g));
-	socklen_t len = sizeof(g->who);
-
-	if (!g) {
-		close(fd);
-		return false;
-	}
-	g->watch = (struct watch){.kind = KIND_GUEST, .fd = fd};
-	g->since_ns = clock_mono_ns();
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &g->who, &len))
-		g->who.pid = 0;
-	make_room(s, g->who.pid);
-	queue_push(&s->guests, &g->node);
-	s->n_guests++;
-	if (on_guest(s, g) && watch_fd(s, &g->watch))
-		send_away(s, g);
-	return true;
-}
-
-static void on_door(struct source *s)
-{
-	int fd;
-
-	for (int i = 0; i < BACKLOG && s->n_guests < GUESTS; i++) {
-		fd = accept4(s->door.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (fd < 0 || !receive(s, fd))
-			return;
+	while ((peer = shimdoor_take(s->door))) {
+		if (peer->pidfd >= 0) {
+			err = serve(s, peer, false);
+			if (err)
+				shimdoor_refuse(err);
+		} else {
+			each_process(s, catch_up);
+			replay(s, peer);
+		}
 	}
 }
 
@@ -642,20 +447,38 @@ static bool has_seen(struct source *s, uint32_t pid)
 	return is_known;
 }
 
+/* A ring that nobody has announced. */
+static int take_found(struct source *s, uint32_t pid, const char *path)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), memfd, err;
+	struct shimpeer *peer;
+
+	if (pidfd < 0)
+		return -errno;
+	memfd = open(path, O_RDWR | O_CLOEXEC);
+	err = memfd < 0 ? -errno : shimpeer_new(&peer, pid, 0, pidfd, memfd, 0);
+	if (memfd >= 0)
+		close(memfd);
+	if (err) {
+		close(pidfd);
+		return err;
+	}
+	err = shimpeer_meet(peer, false);
+	if (!err)
+		return serve(s, peer, true);
+	shimpeer_free(peer);
+	return err;
+}
+
 static void look_at(void *ctx, unsigned pid)
 {
 	struct source *s = ctx;
-	struct mapping m = {.ino = 0};
-	char name[96];
-	int fd, err;
+	char path[PATH_MAX];
+	int err;
 
-	if (has_seen(s, pid) || find_process(s, pid) || !find_mapping(pid, &m))
+	if (has_seen(s, pid) || find_process(s, pid) || !shimpeer_find(pid, path))
 		return;
-	snprintf(name, sizeof(name), "/proc/%u/map_files/%" PRIx64 "-%" PRIx64, pid, m.from, m.to);
-	fd = open(name, O_RDWR | O_CLOEXEC);
-	err = fd < 0 ? -errno : serve(s, pid, fd, 0, true);
-	if (fd >= 0)
-		close(fd);
+	err = take_found(s, pid, path);
 	if (err == -EBUSY)
 		s->seen[pid & (SEEN - 1)] = 0; /* its agent may go */
 	log_debug("preload: found process %u with a ring: %s", pid, err ? strerror(-err) : "taken");
@@ -670,19 +493,6 @@ static void scan(struct source *s)
 /* --- the thread ---------------------------------------------------------------------------------
  */
 
-static void expire_guests(struct source *s, uint64_t now_ns)
-{
-	struct queue_node *n;
-
-	while ((n = queue_first(&s->guests))) {
-		struct guest *g = queue_entry(n, struct guest, node);
-
-		if (now_ns - g->since_ns < GUEST_NS)
-			break;
-		send_away(s, g);
-	}
-}
-
 static void take_skips(struct source *s)
 {
 	pthread_mutex_lock(&s->skip_lock);
@@ -694,18 +504,16 @@ static void take_skips(struct source *s)
 
 static void beat(struct source *s, struct preloaded *p)
 {
-	__atomic_store_n(&p->ring.shared->beat_ns, s->beat_ns, __ATOMIC_RELAXED);
+	__atomic_store_n(&p->peer->ring.shared->beat_ns, s->beat_ns, __ATOMIC_RELAXED);
 	count_lost(s, p);
 	if (s->beat_ns - p->active_ns > QUIET_NS)
-		shimring_trim(&p->ring);
+		shimring_trim(&p->peer->ring);
 }
 
 static void check(struct source *s, struct preloaded *p)
 {
-	struct mapping m = {.ino = p->ino};
-
 	(void)s;
-	if (!p->is_dead && !find_mapping(p->pid, &m))
+	if (!p->is_dead && !shimpeer_has_ring(p->peer))
 		set_dead(p);
 }
 
@@ -716,7 +524,6 @@ static void on_clock(struct source *s)
 	if (now_ns - s->beat_ns >= BEAT_NS) {
 		s->beat_ns = now_ns;
 		each_process(s, beat);
-		expire_guests(s, now_ns);
 		shimflows_tick(s->flows, now_ns);
 		take_skips(s);
 	}
@@ -743,7 +550,7 @@ static bool drain_all(struct source *s, bool *more)
 		bool is_more;
 
 		next = queue_next(&s->processes, n);
-		if (!p->is_dead && shimring_rests(&p->ring))
+		if (!p->is_dead && shimring_rests(&p->peer->ring))
 			continue; /* of thousands nearly all do */
 		is_more = drain(s, p);
 		*more |= is_more;
@@ -758,26 +565,21 @@ static void wait_for(struct source *s, int ms)
 {
 	struct epoll_event ev[32];
 	int n = epoll_wait(s->epoll_fd, ev, 32, ms);
-	bool is_somebody_there = false;
 
 	for (int i = 0; i < n; i++) {
 		struct watch *w = ev[i].data.ptr;
 
 		if (w->kind == KIND_DOOR)
-			is_somebody_there = true;
-		else if (w->kind == KIND_GUEST)
-			(void)on_guest(s, (struct guest *)w);
+			take_heard(s);
 		else if (w->kind == KIND_PROCESS)
 			set_dead((struct preloaded *)w);
 	}
-	if (is_somebody_there) /* after the guests: it may send some away */
-		on_door(s);
 }
 
 static void detach(struct source *s, struct preloaded *p)
 {
 	(void)s;
-	__atomic_store_n(&p->ring.shared->gen, 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&p->peer->ring.shared->gen, 0, __ATOMIC_RELEASE);
 }
 
 static void *run(void *ctx)
@@ -798,6 +600,8 @@ static void *run(void *ctx)
 			usleep(1000);
 		on_clock(s);
 	}
+	shimdoor_close(s->door);
+	take_heard(s);
 	each_process(s, detach);
 	do
 		(void)drain_all(s, &more);
@@ -827,13 +631,14 @@ static int make_directory(const char *dir)
 	return 0;
 }
 
-static int write_size(const struct source *s)
+static int write_size(struct source *s)
 {
 	char text[24], fresh[128];
 	int fd, n = snprintf(text, sizeof(text), "%zu\n", s->conf.shim_bytes), err = 0;
 
 	snprintf(fresh, sizeof(fresh), "%s.new", s->size_path);
 	(void)unlink(fresh);
+	s->has_size = true;
 	fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
 	if (fd < 0)
 		return -errno;
@@ -841,36 +646,6 @@ static int write_size(const struct source *s)
 		err = errno ? -errno : -EIO;
 	close(fd);
 	return err;
-}
-
-/* Whether somebody listens there. Who refuses is gone. */
-static bool is_served(const struct sockaddr_un *a)
-{
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	bool is = fd >= 0 &&
-		  (!connect(fd, (const struct sockaddr *)a, sizeof(*a)) || errno == EAGAIN);
-
-	if (fd >= 0)
-		close(fd);
-	return is;
-}
-
-static int open_door(struct source *s)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-
-	memcpy(a.sun_path, s->path, sizeof(a.sun_path));
-	if (is_served(&a))
-		return -EADDRINUSE;
-	(void)unlink(s->path);
-	s->door.fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (s->door.fd < 0 || bind(s->door.fd, (struct sockaddr *)&a, sizeof(a)))
-		return -errno;
-	s->has_path = true;
-	/* Anybody's program may be mirrored; who comes is known by the kernel's word. */
-	if (chmod(s->path, 0666) || listen(s->door.fd, BACKLOG))
-		return -errno;
-	return 0;
 }
 
 static int make_paths(struct source *s)
@@ -924,18 +699,14 @@ static void source_close(struct capture *c)
 		return;
 	atomic_store(&s->stop, true);
 	end_thread(s);
-	if (s->has_path) {
-		(void)unlink(s->path);
+	shimdoor_free(s->door);
+	if (s->has_size)
 		(void)unlink(s->size_path);
-	}
-	while ((n = queue_first(&s->guests)))
-		send_away(s, queue_entry(n, struct guest, node));
 	while ((n = queue_first(&s->processes)))
 		drop(s, queue_entry(n, struct preloaded, node));
 	shimask_free(s->asker);
 	shimflows_free(s->flows);
 	evqueue_free(s->queue);
-	close_fd(s->door.fd);
 	close_fd(s->stop_watch.fd);
 	close_fd(s->wake_fd);
 	close_fd(s->epoll_fd);
@@ -962,7 +733,12 @@ static int make_parts(struct source *s)
 	if (s->epoll_fd < 0 || s->wake_fd < 0 || s->stop_watch.fd < 0)
 		return -errno;
 	err = watch_fd(s, &s->stop_watch);
-	return err ? err : watch_fd(s, &s->door);
+	if (!err)
+		err = shimdoor_open(&s->door, s->path, s->asker);
+	if (err)
+		return err;
+	s->door_watch.fd = shimdoor_fd(s->door);
+	return watch_fd(s, &s->door_watch);
 }
 
 static int source_open(struct capture **out, const struct capture_conf *conf)
@@ -975,21 +751,18 @@ static int source_open(struct capture **out, const struct capture_conf *conf)
 	s->base.ops = &capture_preload_ops;
 	s->conf = *conf;
 	s->epoll_fd = s->wake_fd = -1;
-	s->door = (struct watch){.kind = KIND_DOOR, .fd = -1};
+	s->door_watch = (struct watch){.kind = KIND_DOOR, .fd = -1};
 	s->stop_watch = (struct watch){.kind = KIND_STOP, .fd = -1};
 	atomic_store(&s->starving, true);
 	pthread_mutex_init(&s->skip_lock, NULL);
-	queue_init(&s->guests);
 	queue_init(&s->processes);
 	err = make_paths(s);
 	if (!err)
 		err = make_directory(conf->run_dir);
 	if (!err)
-		err = open_door(s);
+		err = make_parts(s);
 	if (!err)
 		err = write_size(s);
-	if (!err)
-		err = make_parts(s);
 	if (!err) {
 		scan(s); /* before anybody is told that we are ready */
 		s->scan_ns = clock_mono_ns();

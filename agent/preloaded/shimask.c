@@ -10,10 +10,10 @@
 #include "base/queue.h"
 #include "preloaded/apart.h"
 #include "preloaded/turn.h"
+#include "process.h"
 
 #include <errno.h>
 #include <linux/futex.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -34,6 +34,7 @@
 #define NAP_NS      (1 * NS_PER_MS) /* between two looks where bells are not heard */
 #define REST_NS     (4 * NS_PER_MS) /* and when nothing was named for a while */
 #define IDLE_NAPS   250
+#define PERCENT     20   /* of one processor */
 #define LOOKS       4096 /* at records of one ring before the next one: its owner may mean ill */
 /* Looks at which nothing was named. Each honest ring is for something, though others may have found
  * it by then; a program that rings for nothing gets no more of them than these. */
@@ -75,14 +76,6 @@ struct shimask {
 /* --- asking -------------------------------------------------------------------------------------
  */
 
-/* Before Linux 6.8 a process that has ended is one without descriptors. */
-static bool is_over(int pidfd)
-{
-	struct pollfd p = {.fd = pidfd, .events = POLLIN};
-
-	return poll(&p, 1, 0) == 1;
-}
-
 /* By its name, without touching it. */
 static bool is_socket(uint32_t pid, int fd)
 {
@@ -115,7 +108,7 @@ static int ask(struct shimask_seat *seat, const struct sslc_shim_rec *rec, struc
 {
 	int err = take(seat, rec->fd, out, cookie);
 
-	if (err == -EBADF && is_over(seat->pidfd))
+	if (err == -EBADF && process_is_over(seat->pidfd))
 		err = -ESRCH;
 	return shimring_generation(seat->ring, rec->fd) == rec->fd_gen ? err : -ESTALE;
 }
@@ -273,7 +266,7 @@ static void *run(void *ctx)
 	struct shimask *a = ctx;
 	bool has_seats;
 
-	turn_first();
+	turn_first(PERCENT);
 	for (;;) {
 		pthread_mutex_lock(&a->lock);
 		n = set_bells(a, v);

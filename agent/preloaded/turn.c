@@ -12,12 +12,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define NORMAL     0 /* SCHED_OTHER */
-#define DEADLINE   6 /* SCHED_DEADLINE */
-#define RESET      1 /* SCHED_FLAG_RESET_ON_FORK: else such a thread cannot make others */
-#define PERIOD_NS  (10 * NS_PER_MS)
-#define RUNTIME_NS (2 * NS_PER_MS) /* of each period */
-#define SLICE_NS   100000
+#define NORMAL    0         /* SCHED_OTHER */
+#define DEADLINE  6         /* SCHED_DEADLINE */
+#define RESET     1         /* SCHED_FLAG_RESET_ON_FORK: else such a thread cannot make others */
+#define PERIOD_NS NS_PER_MS /* of which it may be without its turn once its share is used up */
+#define LEAST_NS  25000     /* a share of a period: less is not worth asking for */
+#define SLICE_NS  100000
 
 struct how { /* struct sched_attr, its first version */
 	uint32_t size, policy;
@@ -37,17 +37,21 @@ void turn_soon(void)
 	(void)syscall(SYS_sched_setattr, 0, &how, 0);
 }
 
-void turn_first(void)
+void turn_first(unsigned percent)
 {
-	const struct how how = {.size = sizeof(how),
-				.policy = DEADLINE,
-				.flags = RESET,
-				.runtime_ns = RUNTIME_NS,
-				.deadline_ns = PERIOD_NS,
-				.period_ns = PERIOD_NS};
+	struct how how = {.size = sizeof(how),
+			  .policy = DEADLINE,
+			  .flags = RESET,
+			  .runtime_ns = PERIOD_NS * percent / 100,
+			  .deadline_ns = PERIOD_NS,
+			  .period_ns = PERIOD_NS};
 
-	if (!syscall(SYS_sched_setattr, 0, &how, 0))
-		return;
+	for (; how.runtime_ns >= LEAST_NS; how.runtime_ns /= 2) {
+		if (!syscall(SYS_sched_setattr, 0, &how, 0))
+			return;
+		if (errno != EBUSY)
+			break;
+	}
 	log_debug("preload: no deadline scheduling: %s", strerror(errno));
 	turn_soon();
 }

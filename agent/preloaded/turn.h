@@ -5,8 +5,11 @@
 
 /** Little at a time, and soon: since Linux 6.12 that can be asked for without taking more. */
 void turn_soon(void);
-/** Before all others, but for a fifth of one processor's time at most; where the system does not
- * grant that (CAP_SYS_NICE), as turn_soon(). */
-void turn_first(void);
+/**
+ * Before all others, but for so many percent of one processor's time at most, and never without it
+ * for longer than a millisecond. For less where the system has no more to give; as turn_soon()
+ * where it grants none (CAP_SYS_NICE).
+ */
+void turn_first(unsigned percent);
 
 #endif
