@@ -29,8 +29,9 @@ static COUNTER_DEFINE(
 	tables_full, "preload_records_lost_tables",
 	"records of preloaded programs: too many objects or descriptors, or no memory");
 
-#define FORKED   4096u        /* fork()s remembered: children come at once, or never */
-#define STEP_MAX (1ull << 48) /* bytes at once that an honest process may have lost */
+#define FORKED    4096u /* fork()s remembered: children come at once, or never */
+#define ANCESTORS 8
+#define STEP_MAX  (1ull << 48) /* bytes at once that an honest process may have lost */
 
 struct sflow {
 	struct hmap_node by_cookie, by_id;
@@ -95,6 +96,7 @@ struct shimproc {
 /* A child may come that knows this number. */
 struct forked {
 	uint64_t kin, process, records;
+	uint64_t parents_kin; /* its parent's, of that process; or 0 */
 };
 
 struct shimflows {
@@ -399,20 +401,21 @@ static const struct forked *find_forked(const struct shimflows *t, uint64_t kin)
 	return NULL;
 }
 
-/* What the parent's descriptor was when it made this child, by the word of a child that is gone. */
-static struct sflow *parents(const struct shimflows *t, const struct shimproc *p,
-			     const struct sslc_shim_rec *r)
+/* What a descriptor was when its process made a child. is_gone: the process has left. */
+static struct sflow *held_then(const struct shimflows *t, const struct forked *by,
+			       const struct sslc_shim_rec *r, bool *is_gone)
 {
-	const struct forked *by = find_forked(t, p->conf.kin);
-	const struct holder *h;
 	struct queue_node *n;
 
-	if (!by)
-		return NULL;
+	*is_gone = true;
 	for (n = queue_first(&t->processes); n; n = queue_next(&t->processes, n)) {
 		const struct shimproc *other = queue_entry(n, struct shimproc, node);
+		const struct holder *h;
 
-		h = other->id == by->process ? find_holder(other, r->fd) : NULL;
+		if (other->id != by->process)
+			continue;
+		*is_gone = false;
+		h = find_holder(other, r->fd);
 		if (h && h->fd_gen == r->fd_gen && h->born <= by->records && !h->flow->is_over)
 			return h->flow;
 	}
@@ -426,10 +429,30 @@ static struct sflow *parents(const struct shimflows *t, const struct shimproc *p
 	return NULL;
 }
 
+/*
+ * What the parent's descriptor was when it made this child, by the word of a child that is gone.
+ * Where the parent is gone, too, it is what its own parent's was then, of the same generation.
+ */
+static struct sflow *parents(const struct shimflows *t, const struct shimproc *p,
+			     const struct sslc_shim_rec *r)
+{
+	const struct forked *by = find_forked(t, p->conf.kin);
+	bool is_gone = true;
+
+	for (int i = 0; by && is_gone && i < ANCESTORS; i++) {
+		struct sflow *f = held_then(t, by, r, &is_gone);
+
+		if (f)
+			return f;
+		by = find_forked(t, by->parents_kin);
+	}
+	return NULL;
+}
+
 static void on_fork(struct shimflows *t, const struct shimproc *p, const struct sslc_shim_rec *r)
 {
-	t->forked[t->n_forked % FORKED] =
-		(struct forked){.kin = r->pos, .process = p->id, .records = p->records};
+	t->forked[t->n_forked % FORKED] = (struct forked){
+		.kin = r->pos, .process = p->id, .records = p->records, .parents_kin = p->conf.kin};
 	t->n_forked = t->n_forked + 1 < 2 * FORKED ? t->n_forked + 1 : FORKED;
 }
 

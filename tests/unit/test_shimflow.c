@@ -451,6 +451,33 @@ static void test_nobody_else_is(void **state)
 	assert_seen("open1 ");
 }
 
+/* q is gone, too, and has left; its own parent goes on with the connection. */
+static void test_a_grandchild_is_believed_about_its_grandparents(void **state)
+{
+	const struct shimproc_conf grandchild = {.pid = 103, .kin = 8};
+	struct shimproc *g;
+
+	(void)state;
+	bind_to(p, 1, 5, 0, 0, 0);
+	put(p, SSLC_SHIM_FORK, 0, 0, 0, 9, 0);
+	bind_to(p, 2, 6, 0, 0, 0);
+	sockets[0].err = sockets[1].err = -ESRCH;
+	put(q, SSLC_SHIM_HOLD, 0, 5, 0, 0, 0);
+	put(q, SSLC_SHIM_FORK, 0, 0, 0, 8, 0);
+	g = shimflows_join(t, &grandchild);
+	put(g, SSLC_SHIM_HOLD, 0, 6, 0, 0, 0); /* which q never had */
+	leave(q, true);
+	q = NULL;
+	put(g, SSLC_SHIM_HOLD, 0, 6, 0, 0, 0); /* nor its parent then */
+	put(g, SSLC_SHIM_HOLD, 0, 5, 0, 0, 0);
+	bind_to(g, 1, 5, 0, 0, 0);
+	bind_to(g, 2, 6, 0, 0, 0);
+	put_data(g, 1, SSLC_DIR_OUT, 0, 3);
+	put_data(g, 2, SSLC_DIR_OUT, 0, 3);
+	leave(g, false);
+	assert_seen("open1 open2 data1:out0+3 ");
+}
+
 static void test_the_parent_may_have_closed_it_by_then(void **state)
 {
 	(void)state;
@@ -561,6 +588,7 @@ int main(void)
 		TEST(test_what_is_missing_before_tls_is_said),
 		TEST(test_unwanted_bytes_stay_in_the_process),
 		TEST(test_early_data_are_told_with_their_connection),
+		TEST(test_a_grandchild_is_believed_about_its_grandparents),
 		TEST(test_the_parent_may_have_closed_it_by_then),
 		TEST(test_but_not_about_what_the_parent_got_later),
 		TEST(test_nobody_else_is),
