@@ -228,11 +228,13 @@ static unsigned set_bells(struct shimask *a, struct futex_waitv *v)
 /* The rings stay mapped: who takes one away rings our bell and waits for the lock, and then for us
  * to have left the call. */
 static void wait_for_bells(struct shimask *a, struct futex_waitv *v, unsigned n, bool has_seats,
-			   bool is_idle)
+			   bool is_idle, uint64_t most_ns)
 {
 	struct timespec nap = timespec_of(is_idle ? REST_NS : NAP_NS);
+	struct timespec until = timespec_of(clock_mono_ns() + most_ns);
 
-	if (n && syscall(SYS_futex_waitv, v, n, 0, NULL, CLOCK_MONOTONIC) < 0 && errno == ENOSYS)
+	if (n && syscall(SYS_futex_waitv, v, n, 0, most_ns ? &until : NULL, CLOCK_MONOTONIC) < 0 &&
+	    errno == ENOSYS)
 		a->no_waitv = true;
 	else if (!n)
 		(void)syscall(SYS_futex, &a->bell, FUTEX_WAIT_PRIVATE, (uint32_t)v[0].val,
@@ -262,11 +264,12 @@ static void *run(void *ctx)
 {
 	struct patience patience = {.left = VAIN_MAX, .since_ns = clock_mono_ns()};
 	struct futex_waitv v[1 + BELLS_MAX];
+	struct turn turn;
 	unsigned n, asked, idle = 0;
 	struct shimask *a = ctx;
 	bool has_seats;
 
-	turn_first(PERCENT);
+	turn_begin(&turn, PERCENT);
 	for (;;) {
 		pthread_mutex_lock(&a->lock);
 		n = set_bells(a, v);
@@ -279,7 +282,7 @@ static void *run(void *ctx)
 			return NULL;
 		if (!is_patient(&patience, asked))
 			n = 0;
-		wait_for_bells(a, v, n, has_seats, idle > IDLE_NAPS);
+		wait_for_bells(a, v, n, has_seats, idle > IDLE_NAPS, turn_over(&turn));
 	}
 }
 

@@ -309,11 +309,22 @@ static void expire_guests(struct shimdoor *d)
 	}
 }
 
+/* most_ns: 0: there is no need to wake up. */
+static int wait_ms(const struct shimdoor *d, uint64_t most_ns)
+{
+	uint64_t ms = (most_ns + NS_PER_MS - 1) / NS_PER_MS;
+
+	if (d->n_guests && (!ms || ms > LOOK_MS))
+		return LOOK_MS;
+	return ms ? (int)(ms < LOOK_MS ? ms : LOOK_MS) : -1;
+}
+
 static void *run(void *ctx)
 {
 	struct shimdoor *d = ctx;
+	struct turn turn;
 
-	turn_first(PERCENT);
+	turn_begin(&turn, PERCENT);
 	while (!atomic_load(&d->stop)) {
 		struct epoll_event ev[32];
 		bool is_somebody_there = false;
@@ -321,7 +332,7 @@ static void *run(void *ctx)
 
 		if (is_full(d) || d->n_guests >= GUESTS) /* the door stays ready meanwhile */
 			usleep(FULL_MS * 1000);
-		n = epoll_wait(d->epoll_fd, ev, 32, d->n_guests ? LOOK_MS : -1);
+		n = epoll_wait(d->epoll_fd, ev, 32, wait_ms(d, turn_over(&turn)));
 		for (int i = 0; i < n; i++) {
 			struct watch *w = ev[i].data.ptr;
 
