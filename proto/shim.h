@@ -69,7 +69,7 @@
  * Waking. The reader looks every millisecond while there is traffic, and every few milliseconds
  * when there was none for a while. A connection may be over by then, and the kernel no longer be
  * asked about it: so a record BIND wakes a thread of the agent's that does nothing but ask, and
- * that the system prefers to all others for a fifth of a processor's time; by a futex (bell) in the
+ * that the system prefers to ordinary ones for a fifth of a processor's time; by a futex (bell) in the
  * ring, when it says in `rests` that it waits. BIND comes with the first TLS record, and a
  * handshake takes longer than the question. That is the one system call inside the application,
  * once a connection, and none in programs that have put themselves under a seccomp filter.

@@ -3,8 +3,8 @@
  * shimask: which connections the descriptors are that preloaded processes name, asked at once. A
  * connection may be over within a millisecond, and its records wait for their turn: so a thread of
  * its own waits for the rings' bells (proto/shim.h), asks the kernel, and keeps the answers until
- * they are wanted. It comes before all others, for a fifth of one processor's time at most, where
- * the system grants that (CAP_SYS_NICE).
+ * they are wanted. It comes before all ordinary ones for a fifth of one processor's time (turn.h),
+ * where the system grants that (CAP_SYS_NICE).
  */
 #ifndef SSLC_AGENT_SHIMASK_H
 #define SSLC_AGENT_SHIMASK_H

@@ -2,8 +2,8 @@
 /*
  * shimdoor: the socket that preloaded processes come to with their ring (proto/shim.h). A thread of
  * its own hears them: a process may be over within a few milliseconds, and then nobody knows which
- * connections it had. As shimask's, it comes before all others, for a tenth of one processor's time
- * at most. Who comes speaks at once or is sent away.
+ * connections it had. As shimask's, it comes before all ordinary ones, for a tenth of
+ * one processor's time. Who comes speaks at once or is sent away.
  */
 #ifndef SSLC_AGENT_SHIMDOOR_H
 #define SSLC_AGENT_SHIMDOOR_H
