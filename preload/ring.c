@@ -421,7 +421,7 @@ void ring_wake(void)
 		return;
 	__atomic_store_n(&r->rests, 0, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&r->bell, 1, __ATOMIC_SEQ_CST);
-	(void)syscall(SYS_futex, &r->bell, FUTEX_WAKE, 1, NULL, NULL, 0);
+	(void)syscall(SYS_futex, &r->bell, FUTEX_WAKE, SSLC_SHIM_BELLS, NULL, NULL, 0);
 	errno = saved;
 }
 

@@ -68,9 +68,9 @@
  *
  * Waking. The reader looks every millisecond while there is traffic, and every few milliseconds
  * when there was none for a while. A connection may be over by then, and the kernel no longer be
- * asked about it: so a record BIND wakes a thread of the agent's that does nothing but ask, and
- * that the system prefers to ordinary ones for a fifth of a processor's time; by a futex (bell) in the
- * ring, when it says in `rests` that it waits. BIND comes with the first TLS record, and a
+ * asked about it: so a record BIND wakes two threads of the agent's that do nothing but ask, and
+ * that the system prefers to ordinary ones for a fifth of a processor's time; by a futex (bell) in
+ * the ring, when it says in `rests` that they wait. BIND comes with the first TLS record, and a
  * handshake takes longer than the question. That is the one system call inside the application,
  * once a connection, and none in programs that have put themselves under a seccomp filter.
  *
@@ -88,6 +88,7 @@
 #define SSLC_SHIM_SOCKET  "preload.sock"        /* in the agent's run directory */
 #define SSLC_SHIM_SIZE    "preload.size"        /* there too: the rings' size, a decimal number */
 
+#define SSLC_SHIM_BELLS     2           /* threads of the agent that a bell wakes */
 #define SSLC_SHIM_DATA_OFF  0x90000u    /* of data[] in the file: a multiple of any page's size */
 #define SSLC_SHIM_FDS       65536u      /* descriptors beyond share an entry */
 #define SSLC_SHIM_DATA      (16u << 20) /* bytes of data[] when the agent says nothing else */

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -34,7 +35,8 @@
 #define NAP_NS      (1 * NS_PER_MS) /* between two looks where bells are not heard */
 #define REST_NS     (4 * NS_PER_MS) /* and when nothing was named for a while */
 #define IDLE_NAPS   250
-#define PERCENT     20   /* of one processor */
+#define THREADS     SSLC_SHIM_BELLS /* on different processors: one may be stuck, or taken away */
+#define PERCENT     20              /* of one processor */
 #define LOOKS       4096 /* at records of one ring before the next one: its owner may mean ill */
 /* Looks at which nothing was named. Each honest ring is for something, though others may have found
  * it by then; a program that rings for nothing gets no more of them than these. */
@@ -62,15 +64,21 @@ struct shimask_seat {
 	struct answer answers[ANSWERS];
 };
 
+struct asking { /* one of the threads */
+	struct shimask *of;
+	pthread_t thread;
+	bool no_waitv; /* futex_waitv(2) came with Linux 5.16 */
+};
+
 struct shimask {
 	struct sockfacts_isn isn;
 	pthread_mutex_t lock;
-	pthread_t thread;
+	struct asking threads[THREADS];
+	unsigned n_threads;
 	struct queue seats;
 	unsigned n_seats;
 	uint32_t bell; /* a futex: the seats have changed, or it ends */
 	atomic_bool stop;
-	bool no_waitv; /* of the thread: futex_waitv(2) came with Linux 5.16 */
 };
 
 /* --- asking -------------------------------------------------------------------------------------
@@ -204,14 +212,15 @@ static struct timespec timespec_of(uint64_t ns)
 
 /* Says that we wait, then looks once more for what was named before that was known. Returns how
  * many bells there are; 0: not to be heard here. */
-static unsigned set_bells(struct shimask *a, struct futex_waitv *v)
+static unsigned set_bells(const struct asking *t, struct futex_waitv *v)
 {
+	struct shimask *a = t->of;
 	unsigned n = 0;
 
 	v[n++] = (struct futex_waitv){.val = __atomic_load_n(&a->bell, __ATOMIC_SEQ_CST),
 				      .uaddr = (uintptr_t)&a->bell,
 				      .flags = FUTEX_32 | FUTEX_PRIVATE_FLAG};
-	if (a->no_waitv || a->n_seats > BELLS_MAX)
+	if (t->no_waitv || a->n_seats > BELLS_MAX)
 		return 0;
 	for (struct queue_node *q = queue_first(&a->seats); q; q = queue_next(&a->seats, q)) {
 		struct shimask_seat *seat = queue_entry(q, struct shimask_seat, node);
@@ -227,7 +236,7 @@ static unsigned set_bells(struct shimask *a, struct futex_waitv *v)
 
 /* The rings stay mapped: who takes one away rings our bell and waits for the lock, and then for us
  * to have left the call. */
-static void wait_for_bells(struct shimask *a, struct futex_waitv *v, unsigned n, bool has_seats,
+static void wait_for_bells(struct asking *t, struct futex_waitv *v, unsigned n, bool has_seats,
 			   bool is_idle, uint64_t most_ns)
 {
 	struct timespec nap = timespec_of(is_idle ? REST_NS : NAP_NS);
@@ -235,9 +244,9 @@ static void wait_for_bells(struct shimask *a, struct futex_waitv *v, unsigned n,
 
 	if (n && syscall(SYS_futex_waitv, v, n, 0, most_ns ? &until : NULL, CLOCK_MONOTONIC) < 0 &&
 	    errno == ENOSYS)
-		a->no_waitv = true;
+		t->no_waitv = true;
 	else if (!n)
-		(void)syscall(SYS_futex, &a->bell, FUTEX_WAIT_PRIVATE, (uint32_t)v[0].val,
+		(void)syscall(SYS_futex, &t->of->bell, FUTEX_WAIT_PRIVATE, (uint32_t)v[0].val,
 			      has_seats ? &nap : NULL, NULL, 0);
 }
 
@@ -266,13 +275,14 @@ static void *run(void *ctx)
 	struct futex_waitv v[1 + BELLS_MAX];
 	struct turn turn;
 	unsigned n, asked, idle = 0;
-	struct shimask *a = ctx;
+	struct asking *t = ctx;
+	struct shimask *a = t->of;
 	bool has_seats;
 
 	turn_begin(&turn, PERCENT);
 	for (;;) {
 		pthread_mutex_lock(&a->lock);
-		n = set_bells(a, v);
+		n = set_bells(t, v);
 		asked = ask_all(a);
 		idle = asked ? 0 : idle + 1;
 		has_seats = a->n_seats;
@@ -282,14 +292,14 @@ static void *run(void *ctx)
 			return NULL;
 		if (!is_patient(&patience, asked))
 			n = 0;
-		wait_for_bells(a, v, n, has_seats, idle > IDLE_NAPS, turn_over(&turn));
+		wait_for_bells(t, v, n, has_seats, idle > IDLE_NAPS, turn_over(&turn));
 	}
 }
 
 static void ring_own_bell(struct shimask *a)
 {
 	__atomic_fetch_add(&a->bell, 1, __ATOMIC_SEQ_CST);
-	(void)syscall(SYS_futex, &a->bell, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	(void)syscall(SYS_futex, &a->bell, FUTEX_WAKE_PRIVATE, THREADS, NULL, NULL, 0);
 }
 
 /* --- seats --------------------------------------------------------------------------------------
@@ -343,16 +353,64 @@ void shimask_leave(struct shimask_seat *seat)
 /* --- open, close --------------------------------------------------------------------------------
  */
 
+/* Every second one of the processors that we may use. False: there is only one. */
+static bool processors_of(unsigned number, cpu_set_t *out)
+{
+	cpu_set_t all;
+	unsigned n = 0;
+
+	CPU_ZERO(out);
+	if (sched_getaffinity(0, sizeof(all), &all) || CPU_COUNT(&all) < THREADS)
+		return false;
+	for (int i = 0; i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, &all) && n++ % THREADS == number)
+			CPU_SET(i, out);
+	return true;
+}
+
+static int start_one(struct shimask *a)
+{
+	struct asking *t = &a->threads[a->n_threads];
+	cpu_set_t processors;
+	pthread_attr_t how;
+	int err;
+
+	t->of = a;
+	err = -pthread_attr_init(&how);
+	if (err)
+		return err;
+	if (processors_of(a->n_threads, &processors))
+		err = -pthread_attr_setaffinity_np(&how, sizeof(processors), &processors);
+	else if (a->n_threads)
+		goto done;
+	if (!err)
+		err = -pthread_create(&t->thread, &how, run, t);
+	if (!err)
+		a->n_threads++;
+done:
+	pthread_attr_destroy(&how);
+	return err;
+}
+
 static int start(struct shimask *a)
 {
 	sigset_t all, old;
-	int err;
+	int err = 0;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the main thread's */
-	err = -pthread_create(&a->thread, NULL, run, a);
+	for (unsigned i = 0; i < THREADS && !err; i++)
+		err = start_one(a);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return err;
+}
+
+static void stop(struct shimask *a)
+{
+	atomic_store(&a->stop, true);
+	ring_own_bell(a);
+	for (unsigned i = 0; i < a->n_threads; i++)
+		pthread_join(a->threads[i].thread, NULL);
 }
 
 int shimask_new(struct shimask **out, const struct sockfacts_isn *isn)
@@ -375,6 +433,7 @@ int shimask_new(struct shimask **out, const struct sockfacts_isn *isn)
 	queue_init(&a->seats);
 	err = start(a);
 	if (err) {
+		stop(a);
 		pthread_mutex_destroy(&a->lock);
 		free(a);
 		return err;
@@ -387,9 +446,7 @@ void shimask_free(struct shimask *a)
 {
 	if (!a)
 		return;
-	atomic_store(&a->stop, true);
-	ring_own_bell(a);
-	pthread_join(a->thread, NULL);
+	stop(a);
 	pthread_mutex_destroy(&a->lock);
 	free(a);
 }

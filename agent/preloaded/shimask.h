@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shimask: which connections the descriptors are that preloaded processes name, asked at once. A
- * connection may be over within a millisecond, and its records wait for their turn: so a thread of
- * its own waits for the rings' bells (proto/shim.h), asks the kernel, and keeps the answers until
- * they are wanted. It comes before all ordinary ones for a fifth of one processor's time (turn.h),
- * where the system grants that (CAP_SYS_NICE).
+ * connection may be over within a millisecond, and its records wait for their turn: so threads of
+ * its own wait for the rings' bells (proto/shim.h), ask the kernel, and keep the answers until they
+ * are wanted. Two of them, on different processors, where there are two: one of these may be busy
+ * within the kernel for longer than a connection lasts, or taken from a virtual machine, while the
+ * other goes on with the program. They come before all ordinary threads, each for a fifth of one
+ * processor's time (turn.h), where the system grants that (CAP_SYS_NICE).
  */
 #ifndef SSLC_AGENT_SHIMASK_H
 #define SSLC_AGENT_SHIMASK_H
@@ -19,7 +21,7 @@
 struct shimask;
 struct shimask_seat; /* one process */
 
-/** Starts the thread. isn: copied; asked under a lock. */
+/** Starts the threads. isn: copied; asked under a lock. */
 int shimask_new(struct shimask **out, const struct sockfacts_isn *isn)
 	__attribute__((warn_unused_result));
 /** Every seat is empty. Accepts NULL. */

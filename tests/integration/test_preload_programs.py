@@ -65,7 +65,7 @@ NOT_SERVED = {
     "java": "Java does TLS itself, without C",
     "node": "it has OpenSSL inside its own program, where no other library comes first",
 }
-AT_ONCE = 3
+AT_ONCE = 5
 LIMIT_S = 300
 
 
