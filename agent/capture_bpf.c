@@ -415,10 +415,14 @@ static int load(struct source *s)
 		make_trials();
 	err = -ENOTSUP;
 	for (enum flow_hook h = FLOW_HOOK_TRACEPOINT; h <= FLOW_HOOK_KPROBE && err; h++) {
+		int before = err;
+
 		if (want != FLOW_HOOK_AUTO && want != h)
 			continue;
 		err = load_with(s, h, btf);
 		log_debug("capture: sockets by %s: %s", names[h], err ? strerror(-err) : "ok");
+		if (err == -EPERM && before != -ENOTSUP)
+			err = before; /* its programs came further: it is no lack of privilege */
 		if (err == -EPERM || err == -EOWNERDEAD)
 			break;
 	}

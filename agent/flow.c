@@ -64,8 +64,8 @@ static COUNTER_DEFINE(
 	"sent: not passed on");
 static COUNTER_DEFINE(
 	bytes_unsent_told, "flow_bytes_unsent_told",
-	"plaintext bytes passed on of records that were made just before their connection broke: "
-	"no send took them");
+	"plaintext bytes passed on, or counted as lost, of records that were made just before "
+	"their connection broke: no send took them");
 static COUNTER_DEFINE(bytes_late, "flow_bytes_lost_late",
 		      "plaintext bytes at a position told already, or impossible");
 static COUNTER_DEFINE(flows_audited, "flow_connections_audited",
@@ -1205,16 +1205,18 @@ static void audit(const struct flows *t, struct flow *f, const struct sslc_ev_so
 }
 
 /*
- * A send has failed on a connection that broke: of the record told last nothing that can be read
- * has left, if the send began with it, as its length tells. An alert (RFC 8446, 6: two bytes) is
+ * A send has failed on a connection that broke: of the last record nothing that can be read has
+ * left, if the send began with it, as its length tells. An alert (RFC 8446, 6: two bytes) is
  * taken for no record that is longer.
  */
 #define AHEAD_SHORT (2 + AUDIT_RECORD)
 
-static void on_send_error(struct flow *f, uint32_t record)
+static void on_send_error(struct flow *f, const struct sslc_ev_sock *ev)
 {
-	if (f->ahead > AHEAD_SHORT && record > f->ahead && record <= f->ahead + AUDIT_RECORD)
-		counter_add(&bytes_unsent_told, f->ahead);
+	uint32_t last = ev->ahead ? ev->ahead : f->ahead;
+
+	if (last > AHEAD_SHORT && ev->failed > last && ev->failed - last <= AUDIT_RECORD)
+		counter_add(&bytes_unsent_told, last);
 	f->ahead = 0;
 	f->is_shut = true;
 }
@@ -1257,7 +1259,7 @@ static void on_sock(struct flows *t, const struct sslc_ev_sock *ev)
 		hold_end(t, f, ENDING_FIN, ts_ns);
 		break;
 	case SSLC_SOCK_SEND_ERROR:
-		on_send_error(f, ev->failed);
+		on_send_error(f, ev);
 		break;
 	case SSLC_SOCK_DESTROYED:
 		audit(t, f, ev);

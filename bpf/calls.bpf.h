@@ -196,7 +196,11 @@ static __always_inline bool is_skipped(struct sock_info *info)
 	return info->skipped;
 }
 
-static __always_inline bool place(struct conn *c, struct emit *e, __u64 n, __u32 file)
+/*
+ * Where the bytes belong; false: they are not wanted, or lost. ahead: they are a record's that the
+ * socket has not been given. One that it will not take is told, as what is given up counts as lost.
+ */
+static __always_inline bool place(struct conn *c, struct emit *e, __u64 n, __u32 file, bool ahead)
 {
 	struct sock_info *info;
 
@@ -215,7 +219,10 @@ static __always_inline bool place(struct conn *c, struct emit *e, __u64 n, __u32
 	e->pos = advance(&info->pos[e->dir & 1], n);
 	info->file[e->dir & 1] = file;
 	e->fill = ring_fill(e->flow);
-	return !is_shed(info, n, e->fill);
+	if (!ahead)
+		return !is_shed(info, n, e->fill);
+	info->ahead = !is_shut(info) && is_shed(info, n, e->fill) ? n : 0;
+	return !info->ahead;
 }
 
 /* Set by the agent before load: of TLS inside TLS, tell the outer one and not the inner one. */
@@ -441,7 +448,7 @@ static __always_inline bool finish(struct pt_regs *ctx, enum sslc_call kind, __u
 	if (!n)
 		return false;
 	tell_outer(&outer, call.ssl, n);
-	if (!place(c, e, n, call.file))
+	if (!place(c, e, n, call.file, false))
 		return false;
 	e->conn.life = c->life;
 	e->flags = early_flags(c, kind, call.ssl, &outer);

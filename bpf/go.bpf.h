@@ -186,7 +186,7 @@ static __always_inline bool go_tell(const struct call *call, const struct call *
 	e->dir = dir;
 	e->type = SSLC_EV_DATA;
 	if (!n || !c || c->excluded || is_told_elsewhere(c, call->ssl, dir, outer) ||
-	    !place(c, e, n, call->file))
+	    !place(c, e, n, call->file, false))
 		return false;
 	e->conn.life = c->life;
 	e->ts_ns = bpf_ktime_get_ns();

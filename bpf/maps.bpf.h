@@ -69,6 +69,7 @@ struct sock_info {
 	__u32 told;  /* 1 << enum sslc_sock_what */
 	__u32 skips; /* as the variable was when `skipped` was last looked at */
 	__u32 bound; /* process whose object has it, and lives; 0: none */
+	__u32 ahead; /* bytes of its last record, if that was given up; or 0 */
 	/* The object that has it, or had it last, and since and until when (0: it has it still), on
 	 * the clock of start_ns: processes made meanwhile have a copy. */
 	__u64 ssl, since_ns, until_ns;

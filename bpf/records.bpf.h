@@ -209,7 +209,7 @@ static __always_inline bool pass(const struct passing *p, __u32 file, struct emi
 		e->seq = is_loose(&e->conn, c, SSLC_CALL_BIND, p->len, e->ts_ns);
 	e->dir = p->dir;
 	e->type = SSLC_EV_DATA;
-	if (!place(c, e, p->len, file))
+	if (!place(c, e, p->len, file, p->dir == SSLC_DIR_OUT))
 		return false;
 	e->conn.life = c->life;
 	e->flags = early_flags(c, p->dir == SSLC_DIR_OUT ? SSLC_CALL_WRITE : SSLC_CALL_READ, p->ssl,

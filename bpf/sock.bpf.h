@@ -363,8 +363,17 @@ static __always_inline void tell_end(struct sock_info *info, enum sslc_sock_what
 	ev = begin_sock(info->flow, what);
 	if (ev) {
 		ev->failed = failed;
+		ev->ahead = info->ahead;
 		ring_submit(info->flow, ev);
 	}
+}
+
+/* No more that the process writes is sent: the agent has been told why. */
+static __always_inline bool is_shut(const struct sock_info *info)
+{
+	return info->told &
+	       (1u << SSLC_SOCK_LOCAL_FIN | 1u << SSLC_SOCK_RST_IN | 1u << SSLC_SOCK_RST_OUT |
+		1u << SSLC_SOCK_TIMEOUT | 1u << SSLC_SOCK_CLOSED | 1u << SSLC_SOCK_SEND_ERROR);
 }
 
 /* The flow is over: nothing of it may meet the next socket at this address. ended: see

@@ -205,7 +205,8 @@ struct sslc_ev_sock {
 	__u16 file[2]; /* which probed file's calls moved its bytes, by enum sslc_dir; 0: unknown */
 	__u32 failed;  /* with SSLC_SOCK_SEND_ERROR: bytes after the header of the TLS record that
 			* the send began with; 0: not known */
-	__u32 pad;
+	__u32 ahead;   /* with SSLC_SOCK_SEND_ERROR: bytes of the flow's last record, when they were
+			* given up, and not told; else 0 */
 	/* Bytes that the process took from the socket and gave to it since the first TLS record
 	 * that was seen, by enum sslc_dir. */
 	__u64 moved[2];

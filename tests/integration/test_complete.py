@@ -86,7 +86,7 @@ def small_answers(t, log):
     fact(f"1 KB, {rate:.0f} requests/s: {sum(sent.values())} bytes of {len(sent)} connections, all mirrored")
 
 
-def large_answers(t, log):
+def large_answers(t, log, *options):
     """
     All of it together, with what was counted. What the kernel's ring lost is counted for all programs, wrk's
     requests among them; what the agent saw missing inside nginx's connections is counted for those alone,
@@ -94,7 +94,7 @@ def large_answers(t, log):
     """
     since = log.stat().st_size
     col = t.collector("-o", "out0")
-    agent = t.agent()
+    agent = t.agent(*options)
     rate = max(load(t, "kb100", 1) for _ in range(4))  # each breaks its connections at its end
     time.sleep(1)
     equal(agent.stop(timeout=30), 0, "agent's exit status")
@@ -106,9 +106,9 @@ def large_answers(t, log):
     got = col.counters()["session_bytes"]
     unsent = counters.get("flow_bytes_unsent_told", 0)
     rest = got + lost(agent, col) - ring - unsent
-    fact(f"100 KB, {rate:.0f} requests/s: nginx moved {sent}, mirrored {got} ({got / sent:.1%}), counted as "
+    fact(f"100 KB{'' if not options else ', ' + ' '.join(options)}, {rate:.0f} requests/s: nginx moved {sent}, mirrored {got} ({got / sent:.1%}), counted as "
          f"lost {lost(agent, col)}", losses(agent, col) or "", f"not sent {counters.get('flow_bytes_unsent', 0)}, "
-         f"of what was mirrored {unsent}")
+         f"of what was mirrored or lost {unsent}")
     check(rest + gaps <= sent <= rest + ring, f"moved {sent}, mirrored + counted as lost - not sent {rest + gaps} "
           f"to {rest + ring}")
 
@@ -121,6 +121,7 @@ def main(t):
     t.www("kb100", 100_000)
     small_answers(t, log)
     large_answers(t, log)
+    large_answers(t, log, "--ring", "8M")
 
 
 run(main, needs=["nginx", "wrk"])

@@ -1261,11 +1261,12 @@ static void test_what_was_sent_before_the_break_is_told_after_it(void **state)
 	rig_free(r);
 }
 
-static void feed_send_error(struct rig *r, uint32_t record)
+static void feed_send_error(struct rig *r, uint32_t record, uint32_t lost)
 {
 	struct sslc_ev_sock ev = {.ev = {SSLC_EV_SOCK, sizeof(ev), r->ts_ns++, 1},
 				  .what = SSLC_SOCK_SEND_ERROR,
-				  .failed = record};
+				  .failed = record,
+				  .ahead = lost};
 
 	feed(r, &ev, sizeof(ev));
 }
@@ -1280,9 +1281,24 @@ static uint64_t told_unsent(size_t told, uint32_t failed, bool next)
 	feed_sock(r, 1, SSLC_SOCK_RST_IN);
 	if (next)
 		feed_record(r, SSLC_DIR_OUT, told, 'b', told);
-	feed_send_error(r, failed);
+	feed_send_error(r, failed, 0);
 	rig_free(r);
 	return counter_named("flow_bytes_unsent_told") - before;
+}
+
+/* The record after the last one told was given up: it is counted as lost, but nobody missed it. */
+static void test_a_record_lost_in_vain_is_counted(void **state)
+{
+	struct rig *r = rig_open(SERVER);
+	uint64_t before = counter_named("flow_bytes_unsent_told");
+
+	(void)state;
+	feed_record(r, SSLC_DIR_OUT, 0, 'a', 250);
+	feed_send_error(r, 217, 200);
+	assert_int_equal(counter_named("flow_bytes_unsent_told"), before + 200);
+	feed_send_error(r, 267, 0); /* and 'a' had been sent before it */
+	assert_int_equal(counter_named("flow_bytes_unsent_told"), before + 200);
+	rig_free(r);
 }
 
 static void test_a_record_told_in_vain_is_counted(void **state)
@@ -2314,6 +2330,7 @@ int main(void)
 		cmocka_unit_test(test_records_made_after_the_break_are_not_told),
 		cmocka_unit_test(test_what_was_sent_before_the_break_is_told_after_it),
 		cmocka_unit_test(test_a_record_told_in_vain_is_counted),
+		cmocka_unit_test(test_a_record_lost_in_vain_is_counted),
 		cmocka_unit_test(test_failed_read_alone_ends_nothing),
 		cmocka_unit_test(test_reset_by_this_end_is_told_at_once_and_once),
 		cmocka_unit_test(test_reset_by_this_end_overtakes_a_held_end),
