@@ -10,6 +10,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -43,6 +44,7 @@
 #define TCP_RETRY_MIN_MS   1000
 #define TCP_RETRY_MAX_MS   30000
 #define TCP_CONNECT_MS     10000 /* then the next address is tried */
+#define TCP_TELL_MS        1000  /* between two readers whose coming and going is told */
 #define TCP_WARN_MS        30000
 #define TCP_PAUSE_MS       100 /* after an accept(2) that failed */
 #define TCP_KEEPALIVE_S    10  /* a reader that has gone silently is found so */
@@ -67,6 +69,7 @@ struct reader {
 	size_t head_sent; /* of the file's header */
 	bool is_blocked;  /* until the socket is writable */
 	bool is_half;     /* it has said that it will send nothing: most do that only to leave */
+	bool is_told;     /* that it came: then its going is told, too */
 	char name[64];    /* for log lines */
 };
 
@@ -110,7 +113,7 @@ struct tcp_sink {
 	uint32_t n_begun;
 	struct dial dial;
 	uint64_t accept_ns; /* nobody is let in before; 0: whoever comes */
-	struct log_rate refused_rate, dropped_rate, failed_rate;
+	struct log_rate refused_rate, begun_rate, dropped_rate, failed_rate;
 	uint8_t chunk[TCP_CHUNK];
 };
 
@@ -168,7 +171,8 @@ static void reader_close(struct tcp_sink *s, struct reader *r, bool broken)
 
 static void reader_gone(struct tcp_sink *s, struct reader *r)
 {
-	log_info("sink_tcp: %s: %s is gone", s->name, r->name);
+	if (r->is_told)
+		log_info("sink_tcp: %s: %s is gone", s->name, r->name);
 	reader_close(s, r, false);
 }
 
@@ -295,6 +299,7 @@ static struct reader *place_free(struct tcp_sink *s)
 static bool reader_begin(struct tcp_sink *s, int fd, const char *name)
 {
 	struct reader *r = place_free(s);
+	uint64_t held;
 
 	if (r)
 		r->nth = ++s->n_begun;
@@ -306,7 +311,12 @@ static bool reader_begin(struct tcp_sink *s, int fd, const char *name)
 	snprintf(r->name, sizeof(r->name), "%s", name);
 	atomic_fetch_add(&s->n_readers, 1);
 	counter_inc(&c_readers);
-	log_info("sink_tcp: %s: %s reads", s->name, name);
+	r->is_told = log_rate_ok(&s->begun_rate, TCP_TELL_MS, &held);
+	if (r->is_told && held)
+		log_info("sink_tcp: %s: %s reads (and %" PRIu64 " came before that are not told)",
+			 s->name, name, held);
+	else if (r->is_told)
+		log_info("sink_tcp: %s: %s reads", s->name, name);
 	(void)reader_serve(s, r);
 	return true;
 }

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define BLOCK     32
-#define CONNS_MAX 256u
+#define CONNS_MAX 512u
 
 static struct sockaddr_in where = {.sin_family = AF_INET};
 static SSL_CTX *ctx;
