@@ -226,17 +226,16 @@ static bool is_large(const struct forge_flow *f, const struct segment *seg)
 static void account(struct forge_flow *f, const struct segment *seg)
 {
 	struct forge_side *me = &f->side[seg->dir], *peer = &f->side[peer_of(seg->dir)];
+	size_t n = is_large(f, seg) ? (seg->payload.len - 1) / f->mss + 1 : 1;
 
 	me->nxt += (uint32_t)seg->payload.len + (seg->flags & (TH_SYN | TH_FIN) ? 1 : 0);
-	me->ip_id = (uint16_t)(me->ip_id + 1);
-	if (is_large(f, seg))
-		me->ip_id = (uint16_t)(me->ip_id + (seg->payload.len - 1) / f->mss);
+	me->ip_id = (uint16_t)(me->ip_id + n);
 	me->updated = seg->update;
 	me->in_run = seg->payload.len > 0;
 	peer->in_run = false;
 	if (seg->flags & TH_ACK)
 		peer->acked = peer->nxt;
-	counter_inc(&packets);
+	counter_add(&packets, n);
 	if (seg->payload.len > 0)
 		counter_add(&payload_bytes, seg->payload.len);
 }
@@ -304,6 +303,7 @@ static size_t emit_more(struct forge_flow *f, struct forge_out *out, const struc
 	if (!n)
 		return 0;
 	me->nxt += (uint32_t)n;
+	counter_add(&packets, (uint16_t)(ip_id - me->ip_id));
 	me->ip_id = ip_id;
 	counter_add(&payload_bytes, n);
 	flow_keep(f, out);

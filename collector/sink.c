@@ -42,9 +42,11 @@ static int sink_open_one(struct sink **out, const struct sink_conf *conf)
 		return -EINVAL;
 	}
 	err = ops->open(out, conf);
-	if (!err)
-		(*out)->shape = conf->shape;
-	return err;
+	if (err)
+		return err;
+	(*out)->shape = conf->shape;
+	(*out)->shape.gso = ops->cuts && ops->cuts(*out);
+	return 0;
 }
 
 int sinks_open(struct sink_set *set, const struct sink_conf *conf, unsigned n)

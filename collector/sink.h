@@ -45,7 +45,8 @@ struct sink_shape {
 	uint16_t vlan;       /* 802.1Q tag outside of all others; 0: none */
 	uint16_t src_mac[3]; /* network order; all zero: forge's own */
 	uint16_t dst_mac[3];
-	uint16_t gso;   /* 1: large frames, as long as its sinks take them: see cuts() */
+	uint16_t gso;   /* 1: large frames, as long as its sinks take them: see cuts(); found out
+			 * when they are opened */
 	uint16_t http1; /* enum sink_h2 */
 	uint16_t n_ports;
 	uint16_t ports[SINK_PORTS_MAX][2]; /* a server's real port, the one shown */
@@ -66,13 +67,15 @@ struct sink_conf {
 			       [ADDR:]PORT or HOST[:PORT]; "-" for text */
 	struct sink_shape shape;
 	/* Of an interface: */
-	enum sink_choice bypass;       /* past its queue and whoever listens on it */
-	enum sink_choice xdp;          /* AF_XDP, which is past both as well */
+	enum sink_choice bypass; /* past its queue and whoever listens on it */
+	enum sink_choice xdp;    /* AF_XDP, which is past both as well */
+	enum sink_choice large;  /* several packets go to the kernel as one; by itself only where it
+				  * cuts that before anybody sees it */
 	struct sink_rotation rotation; /* pcap, a file */
 	bool with_reader; /* pcap, a pipe: when its reader goes away, end this process (SIGTERM) */
 	bool pcapng;      /* PCAP-over-IP: not classic pcap */
 	uint32_t vni;     /* VXLAN, GENEVE */
-	bool gso;         /* the same: several frames go to the kernel as one, to be cut */
+	bool gso;         /* the same: several packets go to the kernel as one, to be cut */
 	/* The same output of the first worker, which looks after what is outside for all of them
 	 * and speaks of it. Borrowed, and open for longer. NULL: this is the first, or only one. */
 	const struct sink *leader;

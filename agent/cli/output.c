@@ -148,8 +148,8 @@ static int take_xdp(struct sink_conf *c, const char *name, const char *text)
 static int take_gso(struct sink_conf *c, const char *name, const char *text)
 {
 	if (text)
-		return usage_error("%s: takes no value", name);
-	c->shape.gso = 1;
+		return take_yes_no(name, text, &c->large);
+	c->large = SINK_YES;
 	return 0;
 }
 
@@ -335,7 +335,7 @@ static int check_keys(const struct sink_conf *c, const char *name)
 		return usage_error("%s %s: xdp=yes with bypass=no: AF_XDP always passes by those "
 				   "who listen on the interface",
 				   name, c->target);
-	if (c->shape.gso && (c->bypass == SINK_YES || c->xdp == SINK_YES))
+	if (c->large == SINK_YES && (c->bypass == SINK_YES || c->xdp == SINK_YES))
 		return usage_error("%s %s: gso with %s=yes: large frames are cut in the queue that "
 				   "is passed by then",
 				   name, c->target, c->xdp == SINK_YES ? "xdp" : "bypass");

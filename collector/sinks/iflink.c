@@ -7,10 +7,12 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <ifaddrs.h>
 #include <linux/if_link.h>
 #include <linux/if_packet.h>
 #include <linux/rtnetlink.h>
 #include <net/ethernet.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -169,4 +171,33 @@ bool iflink_saw(int fd, struct span frame, unsigned wait_ms)
 			return true;
 	}
 	return false;
+}
+
+static bool is_link_local(const struct sockaddr *sa)
+{
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
+
+	return sa->sa_family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr);
+}
+
+static bool is_ip_of(const struct ifaddrs *a, const char *name)
+{
+	if (!a->ifa_addr || strcmp(a->ifa_name, name))
+		return false;
+	return a->ifa_addr->sa_family == AF_INET ||
+	       (a->ifa_addr->sa_family == AF_INET6 && !is_link_local(a->ifa_addr));
+}
+
+/* Every interface that is up has a link-local IPv6 address: that one says nothing about its use. */
+bool iflink_is_addressed(const char *name)
+{
+	struct ifaddrs *all = NULL;
+	bool found = false;
+
+	if (getifaddrs(&all))
+		return false;
+	for (struct ifaddrs *a = all; a && !found; a = a->ifa_next)
+		found = is_ip_of(a, name);
+	freeifaddrs(all);
+	return found;
 }

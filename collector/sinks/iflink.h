@@ -20,6 +20,8 @@ struct iflink {
 int iflink_query(int ifindex, struct iflink *out) WARN_UNUSED;
 /** Whether some program in this namespace reads all packets of this very interface. */
 bool iflink_is_listened(int ifindex);
+/** Whether this host has an address there: an IPv4 one, or IPv6 beyond the link's own. */
+bool iflink_is_addressed(const char *name);
 /** A packet socket that reads all frames, also those sent here. fd, or -errno. */
 int iflink_listen(int ifindex) WARN_UNUSED;
 /** Whether this frame, of at most 256 bytes, comes out of such a socket within wait_ms. */

@@ -3,14 +3,13 @@
  * sink_iface: packets onto a network interface. Frames come in, are copied into a batch and leave
  * together: through an AF_XDP socket where there can be one (xsk.h), else with one sendmmsg(2) a
  * batch. Neither socket receives anything. A frame that cannot leave is counted under its reason;
- * an interface that goes away is waited for. Of several workers' sinks on one interface, one tests
- * it, watches it and speaks of it; the others send the same way.
+ * an interface that goes away is waited for. Where the kernel cuts large frames before anyone sees
+ * them, it gets such: several packets of a connection at the price of one. Of several workers'
+ * sinks on one interface, one tests it, watches it and speaks of it; the others send the same way.
  */
 #include "sink.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <ifaddrs.h>
 #include <linux/if_packet.h>
 #include <linux/virtio_net.h>
 #include <net/ethernet.h>
@@ -32,6 +31,7 @@
 #include "forge.h"
 #include "sinks/gather.h"
 #include "sinks/iflink.h"
+#include "sinks/offload.h"
 #include "sinks/xsk.h"
 
 #define IFACE_BATCH     64           /* frames a flush: more gains nothing (measured on veth) */
@@ -47,6 +47,7 @@
 #define IFACE_KICK      16  /* frames that every kernel takes at once from an AF_XDP socket */
 #define IFACE_XSK_TRIES 5   /* once a second: the kernel takes an old AF_XDP socket apart later */
 #define IFACE_RESETS    32  /* of cut connections, at once before other packets */
+#define IFACE_LARGE_S   60  /* after packets were dropped, until frames are large again */
 #define IFACE_CUT_AGE_S 600 /* then no sensor remembers a connection that was reset */
 #define IFACE_SEEN_MS   20  /* until a test frame is received: no network lies between */
 #define IFACE_TEST_TYPE 0x88b6 /* IEEE 802: local experiments */
@@ -84,7 +85,7 @@ struct iface_sink {
 	/* Of several workers: who looks after the interface. NULL: this one. Borrowed. */
 	const struct iface_sink *leader;
 	unsigned queue;      /* for AF_XDP: a socket each */
-	atomic_uint led;     /* `way`, for those whose leader this is */
+	atomic_uint led;     /* led_by(), for those whose leader this is */
 	bool is_ruled_out;   /* the cheaper ways failed a test */
 	uint64_t tx_dropped; /* the interface's own count when it was last looked at */
 	int ifindex;
@@ -99,9 +100,12 @@ struct iface_sink {
 	struct mmsghdr msg[IFACE_BATCH];
 	struct iovec iov[IFACE_BATCH];
 	/* Large frames, cut by the kernel: each frame has a header of ours in front. */
-	bool gso;        /* configured */
-	bool cuts;       /* fd takes them */
-	bool is_refused; /* the interface does not */
+	enum sink_choice large; /* as configured */
+	bool gso;               /* there is room for them */
+	bool cuts;              /* fd takes them */
+	bool is_refused;        /* the interface does not, for now */
+	bool was_cut;           /* with SINK_AUTO: when it was last looked at; see is_cut_here() */
+	uint64_t large_ns;      /* with SINK_AUTO: not before */
 	struct virtio_net_hdr head[IFACE_BATCH];
 	struct iovec both[IFACE_BATCH][2];
 	unsigned n;     /* frames waiting in the batch */
@@ -260,11 +264,59 @@ static bool is_watched(const struct iface_sink *s, const struct iflink *link)
 	       iflink_is_listened(s->ifindex);
 }
 
+/*
+ * Whether the kernel cuts large frames before anyone sees them. An interface that leaves that to
+ * others is told not to, if it is one that only hands packets on and is there for nothing else.
+ */
+static bool is_cut_here(struct iface_sink *s, const struct iflink *link)
+{
+	int on;
+
+	if (s->now_ns < s->large_ns || (strcmp(link->kind, "veth") && strcmp(link->kind, "dummy")))
+		return false;
+	on = offload_is_on(s->name);
+	if (on > 0 && (iflink_is_addressed(s->name) || offload_switch_off(s->name)))
+		return false;
+	if (on < 0)
+		return false;
+	if (on > 0 && s->was_cut)
+		log_warn("sink_iface: interface %s: somebody has switched on its checksum offload: "
+			 "packets of the last second may have come to a sensor too large, or with "
+			 "unfinished checksums; it is switched off again",
+			 s->name);
+	else if (on > 0)
+		log_info("sink_iface: interface %s: its checksum and segmentation offload are "
+			 "switched off: so many packets can leave at once (gso=no does without)",
+			 s->name);
+	s->was_cut = true;
+	return true;
+}
+
+/* Cutting is done in the interface's queue. */
+static bool is_cut_first(const struct iface_sink *s)
+{
+	return s->large == SINK_AUTO && s->gso && !s->is_refused;
+}
+
+#define LED_REFUSED 16u /* beyond each enum way */
+
+static unsigned led_by(const struct iface_sink *s)
+{
+	return (unsigned)s->way | (s->large == SINK_AUTO && s->is_refused ? LED_REFUSED : 0);
+}
+
+static bool choose_refused(struct iface_sink *s, const struct iflink *link)
+{
+	if (s->large != SINK_AUTO || !s->gso)
+		return false;
+	return s->leader ? atomic_load(&s->leader->led) & LED_REFUSED : !is_cut_here(s, link);
+}
+
 static enum way choose_way(const struct iface_sink *s, const struct iflink *link)
 {
 	if (s->leader)
-		return (enum way)atomic_load(&s->leader->led);
-	if (is_watched(s, link))
+		return (enum way)(atomic_load(&s->leader->led) & ~LED_REFUSED);
+	if (is_watched(s, link) || is_cut_first(s))
 		return WAY_SEEN;
 	return s->xdp == SINK_NO || s->gso ? WAY_DIRECT : WAY_XDP;
 }
@@ -390,11 +442,12 @@ static int iface_attach(struct iface_sink *s, const struct iface_info *info)
 	if (iflink_query(s->ifindex, &link) < 0)
 		link.kind[0] = '\0'; /* nothing known of it: as of hardware */
 	s->tx_dropped = link.tx_dropped;
+	s->is_refused = choose_refused(s, &link);
 	s->way = choose_way(s, &link);
-	s->is_ruled_out = s->is_refused = false;
+	s->is_ruled_out = false;
 	do {
 		err = way_open(s, info->flags & IFF_UP);
-		atomic_store(&s->led, (unsigned)s->way);
+		atomic_store(&s->led, led_by(s));
 		if (err || !(info->flags & IFF_UP) || s->leader || is_test_seen(s, &link))
 			return err;
 		log_warn("sink_iface: interface %s: a test frame left and did not arrive", s->name);
@@ -440,22 +493,37 @@ static void iface_gone(struct iface_sink *s, int err)
 
 /* Sending */
 
+/* That a frame is, or becomes. */
+static unsigned packets_of(const struct virtio_net_hdr *head, size_t len)
+{
+	return head->gso_type ? (unsigned)((len - head->hdr_len - 1) / head->gso_size + 1) : 1;
+}
+
+static unsigned packets_at(const struct iface_sink *s, unsigned at)
+{
+	return packets_of(&s->head[at], s->iov[at].iov_len);
+}
+
 static void frames_sent(struct iface_sink *s, unsigned from, unsigned n)
 {
-	uint64_t bytes = 0;
+	uint64_t packets = 0, bytes = 0;
 
-	for (unsigned i = from; i < from + n; i++)
-		bytes += s->iov[i].iov_len;
-	counter_add(&c_packets, n);
+	for (unsigned i = from; i < from + n; i++) {
+		unsigned parts = packets_at(s, i);
+
+		packets += parts;
+		bytes += s->iov[i].iov_len + (parts - 1) * (uint64_t)s->head[i].hdr_len;
+	}
+	counter_add(&c_packets, packets);
 	counter_add(&c_bytes, bytes);
 	s->is_jammed = false;
 }
 
-static void lose_nobufs(struct iface_sink *s)
+static void lose_nobufs(struct iface_sink *s, unsigned packets)
 {
 	uint64_t held;
 
-	counter_inc(&c_nobufs);
+	counter_add(&c_nobufs, packets);
 	s->is_jammed = true;
 	if (log_rate_ok(&s->nobufs_rate, IFACE_WARN_MS, &held))
 		log_warn("sink_iface: interface %s: takes no more packets (queue full, or the "
@@ -464,11 +532,11 @@ static void lose_nobufs(struct iface_sink *s)
 			 s->name, (unsigned long long)counter_get(&c_nobufs));
 }
 
-static void lose_size(struct iface_sink *s, size_t len)
+static void lose_size(struct iface_sink *s, size_t len, unsigned packets)
 {
 	uint64_t held;
 
-	counter_inc(&c_size);
+	counter_add(&c_size, packets);
 	if (log_rate_ok(&s->size_rate, IFACE_WARN_MS, &held))
 		log_warn("sink_iface: interface %s: packet larger than its MTU is lost bytes=%zu "
 			 "mtu=%u "
@@ -479,10 +547,14 @@ static void lose_size(struct iface_sink *s, size_t len)
 /* With all frames of the batch from `at` on. */
 static void batch_gone(struct iface_sink *s, unsigned at, int err)
 {
-	for (unsigned i = at; i < s->n; i++)
+	uint64_t packets = 0;
+
+	for (unsigned i = at; i < s->n; i++) {
 		(void)frame_lost(s, span_of(s->iov[i].iov_base, s->iov[i].iov_len));
+		packets += packets_at(s, i);
+	}
 	iface_gone(s, err);
-	lose_gone(s, s->n - at);
+	lose_gone(s, packets);
 }
 
 /* Not known whose they were: no connection can be ended for it. */
@@ -505,12 +577,13 @@ static void retry_pause(void)
 
 /* A frame that waits, maybe behind a lost one of its connection. Returns what cut_replace() does.
  */
-static size_t look_again(struct iface_sink *s, uint8_t *frame, size_t len, bool must)
+static size_t look_again(struct iface_sink *s, uint8_t *frame, size_t len, bool must,
+			 unsigned packets)
 {
 	size_t now = cut_replace(s->cut, frame, len, must);
 
 	if (now != len)
-		counter_inc(&c_cut_packets);
+		counter_add(&c_cut_packets, packets);
 	if (now != len && now > 0)
 		counter_inc(&c_resets);
 	return now;
@@ -518,7 +591,7 @@ static size_t look_again(struct iface_sink *s, uint8_t *frame, size_t len, bool 
 
 static size_t look_again_queued(void *ctx, uint8_t *frame, size_t len)
 {
-	return look_again(ctx, frame, len, true);
+	return look_again(ctx, frame, len, true, 1);
 }
 
 static void batch_move(struct iface_sink *s, unsigned to, unsigned from)
@@ -536,7 +609,7 @@ static void batch_lost(struct iface_sink *s, unsigned at)
 		return;
 	for (unsigned i = at + 1; i < s->n; i++) {
 		uint8_t *frame = s->iov[i].iov_base;
-		size_t len = look_again(s, frame, s->iov[i].iov_len, false);
+		size_t len = look_again(s, frame, s->iov[i].iov_len, false, packets_at(s, i));
 
 		if (!len && s->xsk)
 			xsk_give_back(s->xsk, frame);
@@ -564,7 +637,7 @@ static bool take_queue(struct iface_sink *s)
 		return false;
 	s->way = WAY_SEEN;
 	s->is_ruled_out = true;
-	atomic_store(&s->led, (unsigned)s->way);
+	atomic_store(&s->led, led_by(s));
 	log_at(level_of(s, LOG_INFO),
 	       "sink_iface: interface %s: large frames take the way through its queue", s->name);
 	return true;
@@ -574,6 +647,7 @@ static bool take_queue(struct iface_sink *s)
 static void refuse_large(struct iface_sink *s, int err)
 {
 	s->is_refused = true;
+	s->large_ns = UINT64_MAX;
 	log_at(level_of(s, LOG_WARN),
 	       "sink_iface: interface %s: takes no large frames: %s; packets come one by one",
 	       s->name, strerror(-err));
@@ -596,7 +670,7 @@ static unsigned send_failed(struct iface_sink *s, unsigned at, int err, unsigned
 			retry_pause();
 			return 0;
 		}
-		lose_nobufs(s);
+		lose_nobufs(s, packets_at(s, at));
 		batch_lost(s, at);
 		return 1;
 	case -EINVAL:
@@ -607,11 +681,11 @@ static unsigned send_failed(struct iface_sink *s, unsigned at, int err, unsigned
 		}
 		if (!s->is_refused)
 			refuse_large(s, err);
-		lose_size(s, s->iov[at].iov_len);
+		lose_size(s, s->iov[at].iov_len, packets_at(s, at));
 		batch_lost(s, at);
 		return 1;
 	case -EMSGSIZE:
-		lose_size(s, s->iov[at].iov_len);
+		lose_size(s, s->iov[at].iov_len, packets_at(s, at));
 		batch_lost(s, at);
 		return 1;
 	default: /* ENXIO, ENODEV, ENETDOWN, and what else makes the socket useless */
@@ -669,7 +743,7 @@ static bool xsk_put_batch(struct iface_sink *s)
 		    frame_max(span_of(v->iov_base, v->iov_len), (size_t)req.ifr_mtu)) {
 			xsk_put(s->xsk, v->iov_base, v->iov_len);
 		} else {
-			lose_size(s, v->iov_len);
+			lose_size(s, v->iov_len, 1);
 			batch_lost(s, i);
 			xsk_give_back(s->xsk, v->iov_base);
 		}
@@ -733,7 +807,7 @@ static void xsk_dropped(struct iface_sink *s, struct span l2)
 		s->is_jammed = false;
 		return;
 	}
-	lose_nobufs(s);
+	lose_nobufs(s, 1);
 	if (frame_lost(s, l2))
 		xsk_waiting(s->xsk, look_again_queued, s);
 }
@@ -771,7 +845,7 @@ static void xsk_detach(struct iface_sink *s)
 		xsk_flush(s);
 	}
 	for (unsigned n = s->xsk ? xsk_in_flight(s->xsk) : 0; n > 0; n--)
-		lose_nobufs(s);
+		lose_nobufs(s, 1);
 	xsk_close(s->xsk);
 	s->xsk = NULL;
 	s->slot = NULL;
@@ -841,23 +915,23 @@ static struct virtio_net_hdr head_of(struct span l2, uint16_t segment)
 	};
 }
 
-static void batch_add(struct iface_sink *s, struct span l2, uint16_t segment)
+static void batch_add(struct iface_sink *s, struct span l2, const struct virtio_net_hdr *head)
 {
 	uint8_t *slot = slot_next(s, l2.len);
 
 	if (s->fd < 0) {
-		lose_gone(s, 1);
+		lose_gone(s, packets_of(head, l2.len));
 		(void)frame_lost(s, l2);
 		return;
 	}
 	if (!slot) {
-		lose_nobufs(s);
+		lose_nobufs(s, packets_of(head, l2.len));
 		(void)frame_lost(s, l2);
 		return;
 	}
 	if (slot != l2.p)
 		memcpy(slot, l2.p, l2.len);
-	s->head[s->n] = segment ? head_of(l2, segment) : (struct virtio_net_hdr){0};
+	s->head[s->n] = *head;
 	s->iov[s->n++] = (struct iovec){.iov_base = slot, .iov_len = l2.len};
 	if (s->xsk)
 		s->slot = NULL;
@@ -896,13 +970,15 @@ static size_t iface_more(struct sink *sink, struct span head, struct span payloa
 /* What does not leave asks again. */
 static void resets_put(struct iface_sink *s)
 {
+	const struct virtio_net_hdr plain = {0};
+
 	for (unsigned i = 0; s->fd >= 0 && i < IFACE_RESETS; i++) {
 		struct span rst = cut_next(s->cut);
 
 		if (!rst.len)
 			return;
 		counter_inc(&c_resets);
-		batch_add(s, rst, 0);
+		batch_add(s, rst, &plain);
 	}
 }
 
@@ -915,32 +991,39 @@ static void iface_flush(struct sink *sink)
 	flush_now(s);
 }
 
-/* On the wire: of a large frame, of its first segment. */
-static size_t packet_len(struct span l2, uint16_t segment)
+/* Why a frame cannot leave: it is counted. */
+static bool is_lost(struct iface_sink *s, struct span l2, const struct virtio_net_hdr *head)
 {
-	return segment ? head_of(l2, segment).hdr_len + (size_t)segment : l2.len;
+	/* on the wire: of a large frame, of its first packet */
+	size_t longest = head->gso_type ? head->hdr_len + (size_t)head->gso_size : l2.len;
+	unsigned packets = packets_of(head, l2.len);
+
+	if (s->fd < 0) {
+		lose_gone(s, packets);
+		(void)frame_lost(s, l2);
+	} else if (cut_any(s->cut) && cut_drops(s->cut, l2)) {
+		counter_add(&c_cut_packets, packets);
+	} else if (longest > frame_max(l2, s->mtu) || l2.len > s->slot_len) {
+		lose_size(s, l2.len, packets);
+		(void)frame_lost(s, l2);
+	} else {
+		return false;
+	}
+	return true;
 }
 
 static void iface_packet(struct sink *sink, struct span l2, uint64_t ts_ns,
 			 const struct sink_flow *flow, bool first)
 {
 	struct iface_sink *s = (struct iface_sink *)sink;
-
-	uint16_t segment = flow ? flow->segment : 0;
+	struct virtio_net_hdr head = {0};
 
 	(void)ts_ns;
 	(void)first;
-	if (s->fd < 0) {
-		lose_gone(s, 1);
-		(void)frame_lost(s, l2);
-	} else if (cut_any(s->cut) && cut_drops(s->cut, l2)) {
-		counter_inc(&c_cut_packets);
-	} else if (packet_len(l2, segment) > frame_max(l2, s->mtu) || l2.len > s->slot_len) {
-		lose_size(s, l2.len);
-		(void)frame_lost(s, l2);
-	} else {
-		batch_add(s, l2, segment);
-	}
+	if (flow && flow->segment)
+		head = head_of(l2, flow->segment);
+	if (!is_lost(s, l2, &head))
+		batch_add(s, l2, &head);
 }
 
 /* Once a second */
@@ -971,8 +1054,20 @@ static void attach_anew(struct iface_sink *s, const struct iface_info *info)
 /* The way that the first worker's sink has found. */
 static void follow(struct iface_sink *s, const struct iface_info *info)
 {
-	if (!s->is_ruled_out && atomic_load(&s->leader->led) != (unsigned)s->way)
+	if (!s->is_ruled_out && atomic_load(&s->leader->led) != led_by(s))
 		attach_anew(s, info);
+}
+
+/* What is dropped in the queue was nobody's: one by one and past it, packets are missed at once,
+ * and their connections end. */
+static void be_exact(struct iface_sink *s)
+{
+	if (!is_cut_first(s))
+		return;
+	s->large_ns = s->now_ns + IFACE_LARGE_S * NS_PER_S;
+	log_warn("sink_iface: interface %s: packets leave one by one for a while, so that those "
+		 "it drops are known",
+		 s->name);
 }
 
 /* Who came to listen on the interface itself shall see packets; when all have gone, they are
@@ -986,9 +1081,14 @@ static void look_around(struct iface_sink *s, const struct iface_info *info)
 		return;
 	dropped = link.tx_dropped - s->tx_dropped;
 	s->tx_dropped = link.tx_dropped;
-	if (s->way == WAY_SEEN && dropped > 0) /* the other ways tell it at once */
+	if (s->way == WAY_SEEN && dropped > 0) { /* the other ways tell it at once */
 		lose_unseen(s, dropped);
-	if (!s->is_ruled_out && is_watched(s, &link) != (s->way == WAY_SEEN))
+		be_exact(s);
+	}
+	if (s->large == SINK_AUTO)
+		s->is_refused = choose_refused(s, &link);
+	atomic_store(&s->led, led_by(s));
+	if (!s->is_ruled_out && (choose_way(s, &link) == WAY_SEEN) != (s->way == WAY_SEEN))
 		attach_anew(s, info);
 }
 
@@ -1043,39 +1143,14 @@ static uint32_t iface_mtu(const struct sink *sink)
 
 /* Opening */
 
-static bool is_link_local(const struct sockaddr *sa)
-{
-	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
-
-	return sa->sa_family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr);
-}
-
-static bool is_ip_of(const struct ifaddrs *a, const char *name)
-{
-	if (!a->ifa_addr || strcmp(a->ifa_name, name))
-		return false;
-	return a->ifa_addr->sa_family == AF_INET ||
-	       (a->ifa_addr->sa_family == AF_INET6 && !is_link_local(a->ifa_addr));
-}
-
-/* Every interface that is up has a link-local IPv6 address: that one says nothing about its use. */
 static void warn_if_addressed(const char *name)
 {
-	struct ifaddrs *all = NULL;
-
-	if (getifaddrs(&all))
-		return;
-	for (struct ifaddrs *a = all; a; a = a->ifa_next) {
-		if (!is_ip_of(a, name))
-			continue;
+	if (iflink_is_addressed(name))
 		log_warn(
 			"sink_iface: interface %s has an IP address: real packets on it damage the "
 			"mirrored connections, and mirrored packets may reach its network; use an "
 			"interface that carries nothing else",
 			name);
-		break;
-	}
-	freeifaddrs(all);
 }
 
 static int refuse_query(const char *name, int err)
@@ -1159,6 +1234,23 @@ static void iface_close(struct sink *sink)
 	free(s);
 }
 
+/* Whether there shall be room for large frames. */
+static void choose_large(struct iface_sink *s, const struct sink_conf *conf,
+			 const struct iface_info *info)
+{
+	struct iflink link;
+
+	s->large = conf->large;
+	if (s->large == SINK_AUTO && (s->xdp == SINK_YES || s->bypass == SINK_YES))
+		s->large = SINK_NO; /* those pass by the queue */
+	if (s->leader)
+		s->gso = s->leader->gso;
+	else if (s->large == SINK_AUTO)
+		s->gso = !iflink_query(info->ifindex, &link) && is_cut_here(s, &link);
+	else
+		s->gso = s->large == SINK_YES;
+}
+
 static int iface_open(struct sink **out, const struct sink_conf *conf)
 {
 	struct iface_sink *s = NULL;
@@ -1180,7 +1272,6 @@ static int iface_open(struct sink **out, const struct sink_conf *conf)
 	s->fd = -1;
 	s->bypass = conf->bypass;
 	s->xdp = conf->xdp;
-	s->gso = conf->shape.gso;
 	s->leader = (const struct iface_sink *)conf->leader;
 	s->queue = conf->index;
 	snprintf(s->name, sizeof(s->name), "%s", conf->target);
@@ -1192,6 +1283,7 @@ static int iface_open(struct sink **out, const struct sink_conf *conf)
 		(void)refuse_attach(s->name, err);
 		goto fail;
 	}
+	choose_large(s, conf, &info);
 	err = first_attach(s, &info);
 	if (err)
 		goto fail;

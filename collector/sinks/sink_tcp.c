@@ -44,7 +44,8 @@
 #define TCP_RETRY_MIN_MS   1000
 #define TCP_RETRY_MAX_MS   30000
 #define TCP_CONNECT_MS     10000 /* then the next address is tried */
-#define TCP_TELL_MS        1000  /* between two readers whose coming and going is told */
+#define TCP_TELL_MS        1000  /* in which so many readers' coming and going is told: */
+#define TCP_TELL_MAX       8
 #define TCP_WARN_MS        30000
 #define TCP_PAUSE_MS       100 /* after an accept(2) that failed */
 #define TCP_KEEPALIVE_S    10  /* a reader that has gone silently is found so */
@@ -114,6 +115,7 @@ struct tcp_sink {
 	struct dial dial;
 	uint64_t accept_ns; /* nobody is let in before; 0: whoever comes */
 	struct log_rate refused_rate, begun_rate, dropped_rate, failed_rate;
+	unsigned n_told; /* readers, since begun_rate said yes */
 	uint8_t chunk[TCP_CHUNK];
 };
 
@@ -296,6 +298,20 @@ static struct reader *place_free(struct tcp_sink *s)
 }
 
 /* fd, which becomes the reader's, from here on: a header and whole packets. */
+static bool may_tell(struct tcp_sink *s, uint64_t *held)
+{
+	if (log_rate_ok(&s->begun_rate, TCP_TELL_MS, held)) {
+		s->n_told = 1;
+		return true;
+	}
+	if (s->n_told == TCP_TELL_MAX)
+		return false;
+	s->n_told++;
+	s->begun_rate.held--; /* it is told */
+	*held = 0;
+	return true;
+}
+
 static bool reader_begin(struct tcp_sink *s, int fd, const char *name)
 {
 	struct reader *r = place_free(s);
@@ -311,7 +327,7 @@ static bool reader_begin(struct tcp_sink *s, int fd, const char *name)
 	snprintf(r->name, sizeof(r->name), "%s", name);
 	atomic_fetch_add(&s->n_readers, 1);
 	counter_inc(&c_readers);
-	r->is_told = log_rate_ok(&s->begun_rate, TCP_TELL_MS, &held);
+	r->is_told = may_tell(s, &held);
 	if (r->is_told && held)
 		log_info("sink_tcp: %s: %s reads (and %" PRIu64 " came before that are not told)",
 			 s->name, name, held);

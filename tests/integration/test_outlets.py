@@ -36,9 +36,8 @@ def main(t):
         t.link(t.col, f"fan{i}", [], t.mon, f"fanm{i}", [])
     for i in ("gso", "big"):
         t.link(t.col, f"{i}0", [], t.mon, f"{i}m0", [])
-    sh("ethtool", "-K", "gso0", "tso", "off", "tx", "off", ns=t.col)
     plain, look = t.dir / "plain.pcapng", t.dir / "look.pcapng"
-    agent, col = t.pair("-w", plain, "-o", f"out0,{LOOK}", "-o", "fan0|fan1", "-o", "gso0,gso",
+    agent, col = t.pair("-w", plain, "-o", f"out0,{LOOK},gso=no", "-o", "fan0|fan1", "-o", "gso0",
                         "-o", "big0,gso,vlan=9", "-w", f"{look},{LOOK}")
     taps = [listen(t, i) for i in ("mon0", "fanm0", "fanm1", "gsom0", "bigm0")]
     live, log = t.suricata(t.mon, "bigm0", RULE.replace("80", "443") + stream_event_rules(), "default-packet-size=65600")

@@ -100,8 +100,6 @@ static size_t describe_shape(const struct sink_shape *s, char *out, size_t size)
 
 	if (s->mtu)
 		n += (size_t)snprintf(out + n, size - n, ",mtu=%u", s->mtu);
-	if (s->gso)
-		n += (size_t)snprintf(out + n, size - n, ",gso");
 	if (s->vlan)
 		n += (size_t)snprintf(out + n, size - n, ",vlan=%u", s->vlan);
 	if (s->http1)
@@ -127,6 +125,8 @@ static size_t describe_keys(const struct sink_conf *c, char *out, size_t size)
 		n += (size_t)snprintf(out + n, size - n, ",reader");
 	if (c->pcapng)
 		n += (size_t)snprintf(out + n, size - n, ",ng");
+	if (c->large)
+		n += (size_t)snprintf(out + n, size - n, ",large=%d", c->large);
 	if (c->gso)
 		n += (size_t)snprintf(out + n, size - n, ",gso");
 	if (c->vni)
@@ -512,7 +512,9 @@ static void test_an_output_has_keys(void **state)
 	assert_taken("-I|e|--print", "max-sessions: 1000\n",
 		     "alone iface=e max_sessions=1000 text:-");
 	assert_taken("-C|-o|x,gso,mtu=1400,bypass=no", NULL,
-		     "collector iface:x,mtu=1400,gso,bypass=2");
+		     "collector iface:x,mtu=1400,bypass=2,large=1");
+	assert_taken("-C|-o|x,gso=yes|-o|y,gso=no|-o|z", NULL,
+		     "collector iface:x,large=1 iface:y,large=2 iface:z");
 	assert_taken("-C|-o|x,bypass=no,xdp=no|-o|y,xdp=yes", NULL,
 		     "collector iface:x,bypass=2,xdp=2 iface:y,xdp=1");
 	assert_taken("-C|-w|a\\,b\\\\c\\d,mtu=128", NULL, "collector pcap:a,b\\c\\d,mtu=128");
@@ -601,9 +603,9 @@ static void test_wrong_keys_of_an_output_are_told(void **state)
 		{"-C|-o|x,mtu=1k", "mtu: 1k"},
 		{"-C|-o|x,bypass=maybe", "-o x: bypass: maybe: must be one of yes, no"},
 		{"-C|-o|x,xdp", "-o x: xdp: needs a value"},
-		{"-C|-o|x,gso=yes", "-o x: gso: takes no value"},
+		{"-C|-o|x,gso=maybe", "-o x: gso"},
 		{"-C|-o|x,gso=", "-o x: gso: needs a value"},
-		{"-C|-o|x,gso,xdp=yes", "-o x: gso with xdp=yes"},
+		{"-C|-o|x,gso=yes,xdp=yes", "-o x: gso with xdp=yes"},
 		{"-C|-o|x,bypass=yes,gso", "-o x: gso with bypass=yes"},
 		{"-C|-w|f,gso", "-w f: gso: is no key of this output"},
 		{"-C|-w|f,xdp=no", "-w f: xdp: is no key of this output"},

@@ -27,8 +27,10 @@
 
 #include "../../collector/forge.h"
 #include "../../collector/sink.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "../../collector/sinks/offload.h"
 #include "../../collector/sinks/xsk.h"
 #include "packet_check.h"
 
@@ -94,15 +96,18 @@ static void delete_pair(void)
 
 static int open_sink(struct sink **s, const char *name)
 {
-	const struct sink_conf conf = {.kind = "iface", .target = name};
+	const struct sink_conf conf = {.kind = "iface", .target = name, .large = SINK_NO};
 
 	return sink_iface_ops.open(s, &conf);
 }
 
 static int open_sink_with(struct sink **s, enum sink_choice bypass, enum sink_choice xdp)
 {
-	const struct sink_conf conf = {
-		.kind = "iface", .target = "sinkout", .bypass = bypass, .xdp = xdp};
+	const struct sink_conf conf = {.kind = "iface",
+				       .target = "sinkout",
+				       .bypass = bypass,
+				       .xdp = xdp,
+				       .large = SINK_NO};
 
 	return sink_iface_ops.open(s, &conf);
 }
@@ -613,7 +618,7 @@ static void say_large(struct talk *t, enum flow_dir dir, size_t len)
 
 static void test_large_frames_arrive_whole_or_cut(void **state)
 {
-	const struct sink_conf conf = {.kind = "iface", .target = "sinkout", .shape = {.gso = 1}};
+	const struct sink_conf conf = {.kind = "iface", .target = "sinkout", .large = SINK_YES};
 
 	(void)state;
 	need_namespace();
@@ -662,7 +667,7 @@ static void test_large_frames_arrive_whole_or_cut(void **state)
 
 static void test_where_large_frames_are_refused_others_follow(void **state)
 {
-	const struct sink_conf conf = {.kind = "iface", .target = "sinkout", .shape = {.gso = 1}};
+	const struct sink_conf conf = {.kind = "iface", .target = "sinkout", .large = SINK_YES};
 	struct check *k = calloc(1, sizeof(*k));
 	struct sink *s = NULL;
 	struct talk *t;
@@ -703,7 +708,7 @@ static void test_where_large_frames_are_refused_others_follow(void **state)
 /* A tag in front of IP must not confuse who cuts. The kernel takes it off where frames arrive. */
 static void test_large_frames_may_have_tags(void **state)
 {
-	const struct sink_conf conf = {.kind = "iface", .target = "sinkout", .shape = {.gso = 1}};
+	const struct sink_conf conf = {.kind = "iface", .target = "sinkout", .large = SINK_YES};
 	struct check *k = calloc(1, sizeof(*k));
 	struct sink *s = NULL;
 	struct talk *t;
@@ -732,6 +737,138 @@ static void test_large_frames_may_have_tags(void **state)
 		delete_pair();
 	}
 	free(k);
+}
+
+static void open_auto(struct sink **s)
+{
+	const struct sink_conf conf = {.kind = "iface", .target = "sinkout"};
+
+	catch_log();
+	assert_int_equal(sink_iface_ops.open(s, &conf), 0);
+}
+
+/* Nobody there has to be prepared for anything. */
+static void test_a_veth_gets_many_packets_at_once_by_itself(void **state)
+{
+	struct check *k = calloc(1, sizeof(*k));
+	uint64_t given, sent;
+	struct sink *s = NULL;
+	struct talk *t;
+	int fd;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	fd = open_receiver_of(ETH_P_IP);
+	k->mtu = 1500;
+	k->is_large = true; /* they are acknowledged as such */
+	assert_int_equal(offload_is_on("sinkout"), 1);
+	open_auto(&s);
+	assert_int_equal(count_of(caught_log(), "offload are switched off"), 1);
+	assert_int_equal(offload_is_on("sinkout"), 0);
+	assert_int_equal(offload_is_on("sinkin"), 1);
+	assert_true(sink_iface_ops.cuts(s));
+	given = counter_value("forge_packets");
+	sent = counter_value("sink_iface_packets");
+	t = talk_new(s, 1111);
+	say_large(t, FLOW_C2S, 100);
+	say_large(t, FLOW_S2C, 100000);
+	for (unsigned i = 0; i < 100; i++)
+		say_large(t, FLOW_S2C, 1000);
+	sink_iface_ops.flush(s);
+	assert_int_equal(receive_talks(fd, k), 1514);
+	assert_null(k->err);
+	assert_int_equal(k->payload_bytes, 100 + 100000 + 100 * 1000);
+	assert_int_equal(k->packets, counter_value("forge_packets") - given);
+	assert_int_equal(k->packets, counter_value("sink_iface_packets") - sent);
+	assert_int_equal(check_open_flows(k), 1);
+	sink_iface_ops.close(s);
+	free(t);
+	free(k);
+	close(fd);
+	delete_pair();
+}
+
+static void test_an_interface_with_an_address_keeps_its_offload(void **state)
+{
+	struct sink *s = NULL;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	run("ip addr add 192.0.2.1/24 dev sinkout");
+	open_auto(&s);
+	assert_int_equal(count_of(caught_log(), "switched off"), 0);
+	assert_false(sink_iface_ops.cuts(s));
+	assert_int_equal(offload_is_on("sinkout"), 1);
+	sink_iface_ops.close(s);
+	assert_int_equal(offload_switch_off("sinkout"), 0); /* somebody else's decision */
+	open_auto(&s);
+	assert_int_equal(count_of(caught_log(), "switched off"), 0);
+	assert_true(sink_iface_ops.cuts(s));
+	sink_iface_ops.close(s);
+	delete_pair();
+}
+
+static void test_offload_that_comes_back_is_told(void **state)
+{
+	struct sink *s = NULL;
+
+	(void)state;
+	need_namespace();
+	if (system("command -v ethtool >/dev/null"))
+		skip();
+	make_pair();
+	open_auto(&s);
+	sink_iface_ops.tick(s, NS_PER_S);
+	assert_int_equal(count_of(caught_log(), "somebody has switched on"), 0);
+	run("ethtool -K sinkout tx on tso on >/dev/null");
+	assert_int_equal(offload_is_on("sinkout"), 1);
+	catch_log();
+	sink_iface_ops.tick(s, 2 * NS_PER_S);
+	assert_int_equal(count_of(caught_log(), "somebody has switched on"), 1);
+	assert_int_equal(offload_is_on("sinkout"), 0);
+	assert_true(sink_iface_ops.cuts(s));
+	sink_iface_ops.close(s);
+	delete_pair();
+}
+
+/* Whose packets are dropped in a queue nobody knows. */
+static void test_after_drops_packets_are_single_for_a_while(void **state)
+{
+	struct sink *s = NULL;
+	uint64_t dropped, cut;
+	struct talk *t;
+
+	(void)state;
+	need_namespace();
+	make_pair();
+	open_auto(&s);
+	sink_iface_ops.tick(s, NS_PER_S);
+	t = talk_new(s, 1111);
+	say_large(t, FLOW_S2C, 50000);
+	run("ip link set sinkin down");
+	dropped = counter_value("sink_iface_lost_dropped");
+	say_large(t, FLOW_S2C, 50000);
+	catch_log();
+	sink_iface_ops.tick(s, 2 * NS_PER_S);
+	assert_true(counter_value("sink_iface_lost_dropped") > dropped);
+	assert_int_equal(count_of(caught_log(), "one by one for a while"), 1);
+	assert_false(sink_iface_ops.cuts(s));
+	cut = counter_value("sink_iface_flows_cut");
+	say(t, FLOW_S2C, 5000);
+	sink_iface_ops.flush(s);
+	assert_int_equal(counter_value("sink_iface_flows_cut"), cut + 1);
+	run("ip link set sinkin up");
+	sink_iface_ops.tick(s, 3 * NS_PER_S);
+	sink_iface_ops.tick(s, 61 * NS_PER_S);
+	assert_false(sink_iface_ops.cuts(s));
+	sink_iface_ops.tick(s, 62 * NS_PER_S);
+	assert_true(sink_iface_ops.cuts(s));
+	(void)caught_log();
+	sink_iface_ops.close(s);
+	free(t);
+	delete_pair();
 }
 
 static void test_a_connection_that_lost_a_packet_ends(void **state)
@@ -1140,6 +1277,10 @@ int main(void)
 		cmocka_unit_test(test_large_frames_arrive_whole_or_cut),
 		cmocka_unit_test(test_large_frames_may_have_tags),
 		cmocka_unit_test(test_where_large_frames_are_refused_others_follow),
+		cmocka_unit_test(test_a_veth_gets_many_packets_at_once_by_itself),
+		cmocka_unit_test(test_an_interface_with_an_address_keeps_its_offload),
+		cmocka_unit_test(test_offload_that_comes_back_is_told),
+		cmocka_unit_test(test_after_drops_packets_are_single_for_a_while),
 		cmocka_unit_test(test_a_connection_that_lost_a_packet_ends),
 		cmocka_unit_test(test_connections_of_a_lost_interface_end_when_it_is_back),
 		cmocka_unit_test(test_connections_are_shared_out_among_interfaces),
