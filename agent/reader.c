@@ -22,8 +22,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define NAP_MS     1
-#define NAP_MAX_MS 5 /* what it costs both ends to pass something on is paid once in it */
+#define NAP_MS 1
+/* What it costs both ends to pass something on is paid once in it; but after longer ones the
+ * reader's turns are so long that programs on its processor wait for it. */
+#define NAP_MAX_MS 2
 /* From so many events or bytes of the ring in a millisecond on naps get longer. */
 #define BUSY_EVENTS 4
 #define BUSY_BYTES  (8u << 10)
