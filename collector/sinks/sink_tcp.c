@@ -297,7 +297,7 @@ static struct reader *place_free(struct tcp_sink *s)
 	return NULL;
 }
 
-/* fd, which becomes the reader's, from here on: a header and whole packets. */
+/* *held: how many came before that nobody was told of. */
 static bool may_tell(struct tcp_sink *s, uint64_t *held)
 {
 	if (log_rate_ok(&s->begun_rate, TCP_TELL_MS, held)) {
@@ -312,6 +312,7 @@ static bool may_tell(struct tcp_sink *s, uint64_t *held)
 	return true;
 }
 
+/* fd, which becomes the reader's, from here on: a header and whole packets. */
 static bool reader_begin(struct tcp_sink *s, int fd, const char *name)
 {
 	struct reader *r = place_free(s);
