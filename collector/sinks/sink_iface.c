@@ -264,6 +264,19 @@ static bool is_watched(const struct iface_sink *s, const struct iflink *link)
 	       iflink_is_listened(s->ifindex);
 }
 
+static bool is_switched_off(struct iface_sink *s)
+{
+	int err = offload_switch_off(s->name);
+
+	if (!err)
+		return true;
+	s->large_ns = UINT64_MAX;
+	log_info("sink_iface: interface %s: its checksum offload cannot be switched off: %s: "
+		 "packets leave one by one",
+		 s->name, strerror(-err));
+	return false;
+}
+
 /*
  * Whether the kernel cuts large frames before anyone sees them. An interface that leaves that to
  * others is told not to, if it is one that only hands packets on and is there for nothing else.
@@ -275,16 +288,15 @@ static bool is_cut_here(struct iface_sink *s, const struct iflink *link)
 	if (s->now_ns < s->large_ns || (strcmp(link->kind, "veth") && strcmp(link->kind, "dummy")))
 		return false;
 	on = offload_is_on(s->name);
-	if (on > 0 && (iflink_is_addressed(s->name) || offload_switch_off(s->name)))
-		return false;
-	if (on < 0)
-		return false;
 	if (on > 0 && s->was_cut)
 		log_warn("sink_iface: interface %s: somebody has switched on its checksum offload: "
 			 "packets of the last second may have come to a sensor too large, or with "
-			 "unfinished checksums; it is switched off again",
+			 "unfinished checksums",
 			 s->name);
-	else if (on > 0)
+	s->was_cut = false;
+	if (on < 0 || (on > 0 && (iflink_is_addressed(s->name) || !is_switched_off(s))))
+		return false;
+	if (on > 0)
 		log_info("sink_iface: interface %s: its checksum and segmentation offload are "
 			 "switched off: so many packets can leave at once (gso=no does without)",
 			 s->name);
@@ -484,6 +496,7 @@ static void iface_gone(struct iface_sink *s, int err)
 		xsk_waiting(s->xsk, waiting_lost, s);
 	iface_detach(s);
 	s->lost_gone = 0;
+	s->was_cut = false; /* a new one of that name has its offload */
 	log_at(level_of(s, LOG_ERROR),
 	       "sink_iface: interface %s is %s: %s; packets for it are counted as lost until it is "
 	       "back",
@@ -1065,6 +1078,7 @@ static void be_exact(struct iface_sink *s)
 	if (!is_cut_first(s))
 		return;
 	s->large_ns = s->now_ns + IFACE_LARGE_S * NS_PER_S;
+	s->was_cut = false;
 	log_warn("sink_iface: interface %s: packets leave one by one for a while, so that those "
 		 "it drops are known",
 		 s->name);

@@ -48,6 +48,17 @@ int __wrap_xsk_open(struct xsk **out, int ifindex, unsigned queue, size_t frame_
 	return is_plain ? -EAFNOSUPPORT : __real_xsk_open(out, ifindex, queue, frame_max);
 }
 
+/* A sensor without CAP_NET_ADMIN. */
+static bool keeps_offload;
+
+int __real_offload_switch_off(const char *interface);
+int __wrap_offload_switch_off(const char *interface);
+
+int __wrap_offload_switch_off(const char *interface)
+{
+	return keeps_offload ? -EPERM : __real_offload_switch_off(interface);
+}
+
 /* An interface that does not know how to cut frames. */
 static bool refuses_large;
 
@@ -833,6 +844,40 @@ static void test_offload_that_comes_back_is_told(void **state)
 	delete_pair();
 }
 
+/* Both when it is opened, and when it comes back later: one line, and packets as ever. */
+static void test_offload_that_cannot_be_switched_off_is_left_alone(void **state)
+{
+	struct sink *s = NULL;
+	const char *log;
+
+	(void)state;
+	need_namespace();
+	if (system("command -v ethtool >/dev/null"))
+		skip();
+	make_pair();
+	keeps_offload = true;
+	open_auto(&s);
+	assert_int_equal(count_of(caught_log(), "cannot be switched off: Operation not"), 1);
+	assert_false(sink_iface_ops.cuts(s));
+	sink_iface_ops.close(s);
+	keeps_offload = false;
+	open_auto(&s);
+	(void)caught_log();
+	assert_true(sink_iface_ops.cuts(s));
+	keeps_offload = true;
+	run("ethtool -K sinkout tx on tso on >/dev/null");
+	catch_log();
+	for (unsigned i = 1; i < 4; i++)
+		sink_iface_ops.tick(s, i * NS_PER_S);
+	log = caught_log();
+	assert_int_equal(count_of(log, "somebody has switched on"), 1);
+	assert_int_equal(count_of(log, "cannot be switched off: Operation not"), 1);
+	assert_false(sink_iface_ops.cuts(s));
+	keeps_offload = false;
+	sink_iface_ops.close(s);
+	delete_pair();
+}
+
 /* Whose packets are dropped in a queue nobody knows. */
 static void test_after_drops_packets_are_single_for_a_while(void **state)
 {
@@ -1280,6 +1325,7 @@ int main(void)
 		cmocka_unit_test(test_a_veth_gets_many_packets_at_once_by_itself),
 		cmocka_unit_test(test_an_interface_with_an_address_keeps_its_offload),
 		cmocka_unit_test(test_offload_that_comes_back_is_told),
+		cmocka_unit_test(test_offload_that_cannot_be_switched_off_is_left_alone),
 		cmocka_unit_test(test_after_drops_packets_are_single_for_a_while),
 		cmocka_unit_test(test_a_connection_that_lost_a_packet_ends),
 		cmocka_unit_test(test_connections_of_a_lost_interface_end_when_it_is_back),
